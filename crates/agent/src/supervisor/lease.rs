@@ -1,0 +1,118 @@
+//! The lease file: until when the ranks of this node may run without a new word from the control plane.
+//!
+//! ```text
+//!  agent --after each acknowledged sync: deadline (rename)--> DATA/lease --read at least 4 times a second--> every supervisor
+//! ```
+//! The file holds one number, 8 bytes, little-endian: nanoseconds of `CLOCK_BOOTTIME`, which no clock correction moves and which
+//! goes on while a machine sleeps. [`NO_DEADLINE`] means that no fence is wanted. A missing or short file means "expired": without
+//! a lease nothing runs. A file that cannot be read for another reason leaves the last known deadline in force.
+//!
+//! The number means nothing after a restart of the host, so the agent writes the file before it launches the first rank of a boot.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// No fence.
+pub const NO_DEADLINE: i64 = i64::MAX;
+
+/// Nanoseconds of `CLOCK_BOOTTIME` now.
+pub fn boottime_nanoseconds() -> i64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    time.tv_sec.saturating_mul(1_000_000_000).saturating_add(time.tv_nsec)
+}
+
+/// The agent's end: writes deadlines.
+#[derive(Debug, Clone)]
+pub struct LeaseFile {
+    path: PathBuf,
+}
+
+impl LeaseFile {
+    /// The lease file at `path`; it need not exist yet.
+    pub fn new(path: PathBuf) -> Self {
+        Self { path }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Ranks may run until `CLOCK_BOOTTIME` shows this.
+    pub fn write(&self, deadline_nanoseconds: i64) -> io::Result<()> {
+        let aside = self.path.with_extension("new");
+        std::fs::write(&aside, deadline_nanoseconds.to_le_bytes())?;
+        std::fs::rename(&aside, &self.path)
+    }
+
+    /// The deadline as a supervisor would read it now; `None` if there is none to run under.
+    pub fn read(&self) -> io::Result<Option<i64>> {
+        match std::fs::read(&self.path) {
+            Ok(bytes) => Ok(bytes.first_chunk::<8>().map(|bytes| i64::from_le_bytes(*bytes))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// The supervisor's end: remembers the last deadline that it could read.
+#[derive(Debug)]
+pub struct Lease {
+    file: LeaseFile,
+    last_known: i64,
+}
+
+impl Lease {
+    /// Reads the lease for the first time; unreadable counts as expired.
+    pub fn open(path: PathBuf) -> Self {
+        let mut lease = Self { file: LeaseFile::new(path), last_known: i64::MIN };
+        lease.renew();
+        lease
+    }
+
+    /// Reads the lease again and says how many nanoseconds are left; 0 is expired.
+    pub fn left_nanoseconds(&mut self) -> i64 {
+        self.renew();
+        if self.last_known == NO_DEADLINE {
+            return NO_DEADLINE;
+        }
+        self.last_known.saturating_sub(boottime_nanoseconds()).max(0)
+    }
+
+    fn renew(&mut self) {
+        if let Ok(found) = self.file.read() {
+            self.last_known = found.unwrap_or(i64::MIN);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_or_short_lease_is_expired_and_a_written_one_counts_down() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let file = LeaseFile::new(directory.path().join("lease"));
+        let mut lease = Lease::open(file.path().to_owned());
+        assert_eq!(lease.left_nanoseconds(), 0);
+        file.write(boottime_nanoseconds() + 5_000_000_000).expect("it is written");
+        let left = lease.left_nanoseconds();
+        assert!(left > 4_000_000_000 && left <= 5_000_000_000, "{left}");
+        file.write(NO_DEADLINE).expect("it is written");
+        assert_eq!(lease.left_nanoseconds(), NO_DEADLINE);
+        std::fs::write(file.path(), [1, 2, 3]).expect("it is written");
+        assert_eq!(lease.left_nanoseconds(), 0);
+    }
+
+    #[test]
+    fn an_unreadable_lease_leaves_the_last_deadline_in_force() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let file = LeaseFile::new(directory.path().join("lease"));
+        file.write(boottime_nanoseconds() + 60_000_000_000).expect("it is written");
+        let mut lease = Lease::open(file.path().to_owned());
+        std::fs::remove_file(file.path()).expect("it is removed");
+        std::fs::create_dir(file.path()).expect("a directory cannot be read as a file");
+        assert!(lease.left_nanoseconds() > 50_000_000_000);
+    }
+}

@@ -1,0 +1,5 @@
+//! Tests of the agent's executors with real processes and real files.
+
+mod environment;
+mod supervisor;
+mod support;

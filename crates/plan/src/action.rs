@@ -1,0 +1,160 @@
+//! What a plan asks `control` to do. Each is applied inside the transaction that the snapshot was read in.
+
+use supernode_types::event::NewEvent;
+use supernode_types::job::{JobOutcome, RankEnd, StopReason};
+use supernode_types::node::{NodeCondition, NodePolicy};
+use supernode_types::operation::{OperationState, ProvisionState, TargetState};
+use supernode_types::{AttemptId, JobId, NodeId, OperationId, ProvisionId, SuperNodeId};
+
+/// One rank of a placement; ranks are numbered in the order of the list, nodes in the order of their first rank.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Placement {
+    /// The node.
+    pub node: NodeId,
+    /// The device on it.
+    pub device: u32,
+}
+
+/// One change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Records what was observed of a node.
+    SetCondition {
+        /// The node.
+        node: NodeId,
+        /// Its new condition.
+        condition: NodeCondition,
+    },
+    /// Changes what is wanted of a node (only ever at the end or cancel of an operation that owned it).
+    SetPolicy {
+        /// The node.
+        node: NodeId,
+        /// Its new policy.
+        policy: NodePolicy,
+    },
+    /// Makes a spare join: it gets the environment, the other members learn of it.
+    Claim {
+        /// The node.
+        node: NodeId,
+        /// The super node.
+        super_node: SuperNodeId,
+        /// On whose behalf.
+        operation: OperationId,
+    },
+    /// Makes a joining node a full member.
+    Join {
+        /// The node.
+        node: NodeId,
+    },
+    /// Takes an empty node out: its environment is cleaned, the others forget it.
+    Leave {
+        /// The node.
+        node: NodeId,
+        /// On whose behalf.
+        operation: OperationId,
+    },
+    /// Makes a cleaned (or lost) leaving node a spare.
+    Release {
+        /// The node.
+        node: NodeId,
+    },
+    /// Takes a spare out for good and revokes its certificates.
+    Remove {
+        /// The node.
+        node: NodeId,
+    },
+    /// Deletes a super node that has no nodes any more.
+    DeleteSuperNode {
+        /// The super node.
+        super_node: SuperNodeId,
+    },
+    /// Creates an attempt with all its leases and ranks. If one lease is taken, nothing of it happens.
+    Start {
+        /// The job.
+        job: JobId,
+        /// One entry per rank.
+        placement: Vec<Placement>,
+        /// The port for rank 0.
+        master_port: u16,
+        /// Why these nodes.
+        chosen_because: String,
+    },
+    /// Records that nothing of a rank runs any more although its agent did not say so.
+    EndRank {
+        /// The attempt.
+        attempt: AttemptId,
+        /// The rank.
+        rank: u32,
+        /// How.
+        end: RankEnd,
+    },
+    /// All ranks were seen running.
+    MarkRunning {
+        /// The job.
+        job: JobId,
+    },
+    /// Stops an attempt; its leases stay until every rank is gone.
+    Stop {
+        /// The job.
+        job: JobId,
+        /// Why.
+        reason: StopReason,
+    },
+    /// Gives back the leases of an attempt of which nothing runs, and queues the job again.
+    Requeue {
+        /// The job.
+        job: JobId,
+        /// Whether it counts against the requeue limit.
+        counts: bool,
+        /// One line: why.
+        reason: String,
+    },
+    /// Gives back the leases of a job of which nothing runs, and ends it.
+    End {
+        /// The job.
+        job: JobId,
+        /// How.
+        outcome: JobOutcome,
+    },
+    /// Says what a queued job waits for.
+    SetQueueReason {
+        /// The job.
+        job: JobId,
+        /// One line.
+        reason: String,
+    },
+    /// Gives a target the node that its provision brought.
+    SetTargetNode {
+        /// The operation.
+        operation: OperationId,
+        /// The target.
+        slot: u32,
+        /// The node.
+        node: NodeId,
+    },
+    /// Says where a target stands.
+    SetTarget {
+        /// The operation.
+        operation: OperationId,
+        /// The target.
+        slot: u32,
+        /// Where it stands.
+        state: TargetState,
+    },
+    /// Says where an operation stands, or ends it.
+    SetOperation {
+        /// The operation.
+        operation: OperationId,
+        /// Where it stands.
+        state: OperationState,
+    },
+    /// Changes what is wanted of a provision.
+    SetProvision {
+        /// The provision.
+        provision: ProvisionId,
+        /// Its new state.
+        state: ProvisionState,
+    },
+    /// Tells people.
+    Tell(NewEvent),
+}

@@ -1,0 +1,10 @@
+//! The schema, as a list of numbered steps that is only ever appended to.
+//!
+//! One text for both engines (`BIGINT`, `TEXT`, `BYTEA`, named `CHECK`s). A step that was released is never edited:
+//! its checksum stands in every database that it made, and the store refuses to open one that differs.
+
+use crate::db::Migration;
+
+/// Every step, oldest first, numbered 1, 2, 3, ….
+pub const MIGRATIONS: &[Migration] =
+    &[Migration { number: 1, name: "initial", sql: include_str!("../migrations/0001_initial.sql") }];

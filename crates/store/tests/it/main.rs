@@ -1,0 +1,13 @@
+//! The driver against real databases: the same cases on `SQLite` and on a private `PostgreSQL` server, and what each
+//! engine has alone.
+
+mod child;
+mod durability;
+mod fixture;
+mod group_commit;
+mod postgres_faults;
+mod schema;
+mod sqlite_faults;
+mod statements;
+mod tls;
+mod transactions;

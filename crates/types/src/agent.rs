@@ -1,0 +1,145 @@
+//! What an agent observes and what it is told: the two halves of the agent protocol that both sides reason about.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::environment::{EnvironmentDesired, ItemState};
+use crate::inventory::Inventory;
+use crate::job::RankState;
+use crate::{AttemptId, Generation, JobId};
+
+/// What an agent observed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Observed {
+    /// The kernel's boot id.
+    pub boot_id: String,
+    /// The agent's version.
+    pub agent_version: String,
+    /// What the agent can do beside the base protocol.
+    #[serde(default)]
+    pub capabilities: Vec<String>,
+    /// The address that other nodes reach it at.
+    pub address: String,
+    /// The environment generation that is applied; 0 when clean.
+    pub environment_applied: Generation,
+    /// How each item of the environment stands.
+    #[serde(default)]
+    pub environment_items: Vec<ItemState>,
+    /// Every rank that the agent has a record of.
+    #[serde(default)]
+    pub ranks: Vec<ObservedRank>,
+    /// What was discovered; sent on connect and when it changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inventory: Option<Inventory>,
+}
+
+/// A rank as the agent sees it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ObservedRank {
+    /// The attempt.
+    pub attempt: AttemptId,
+    /// The rank.
+    pub rank: u32,
+    /// How it stands.
+    pub state: RankState,
+}
+
+/// What a node should do, all of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Desired {
+    /// Increases with every change; an agent refuses an older one.
+    pub generation: Generation,
+    /// The environment to have.
+    pub environment: EnvironmentWish,
+    /// The ranks to run or to stop. A rank that is not listed may be forgotten once it has ended, and is stopped if it runs.
+    pub ranks: Vec<DesiredRank>,
+}
+
+/// A rank that should run, or should not any more.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DesiredRank {
+    /// The attempt.
+    pub attempt: AttemptId,
+    /// The job.
+    pub job: JobId,
+    /// The rank.
+    pub rank: u32,
+    /// The boot that it was placed for; an agent of another boot reports it lost and never starts it.
+    pub boot_id: String,
+    /// What to do.
+    pub wish: RankWish,
+}
+
+/// What should become of a rank.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "wish", rename_all = "snake_case")]
+pub enum RankWish {
+    /// It should run, or have run.
+    Run(Box<RankLaunch>),
+    /// It should end: signal, grace, kill.
+    Stop {
+        /// Milliseconds between the signal and the kill.
+        grace_milliseconds: u64,
+        /// One line for the record.
+        why: String,
+    },
+}
+
+/// All that is needed to start a rank.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RankLaunch {
+    /// Program and arguments.
+    pub arguments: Vec<String>,
+    /// Variables of the super node's environment and of the job; the agent adds its base and the rank's own.
+    pub environment: BTreeMap<String, String>,
+    /// Working directory; absent means the attempt's own directory on the node.
+    pub workdir: Option<String>,
+    /// Run as the agent's user.
+    pub run_as_root: bool,
+    /// Position of the rank in its gang.
+    pub place: RankPlace,
+    /// For Ascend: the rank table file's content.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rank_table: Option<serde_json::Value>,
+}
+
+/// Position of a rank in its gang.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RankPlace {
+    /// 0 … ranks on this node - 1.
+    pub local_rank: u32,
+    /// Ranks on this node.
+    pub local_world_size: u32,
+    /// 0 … nodes - 1.
+    pub node_rank: u32,
+    /// Nodes of the gang.
+    pub nodes: u32,
+    /// Ranks of the gang.
+    pub world_size: u32,
+    /// Where rank 0 runs.
+    pub master_address: String,
+    /// The port that rank 0 may listen on.
+    pub master_port: u16,
+    /// The device that this rank holds a lease on.
+    pub device: u32,
+    /// All devices of the job on this node.
+    pub devices: Vec<u32>,
+    /// How often the job was started before.
+    pub restart_count: u32,
+}
+
+/// What environment a node should have.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "wish", rename_all = "snake_case")]
+pub enum EnvironmentWish {
+    /// None: what a former super node left is removed.
+    Clean,
+    /// The one it reported as applied: it is verified, not sent again (member lists of large super nodes are long).
+    Keep {
+        /// Its generation.
+        generation: Generation,
+    },
+    /// This one.
+    Have(Box<EnvironmentDesired>),
+}

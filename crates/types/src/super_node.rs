@@ -1,0 +1,48 @@
+//! A super node: a named group of nodes of one spec in one hyperplane.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{Generation, Name, OperationId, SpecId, SuperNodeId, Timestamp};
+
+/// A super node as the control plane knows it. Its members are the nodes whose membership names it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SuperNode {
+    /// Its id.
+    pub id: SuperNodeId,
+    /// Its name, unique.
+    pub name: Name,
+    /// The spec of all its nodes.
+    pub spec: SpecId,
+    /// The hyperplane of all its nodes, where known.
+    pub hyperplane: Option<String>,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// The environment revision in force.
+    pub environment_revision: i64,
+    /// Increases when the revision, the member list or a member's address changes; what members must have applied.
+    pub environment_generation: Generation,
+    /// The operation that deletes it, if one does.
+    pub deleting: Option<OperationId>,
+    /// Increases with every change of this record.
+    pub generation: Generation,
+    /// When it was created.
+    pub created_at: Timestamp,
+}
+
+/// How a drain treats running jobs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "mode", rename_all = "snake_case")]
+pub enum DrainMode {
+    /// Refuse when a job runs on a target.
+    Refuse,
+    /// Wait for jobs to finish until the operation's deadline.
+    Wait,
+    /// Signal, wait the grace time, kill, requeue.
+    Evict {
+        /// Seconds between the signal and the kill.
+        grace_seconds: u32,
+    },
+}

@@ -1,0 +1,222 @@
+//! `cargo xtask ci`: every check of the repository, in order, on a laptop and on the build server alike. Stops at the first failure
+//! and says how to repeat just that step. Never reads standard input; with `CI` set the lock file may not change either.
+
+pub(crate) mod generated;
+mod python;
+pub(crate) mod setup;
+
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+use crate::metadata::cargo;
+use crate::processes::{describe, wait_within};
+use crate::tidy;
+
+/// How a step that did not fail ended.
+pub(crate) enum Outcome {
+    Passed,
+    /// Passed, with something worth a line.
+    Note(String),
+    /// Only a person can go on; the line says how. Exit code 2.
+    NeedsPerson(String),
+}
+
+struct Step {
+    name: &'static str,
+    about: &'static str,
+    run: fn() -> Result<Outcome>,
+}
+
+const STEPS: &[Step] = &[
+    Step { name: "setup", about: "what the tests need from the system", run: setup::run },
+    Step { name: "format", about: "cargo fmt --all --check", run: format },
+    Step { name: "tidy", about: "imports, headers, sizes, licences, links", run: tidy_step },
+    Step { name: "clippy", about: "cargo clippy, warnings are errors", run: clippy },
+    Step { name: "build", about: "every crate, every target", run: build },
+    Step { name: "test", about: "cargo test --workspace", run: test },
+    Step { name: "python", about: "unit tests of the examples", run: python::run },
+    Step { name: "generated", about: "generated files are up to date", run: generated::check_all },
+    Step { name: "demo", about: "cargo run --release -- demo", run: demo },
+];
+
+pub(crate) fn main(arguments: &[String]) -> Result<ExitCode> {
+    let mut only: Vec<&str> = Vec::new();
+    let mut words = arguments.iter().map(String::as_str);
+    while let Some(word) = words.next() {
+        match word {
+            "--list" => {
+                for step in STEPS {
+                    println!("{:<10} {}", step.name, step.about);
+                }
+                return Ok(ExitCode::SUCCESS);
+            }
+            "--only" => match words.next() {
+                Some(name) if STEPS.iter().any(|step| step.name == name) => only.push(name),
+                Some(name) => bail!("no step `{name}`: `cargo xtask ci --list` names them"),
+                None => bail!("--only needs the name of a step"),
+            },
+            other => bail!("unknown argument `{other}`: --only STEP and --list are known"),
+        }
+    }
+    let steps: Vec<&Step> =
+        STEPS.iter().filter(|step| only.is_empty() || only.contains(&step.name)).collect();
+    Ok(run_steps(&steps))
+}
+
+fn run_steps(steps: &[&Step]) -> ExitCode {
+    let mut summary = Vec::new();
+    let mut failed = None;
+    for step in steps {
+        println!("==> {}: {}", step.name, step.about);
+        let start = Instant::now();
+        let result = (step.run)();
+        let seconds = start.elapsed().as_secs_f64();
+        let (word, code) = match &result {
+            Ok(Outcome::Passed) => ("passed", None),
+            Ok(Outcome::Note(note)) => {
+                println!("{note}");
+                ("passed", None)
+            }
+            Ok(Outcome::NeedsPerson(line)) => {
+                eprintln!("{line}");
+                ("failed", Some(2))
+            }
+            Err(error) => {
+                eprintln!("{error:#}");
+                ("failed", Some(1))
+            }
+        };
+        println!("<== {} {word} in {seconds:.1} s", step.name);
+        summary.push((step.name, word, seconds));
+        if let Some(code) = code {
+            failed = Some((step.name, code));
+            break;
+        }
+    }
+    println!("\n{:<10} {:<7} {:>8}", "step", "result", "seconds");
+    for (name, word, seconds) in &summary {
+        println!("{name:<10} {word:<7} {seconds:>8.1}");
+    }
+    let failures = usize::from(failed.is_some());
+    if let Some((name, _)) = failed {
+        println!("repeat with: cargo xtask ci --only {name}");
+    }
+    println!("{} passed, {failures} failed", summary.len() - failures);
+    failed.map_or(ExitCode::SUCCESS, |(_, code)| ExitCode::from(code))
+}
+
+/// Runs a command with the terminal's output, calm and bounded.
+fn run_command(mut command: Command, deadline: Duration) -> Result<Outcome> {
+    let name = describe(&command);
+    println!("    {name}");
+    let mut child = command.spawn()?;
+    let status = wait_within(&mut child, &name, deadline)?;
+    if !status.success() {
+        bail!("failed ({status}); repeat with: {name}");
+    }
+    Ok(Outcome::Passed)
+}
+
+fn minutes(count: u64) -> Duration {
+    Duration::from_secs(60 * count)
+}
+
+/// A cargo command for a step: no progress bars, colours only as asked for, and with `CI` set an unchanged lock file.
+fn cargo_step(arguments: &[&str]) -> Command {
+    let mut command = cargo();
+    let (before, after) = arguments
+        .iter()
+        .position(|argument| *argument == "--")
+        .map_or((arguments, &[][..]), |position| arguments.split_at(position));
+    command.args(before);
+    if is_ci() && before.first() != Some(&"fmt") {
+        command.arg("--locked");
+    }
+    command.args(after).env("CARGO_TERM_PROGRESS_WHEN", "never").env("RUST_BACKTRACE", "1");
+    if is_ci() && std::env::var_os("CARGO_TERM_COLOR").is_none() {
+        command.env("CARGO_TERM_COLOR", "never");
+    }
+    command
+}
+
+fn is_ci() -> bool {
+    std::env::var_os("CI").is_some_and(|value| !value.is_empty() && value != "false" && value != "0")
+}
+
+fn format() -> Result<Outcome> {
+    run_command(cargo_step(&["fmt", "--all", "--check"]), minutes(2))
+}
+
+fn tidy_step() -> Result<Outcome> {
+    let problems = tidy::check_repository()?;
+    for problem in &problems {
+        println!("{}: {}", problem.place, problem.message);
+    }
+    if problems.is_empty() { Ok(Outcome::Passed) } else { bail!("{} problems", problems.len()) }
+}
+
+fn clippy() -> Result<Outcome> {
+    run_command(
+        cargo_step(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
+        minutes(20),
+    )
+}
+
+fn build() -> Result<Outcome> {
+    run_command(cargo_step(&["build", "--workspace", "--all-targets"]), minutes(20))
+}
+
+fn test() -> Result<Outcome> {
+    run_command(cargo_step(&["test", "--workspace", "--no-fail-fast"]), minutes(25))
+}
+
+fn demo() -> Result<Outcome> {
+    run_command(cargo_step(&["run", "--release", "--", "demo"]), minutes(20))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failing() -> Result<Outcome> {
+        bail!("broken")
+    }
+
+    fn passing() -> Result<Outcome> {
+        Ok(Outcome::Passed)
+    }
+
+    fn waiting() -> Result<Outcome> {
+        Ok(Outcome::NeedsPerson("sudo something".to_owned()))
+    }
+
+    fn forbidden() -> Result<Outcome> {
+        panic!("a step ran after a failure")
+    }
+
+    fn step(run: fn() -> Result<Outcome>) -> Step {
+        Step { name: "name", about: "about", run }
+    }
+
+    #[test]
+    fn first_failure_stops_with_its_exit_code() {
+        let code = |runs: &[fn() -> Result<Outcome>]| {
+            let steps: Vec<Step> = runs.iter().map(|run| step(*run)).collect();
+            format!("{:?}", run_steps(&steps.iter().collect::<Vec<_>>()))
+        };
+        let expected = |code: u8| format!("{:?}", ExitCode::from(code));
+        assert_eq!(code(&[passing, passing]), expected(0));
+        assert_eq!(code(&[passing, failing, forbidden]), expected(1));
+        assert_eq!(code(&[waiting, forbidden]), expected(2));
+    }
+
+    #[test]
+    fn unknown_steps_and_arguments_are_refused() {
+        for arguments in [&["--only", "magic"][..], &["--only"], &["--fast"]] {
+            let arguments: Vec<String> = arguments.iter().map(|word| (*word).to_owned()).collect();
+            assert!(main(&arguments).is_err(), "{arguments:?}");
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! The unit tests of the Python examples, with nothing but the standard library.
+
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::{Outcome, run_command};
+use crate::workspace;
+
+pub(super) fn run() -> Result<Outcome> {
+    let sources = workspace::sources(&workspace::root(), &["py"])?;
+    let directories = test_directories(sources.iter().map(|source| source.path.as_str()));
+    if directories.is_empty() {
+        return Ok(Outcome::Note("no test_*.py under examples/".to_owned()));
+    }
+    for directory in directories {
+        let mut command = Command::new("python3");
+        command
+            .args(["-m", "unittest", "discover", "--start-directory", &directory])
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .current_dir(workspace::root())
+            .stdin(Stdio::null());
+        run_command(command, Duration::from_secs(300))?;
+    }
+    Ok(Outcome::Passed)
+}
+
+/// The directories under `examples/` that hold a `test_*.py`, each once.
+fn test_directories<'a>(paths: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let mut directories: Vec<String> = paths
+        .filter_map(|path| path.rsplit_once('/'))
+        .filter(|(directory, name)| {
+            (*directory == "examples" || directory.starts_with("examples/")) && name.starts_with("test_")
+        })
+        .map(|(directory, _)| directory.to_owned())
+        .collect();
+    directories.dedup();
+    directories
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directories_with_tests_under_examples_each_once() {
+        let paths = [
+            "examples/ring.py",
+            "examples/test_a.py",
+            "examples/test_b.py",
+            "examples/torch/test_c.py",
+            "tools/test_d.py",
+        ];
+        assert_eq!(test_directories(paths.into_iter()), ["examples", "examples/torch"]);
+    }
+}
