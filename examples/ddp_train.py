@@ -27,8 +27,8 @@ SIOCGIFADDR = 0x8915  # Linux: the IPv4 address of an interface
 MISSING = """\
 ddp_train: error: {python} cannot import PyTorch ({error})
 Type one of these on every node, and start the job with that Python (its absolute path):
-  python3 -m venv /opt/torch && /opt/torch/bin/pip install torch     then run /opt/torch/bin/python ddp_train.py
-  apt-get install --no-install-recommends python3-torch              Debian, Ubuntu: CPU only, small; run /usr/bin/python3
+  python3 -m venv /opt/torch && /opt/torch/bin/pip install torch numpy     then run /opt/torch/bin/python ddp_train.py
+  apt-get install --no-install-recommends python3-torch                    Debian, Ubuntu: CPU only, small; run /usr/bin/python3
 The wheels for Linux on x86_64 bring CUDA with them (3 GB). For CPUs only, add to pip: --index-url https://download.pytorch.org/whl/cpu
 """
 

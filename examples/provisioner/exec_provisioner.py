@@ -269,9 +269,11 @@ def start_agent(places, command):
     os.close(child_report)
     with os.fdopen(report, "rb") as file:
         reason = file.read().decode(errors="replace")
-    if not reason and os.waitpid(pid, os.WNOHANG)[0] == pid:
-        reason = f"it ended at once, see {places.log}"
+    with open(f"/proc/{pid}/cmdline", "rb") as file:
+        if not file.read():  # the pipe is closed and there is no program: it was killed before or right after the exec
+            reason = reason or f"it ended at once, see {places.log}"
     if reason:
+        os.waitpid(pid, 0)
         raise Failed(f"cannot start {command[0]}: {reason}")
 
 

@@ -44,7 +44,7 @@ struct Entrant {
 const ENTRANTS: [Entrant; 2] = [
     Entrant {
         name: supernode::NAME,
-        absent: supernode::absent,
+        absent: || Ok(Some(supernode::ABSENT.to_owned())),
         start: |nodes| Ok(Box::new(supernode::Supernode::start(nodes)?)),
     },
     Entrant {
@@ -86,8 +86,8 @@ pub(crate) fn main(arguments: &[String]) -> Result<ExitCode> {
     println!("{}", report.machine());
     // The project's own side runs last: its figures are the ones one waits for at the end of the output.
     for entrant in ENTRANTS.iter().rev() {
-        let wanted =
-            options.contenders.is_empty() || options.contenders.iter().any(|name| name == entrant.name);
+        let wanted = options.contenders.is_empty()
+            || options.contenders.iter().any(|name| name == entrant.name);
         if !wanted {
             continue;
         }
@@ -103,7 +103,11 @@ pub(crate) fn main(arguments: &[String]) -> Result<ExitCode> {
         let path = write_json(path, &report)?;
         println!("written to {}", path.display());
     }
-    Ok(if report.has_failures() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(if report.has_failures() {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
 }
 
 /// Every suite on one contender. After a failure it is started anew, so that one suite cannot spoil the next.
@@ -136,14 +140,13 @@ fn measure_suite(
     report: &mut Report,
 ) -> Answer {
     let mut measure = || -> Result<Vec<f64>> {
-        let contender = match running {
-            Some(contender) => contender,
-            None => {
-                let started = (entrant.start)(options.nodes)
-                    .with_context(|| format!("cannot start {}", entrant.name))?;
-                report.configured(entrant.name, &started.configuration());
-                running.insert(started)
-            }
+        let contender = if let Some(contender) = running {
+            contender
+        } else {
+            let started = (entrant.start)(options.nodes)
+                .with_context(|| format!("cannot start {}", entrant.name))?;
+            report.configured(entrant.name, &started.configuration());
+            running.insert(started)
         };
         let mut figures = Vec::new();
         for _ in 0..suite.runs(options.quick).max(1) {
@@ -184,8 +187,12 @@ fn parse(arguments: &[String]) -> Result<Options> {
     };
     let mut words = arguments.iter();
     while let Some(word) = words.next() {
-        let mut value =
-            || words.next().cloned().with_context(|| format!("{word} needs a value"));
+        let mut value = || {
+            words
+                .next()
+                .cloned()
+                .with_context(|| format!("{word} needs a value"))
+        };
         match word.as_str() {
             "--quick" => options.quick = true,
             "--list" => options.list = true,
@@ -207,7 +214,10 @@ fn parse(arguments: &[String]) -> Result<Options> {
             "--contender" => {
                 let name = value()?;
                 if !ENTRANTS.iter().any(|entrant| entrant.name == name) {
-                    bail!("no contender `{name}`: known are {}", ENTRANTS.map(|entrant| entrant.name).join(", "));
+                    bail!(
+                        "no contender `{name}`: known are {}",
+                        ENTRANTS.map(|entrant| entrant.name).join(", ")
+                    );
                 }
                 options.contenders.push(name);
             }
@@ -222,13 +232,20 @@ mod tests {
     use super::*;
 
     fn parse_words(words: &[&str]) -> Result<Options> {
-        parse(&words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>())
+        parse(
+            &words
+                .iter()
+                .map(|word| (*word).to_owned())
+                .collect::<Vec<_>>(),
+        )
     }
 
     #[test]
     fn arguments() {
-        let options = parse_words(&["--only", "gang-run", "--quick", "--nodes", "4", "--json", "a.json"])
-            .expect("valid");
+        let options = parse_words(&[
+            "--only", "gang-run", "--quick", "--nodes", "4", "--json", "a.json",
+        ])
+        .expect("valid");
         assert_eq!(options.only, ["gang-run"]);
         assert!(options.quick);
         assert_eq!(options.nodes, 4);

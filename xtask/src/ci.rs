@@ -30,15 +30,51 @@ struct Step {
 }
 
 const STEPS: &[Step] = &[
-    Step { name: "setup", about: "what the tests need from the system", run: setup::run },
-    Step { name: "format", about: "cargo fmt --all --check", run: format },
-    Step { name: "tidy", about: "imports, headers, sizes, licences, links", run: tidy_step },
-    Step { name: "clippy", about: "cargo clippy, warnings are errors", run: clippy },
-    Step { name: "build", about: "every crate, every target", run: build },
-    Step { name: "test", about: "cargo test --workspace", run: test },
-    Step { name: "python", about: "unit tests of the examples", run: python::run },
-    Step { name: "generated", about: "generated files are up to date", run: generated::check_all },
-    Step { name: "demo", about: "cargo run --release -- demo", run: demo },
+    Step {
+        name: "setup",
+        about: "what the tests need from the system",
+        run: setup::run,
+    },
+    Step {
+        name: "format",
+        about: "cargo fmt --all --check",
+        run: format,
+    },
+    Step {
+        name: "tidy",
+        about: "imports, headers, sizes, licences, links",
+        run: tidy_step,
+    },
+    Step {
+        name: "clippy",
+        about: "cargo clippy, warnings are errors",
+        run: clippy,
+    },
+    Step {
+        name: "build",
+        about: "every crate, every target",
+        run: build,
+    },
+    Step {
+        name: "test",
+        about: "cargo test --workspace",
+        run: test,
+    },
+    Step {
+        name: "python",
+        about: "unit tests of the examples",
+        run: python::run,
+    },
+    Step {
+        name: "generated",
+        about: "generated files are up to date",
+        run: generated::check_all,
+    },
+    Step {
+        name: "demo",
+        about: "cargo run --release -- demo",
+        run: demo,
+    },
 ];
 
 pub(crate) fn main(arguments: &[String]) -> Result<ExitCode> {
@@ -60,8 +96,10 @@ pub(crate) fn main(arguments: &[String]) -> Result<ExitCode> {
             other => bail!("unknown argument `{other}`: --only STEP and --list are known"),
         }
     }
-    let steps: Vec<&Step> =
-        STEPS.iter().filter(|step| only.is_empty() || only.contains(&step.name)).collect();
+    let steps: Vec<&Step> = STEPS
+        .iter()
+        .filter(|step| only.is_empty() || only.contains(&step.name))
+        .collect();
     Ok(run_steps(&steps))
 }
 
@@ -80,11 +118,11 @@ fn run_steps(steps: &[&Step]) -> ExitCode {
                 ("passed", None)
             }
             Ok(Outcome::NeedsPerson(line)) => {
-                eprintln!("{line}");
+                println!("{line}");
                 ("failed", Some(2))
             }
             Err(error) => {
-                eprintln!("{error:#}");
+                println!("{error:#}");
                 ("failed", Some(1))
             }
         };
@@ -120,7 +158,7 @@ fn run_command(mut command: Command, deadline: Duration) -> Result<Outcome> {
 }
 
 fn minutes(count: u64) -> Duration {
-    Duration::from_secs(60 * count)
+    Duration::from_mins(count)
 }
 
 /// A cargo command for a step: no progress bars, colours only as asked for, and with `CI` set an unchanged lock file.
@@ -129,12 +167,17 @@ fn cargo_step(arguments: &[&str]) -> Command {
     let (before, after) = arguments
         .iter()
         .position(|argument| *argument == "--")
-        .map_or((arguments, &[][..]), |position| arguments.split_at(position));
+        .map_or((arguments, &[][..]), |position| {
+            arguments.split_at(position)
+        });
     command.args(before);
     if is_ci() && before.first() != Some(&"fmt") {
         command.arg("--locked");
     }
-    command.args(after).env("CARGO_TERM_PROGRESS_WHEN", "never").env("RUST_BACKTRACE", "1");
+    command
+        .args(after)
+        .env("CARGO_TERM_PROGRESS_WHEN", "never")
+        .env("RUST_BACKTRACE", "1");
     if is_ci() && std::env::var_os("CARGO_TERM_COLOR").is_none() {
         command.env("CARGO_TERM_COLOR", "never");
     }
@@ -142,7 +185,8 @@ fn cargo_step(arguments: &[&str]) -> Command {
 }
 
 fn is_ci() -> bool {
-    std::env::var_os("CI").is_some_and(|value| !value.is_empty() && value != "false" && value != "0")
+    std::env::var_os("CI")
+        .is_some_and(|value| !value.is_empty() && value != "false" && value != "0")
 }
 
 fn format() -> Result<Outcome> {
@@ -154,22 +198,39 @@ fn tidy_step() -> Result<Outcome> {
     for problem in &problems {
         println!("{}: {}", problem.place, problem.message);
     }
-    if problems.is_empty() { Ok(Outcome::Passed) } else { bail!("{} problems", problems.len()) }
+    if problems.is_empty() {
+        Ok(Outcome::Passed)
+    } else {
+        bail!("{} problems", problems.len())
+    }
 }
 
 fn clippy() -> Result<Outcome> {
     run_command(
-        cargo_step(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
+        cargo_step(&[
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--",
+            "-D",
+            "warnings",
+        ]),
         minutes(20),
     )
 }
 
 fn build() -> Result<Outcome> {
-    run_command(cargo_step(&["build", "--workspace", "--all-targets"]), minutes(20))
+    run_command(
+        cargo_step(&["build", "--workspace", "--all-targets"]),
+        minutes(20),
+    )
 }
 
 fn test() -> Result<Outcome> {
-    run_command(cargo_step(&["test", "--workspace", "--no-fail-fast"]), minutes(25))
+    run_command(
+        cargo_step(&["test", "--workspace", "--no-fail-fast"]),
+        minutes(25),
+    )
 }
 
 fn demo() -> Result<Outcome> {
@@ -180,24 +241,12 @@ fn demo() -> Result<Outcome> {
 mod tests {
     use super::*;
 
-    fn failing() -> Result<Outcome> {
-        bail!("broken")
-    }
-
-    fn passing() -> Result<Outcome> {
-        Ok(Outcome::Passed)
-    }
-
-    fn waiting() -> Result<Outcome> {
-        Ok(Outcome::NeedsPerson("sudo something".to_owned()))
-    }
-
-    fn forbidden() -> Result<Outcome> {
-        panic!("a step ran after a failure")
-    }
-
     fn step(run: fn() -> Result<Outcome>) -> Step {
-        Step { name: "name", about: "about", run }
+        Step {
+            name: "name",
+            about: "about",
+            run,
+        }
     }
 
     #[test]
@@ -206,6 +255,10 @@ mod tests {
             let steps: Vec<Step> = runs.iter().map(|run| step(*run)).collect();
             format!("{:?}", run_steps(&steps.iter().collect::<Vec<_>>()))
         };
+        let passing = || Ok(Outcome::Passed);
+        let failing = || bail!("broken");
+        let waiting = || Ok(Outcome::NeedsPerson("sudo something".to_owned()));
+        let forbidden = || panic!("a step ran after a failure");
         let expected = |code: u8| format!("{:?}", ExitCode::from(code));
         assert_eq!(code(&[passing, passing]), expected(0));
         assert_eq!(code(&[passing, failing, forbidden]), expected(1));

@@ -56,8 +56,14 @@ pub(crate) fn output_within(command: &mut Command, deadline: Duration) -> Result
     let stdout = read_in_background(child.stdout.take().expect("stdout is piped"));
     let stderr = read_in_background(child.stderr.take().expect("stderr is piped"));
     let status = wait_within(&mut child, &name, deadline)?;
-    let join = |reader: std::thread::JoinHandle<Vec<u8>>| reader.join().expect("the reader does not panic");
-    Ok(Output { status, stdout: join(stdout), stderr: join(stderr) })
+    let join = |reader: std::thread::JoinHandle<Vec<u8>>| {
+        reader.join().expect("the reader does not panic")
+    };
+    Ok(Output {
+        status,
+        stdout: join(stdout),
+        stderr: join(stderr),
+    })
 }
 
 /// Like `output_within`, and a failure is an error that carries what the command said.
@@ -87,7 +93,13 @@ pub(crate) fn wait_within(
             child.wait()?;
             bail!("{name}: not done after {} s, ended", deadline.as_secs());
         }
-        std::thread::sleep(Duration::from_millis(if start.elapsed().as_millis() < 1000 { 1 } else { 20 }));
+        std::thread::sleep(Duration::from_millis(
+            if start.elapsed().as_millis() < 1000 {
+                1
+            } else {
+                20
+            },
+        ));
     }
 }
 
@@ -106,12 +118,21 @@ pub(crate) fn describe(command: &Command) -> String {
         .chain(command.get_args())
         .map(|word| {
             let word = word.to_string_lossy();
-            let plain = |character: char| character.is_alphanumeric() || "-_./=:,+@%".contains(character);
-            if !word.is_empty() && word.chars().all(plain) { word.into_owned() } else { format!("'{word}'") }
+            let plain =
+                |character: char| character.is_alphanumeric() || "-_./=:,+@%".contains(character);
+            if !word.is_empty() && word.chars().all(plain) {
+                word.into_owned()
+            } else {
+                format!("'{word}'")
+            }
         })
         .collect();
     let line = words.join(" ");
-    if line.chars().count() > 200 { line.chars().take(200).chain("…".chars()).collect() } else { line }
+    if line.chars().count() > 200 {
+        line.chars().take(200).chain("…".chars()).collect()
+    } else {
+        line
+    }
 }
 
 /// Sends SIGKILL. A process that is gone already is what was wanted.
@@ -166,14 +187,18 @@ impl Process {
     /// Resident memory in bytes; `None` when the process is gone.
     pub(crate) fn resident_bytes(pid: u32) -> Option<u64> {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))?;
         let kibibytes: u64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
         Some(kibibytes * 1024)
     }
 }
 
 fn processes() -> Vec<Process> {
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
     entries
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .filter_map(Process::read)
@@ -187,7 +212,11 @@ pub(crate) fn with_descendants(pid: u32) -> Vec<u32> {
     let mut next = 0;
     while next < found.len() {
         let parent = found[next];
-        found.extend(all.iter().filter(|process| process.parent == parent).map(|process| process.pid));
+        found.extend(
+            all.iter()
+                .filter(|process| process.parent == parent)
+                .map(|process| process.pid),
+        );
         next += 1;
     }
     found
@@ -201,7 +230,8 @@ fn members(marker: &str, directory: &Path) -> Vec<Process> {
         .filter(|process| process.pid != own)
         .filter(|process| !process.command_line.contains(REAPER_COMMAND))
         .filter(|process| {
-            process.has_variable(MARKER_VARIABLE, marker) || process.command_line.contains(&*directory)
+            process.has_variable(MARKER_VARIABLE, marker)
+                || process.command_line.contains(&*directory)
         })
         .collect()
 }
@@ -222,7 +252,11 @@ impl Yard {
             .tempdir()
             .context("cannot create a temporary directory")?
             .keep();
-        let marker = format!("{purpose}-{}-{}", std::process::id(), realtime_nanoseconds());
+        let marker = format!(
+            "{purpose}-{}-{}",
+            std::process::id(),
+            realtime_nanoseconds()
+        );
         let mut reaper = Command::new(std::env::current_exe()?)
             .args([REAPER_COMMAND, &marker])
             .arg(&directory)
@@ -232,7 +266,12 @@ impl Yard {
             .spawn()
             .context("cannot start the reaper process")?;
         let lifeline = reaper.stdin.take();
-        Ok(Self { marker, directory, reaper, lifeline })
+        Ok(Self {
+            marker,
+            directory,
+            reaper,
+            lifeline,
+        })
     }
 
     pub(crate) fn directory(&self) -> &Path {
@@ -242,7 +281,10 @@ impl Yard {
     /// A command that belongs to this yard, with no standard input.
     pub(crate) fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new(program);
-        command.env(MARKER_VARIABLE, &self.marker).current_dir(&self.directory).stdin(Stdio::null());
+        command
+            .env(MARKER_VARIABLE, &self.marker)
+            .current_dir(&self.directory)
+            .stdin(Stdio::null());
         command
     }
 
@@ -254,18 +296,27 @@ impl Yard {
 impl Drop for Yard {
     fn drop(&mut self) {
         self.lifeline = None;
-        let _ = wait_within(&mut self.reaper, "cleaning up", REAP_DEADLINE + Duration::from_secs(5));
+        let _ = wait_within(
+            &mut self.reaper,
+            "cleaning up",
+            REAP_DEADLINE + Duration::from_secs(5),
+        );
     }
 }
 
 /// The reaper: waits until its standard input closes, which the kernel does however its parent ends, then ends the yard.
 pub(crate) fn reaper_main(arguments: &[String]) -> Result<ExitCode> {
-    let [marker, directory] = arguments else { bail!("expected MARKER DIRECTORY") };
+    let [marker, directory] = arguments else {
+        bail!("expected MARKER DIRECTORY")
+    };
     let directory = Path::new(directory);
     let mut ignored = Vec::new();
     std::io::stdin().read_to_end(&mut ignored)?;
     wait_for("ending the processes of a benchmark", REAP_DEADLINE, || {
-        let pids: Vec<u32> = members(marker, directory).iter().map(|process| process.pid).collect();
+        let pids: Vec<u32> = members(marker, directory)
+            .iter()
+            .flat_map(|process| with_descendants(process.pid))
+            .collect();
         kill(&pids);
         Ok(pids.is_empty().then_some(()))
     })?;
@@ -287,7 +338,10 @@ mod tests {
         assert_eq!(text, "hello\n");
         let error = text_within(Command::new("sh").args(["-c", "echo no >&2; exit 3"]), LONG)
             .expect_err("the command fails");
-        assert!(error.to_string().ends_with("exit status: 3): no"), "{error}");
+        assert!(
+            error.to_string().ends_with("exit status: 3): no"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -297,7 +351,10 @@ mod tests {
         command.args(["-c", "sleep 30 & sleep 30; true"]);
         let error = output_within(&mut command, Duration::from_millis(200)).expect_err("too slow");
         assert!(error.to_string().contains("not done after"), "{error}");
-        assert!(start.elapsed() < LONG, "the reader threads end because all holders of the pipe were ended");
+        assert!(
+            start.elapsed() < LONG,
+            "the reader threads end because all holders of the pipe were ended"
+        );
     }
 
     #[test]
@@ -323,7 +380,9 @@ mod tests {
             .spawn()
             .expect("sleep starts");
         let found = wait_for("the process to show up", LONG, || {
-            Ok(members(&marker, nowhere).into_iter().find(|process| process.command_line == "sleep 60"))
+            Ok(members(&marker, nowhere)
+                .into_iter()
+                .find(|process| process.command_line == "sleep 60"))
         })
         .expect("found");
         assert_eq!(found.pid, child.id());

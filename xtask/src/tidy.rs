@@ -26,11 +26,17 @@ pub(crate) struct Problem {
 
 impl Problem {
     fn in_file(path: &str, message: impl Into<String>) -> Self {
-        Self { place: path.to_owned(), message: message.into() }
+        Self {
+            place: path.to_owned(),
+            message: message.into(),
+        }
     }
 
     fn in_line(path: &str, line_index: usize, message: impl Into<String>) -> Self {
-        Self { place: format!("{path}:{}", line_index + 1), message: message.into() }
+        Self {
+            place: format!("{path}:{}", line_index + 1),
+            message: message.into(),
+        }
     }
 }
 

@@ -84,7 +84,13 @@ mod tests {
     #[test]
     fn only_wanted_extensions_outside_hidden_and_built_directories() {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        for path in ["a/one.rs", "a/two.txt", "target/three.rs", ".hidden/four.rs", ".ci/five.rs"] {
+        for path in [
+            "a/one.rs",
+            "a/two.txt",
+            "target/three.rs",
+            ".hidden/four.rs",
+            ".ci/five.rs",
+        ] {
             let path = directory.path().join(path);
             fs::create_dir_all(path.parent().expect("has a parent")).expect("create");
             fs::write(path, "x").expect("write");

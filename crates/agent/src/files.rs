@@ -15,6 +15,7 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
@@ -205,7 +206,8 @@ impl Directory {
         file.write_all(content).map_err(|source| FileError::System { path, step: "write", source })
     }
 
-    /// Replaces or creates a file as one step. A leftover of an interrupted call is overwritten by the next.
+    /// Replaces or creates a file as one step. A leftover of an interrupted call is overwritten by the next. One writer per file at a
+    /// time; the second of two at once gets an error.
     pub fn write_atomic(
         &self,
         relative: &str,
@@ -238,16 +240,25 @@ impl Directory {
         Ok(())
     }
 
-    /// Creates a file that must not exist yet; false if it does.
+    /// Creates a file that must not exist yet, with all of its content at once; false if it exists.
     pub fn create_new(&self, relative: &str, content: &[u8], mode: u32) -> Result<bool, FileError> {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
         let (parent, name) = self.parent(relative)?;
         let path = self.path.join(relative);
+        // A name of its own for every try, because several processes may try at once.
+        let aside = format!(".{name}.{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        match rustix::fs::openat(&parent, name, flags, Mode::from_raw_mode(mode)) {
-            Ok(handle) => {
-                File::from(handle).write_all(content).map_err(|source| FileError::System { path, step: "write", source })?;
-                Ok(true)
-            }
+        let handle = rustix::fs::openat(&parent, aside.as_str(), flags, Mode::from_raw_mode(mode))
+            .map_err(|errno| system(&path, "create", errno))?;
+        let written = File::from(handle).write_all(content);
+        let linked = match written {
+            Ok(()) => rustix::fs::linkat(&parent, aside.as_str(), &parent, name, AtFlags::empty()),
+            Err(_) => Ok(()),
+        };
+        remove_if_there(parent.as_fd(), &aside).map_err(|errno| system(&path, "remove an unfinished copy", errno))?;
+        written.map_err(|source| FileError::System { path: path.clone(), step: "write", source })?;
+        match linked {
+            Ok(()) => Ok(true),
             Err(Errno::EXIST) => Ok(false),
             Err(errno) => Err(system(&path, "create", errno)),
         }
@@ -279,6 +290,17 @@ impl Directory {
             remove_if_there(parent.as_fd(), name).map_err(|errno| system(&path, "remove", errno))?;
         }
         Ok(())
+    }
+
+    /// Removes what an interrupted [`Directory::write_atomic`] of this file left.
+    pub fn remove_unfinished(&self, relative: &str) -> Result<(), FileError> {
+        let (parent, name) = match self.parent(relative) {
+            Ok(found) => found,
+            Err(error) if error.errno() == Some(Errno::NOENT) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        remove_if_there(parent.as_fd(), &aside_name(name))
+            .map_err(|errno| system(&self.path.join(relative), "remove an unfinished copy", errno))
     }
 
     /// Removes a directory if it is there and empty; false if something is in it.

@@ -90,9 +90,14 @@ impl Failure {
         failure
     }
 
-    /// The answer, logged if it is the server's fault.
-    pub(crate) fn respond(self, request_id: &RequestId) -> Response {
-        let cause = self.cause.as_deref().unwrap_or(&self.message);
+    /// What the log should say about it.
+    pub(crate) fn cause(&self) -> &str {
+        self.cause.as_deref().unwrap_or(&self.message)
+    }
+
+    /// The body of the answer, logged if it is the server's fault.
+    pub(crate) fn into_body(self, request_id: &RequestId) -> ErrorBody {
+        let cause = self.cause();
         let message = match self.code {
             ErrorCode::Internal => {
                 tracing::error!(%request_id, cause, "request failed");
@@ -104,16 +109,22 @@ impl Failure {
             }
             _ => self.message,
         };
-        let body = ErrorBody { code: self.code, message, details: self.details, request_id: request_id.to_string() };
+        ErrorBody { code: self.code, message, details: self.details, request_id: request_id.to_string() }
+    }
+
+    /// The answer, logged if it is the server's fault.
+    pub(crate) fn respond(self, request_id: &RequestId) -> Response {
+        let (code, retry_after) = (self.code, self.retry_after);
+        let body = self.into_body(request_id);
         let bytes = serde_json::to_vec(&body).expect("an error body has only strings and JSON values");
         let mut response = Response::new(axum::body::Body::from(bytes));
-        *response.status_mut() = StatusCode::from_u16(self.code.status()).expect("the contract has only real status codes");
+        *response.status_mut() = StatusCode::from_u16(code.status()).expect("the contract has only real status codes");
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        if self.code == ErrorCode::Unauthenticated {
+        if code == ErrorCode::Unauthenticated {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        if let Some(wait) = self.retry_after {
+        if let Some(wait) = retry_after {
             let seconds = wait.as_millis().div_ceil(1000).max(1);
             headers.insert(RETRY_AFTER, HeaderValue::from_str(&seconds.to_string()).expect("digits are a valid header value"));
         }

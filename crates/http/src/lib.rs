@@ -24,7 +24,7 @@ pub mod server;
 pub mod sse;
 pub mod tls;
 
-pub use agent_port::{AgentConnection, AgentEdge, AgentOptions, AgentPort, AgentSession, ToSocket};
+pub use agent_port::{AgentConnection, AgentEdge, AgentOptions, AgentPort, AgentSession, AgentSockets};
 pub use authority::{Authority, AuthorityError, IssueError};
 pub use caller::{Authenticator, Caller};
 pub use certificate::ServerCertificate;
@@ -33,8 +33,8 @@ pub use identity::{IdentityError, NodeIdentity, node_identity};
 pub use mount::{Edge, EdgeOptions, Observation};
 pub use plain::MetricsAccess;
 pub use request::Request;
-pub use server::{Listener, ListenerOptions, ServeError};
-pub use sse::EventSubscription;
+pub use server::{Connections, Listener, ListenerOptions, ServeError};
+pub use sse::{EventStream, EventSubscription};
 pub use tls::{ListenerTls, ServerTls, TlsError};
 
 /// A future behind a pointer, as the traits at this crate's edge return it.

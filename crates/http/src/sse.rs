@@ -16,9 +16,10 @@ use axum::routing::get;
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
 use supernode_api::event::{EventListQuery, STREAM_PATH};
-use supernode_api::{ErrorBody, Role};
+use supernode_api::Role;
 use supernode_types::event::Event;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
 use crate::layer::RequestId;
 use crate::mount::{Shared, detached};
@@ -83,7 +84,7 @@ async fn open(
     })?;
     let subscription = EventSubscription { caller, query, request_id: id.to_string() };
     let events = detached(OPERATION, subscribe(subscription)).await?;
-    let subscriber = Subscriber { shared, headers: request.headers().clone(), id, events, opened: false, ended: false, _permit: permit };
+    let subscriber = Subscriber { shared, headers: request.headers().clone(), id, events, opened: false, ended: false, check_at: Instant::now(), _permit: permit };
     Ok(Sse::new(frames(subscriber)).into_response())
 }
 
@@ -100,6 +101,7 @@ struct Subscriber {
     events: EventStream,
     opened: bool,
     ended: bool,
+    check_at: Instant,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -117,13 +119,13 @@ impl Subscriber {
         }
         if !self.opened {
             self.opened = true;
+            self.check_at = Instant::now() + self.shared.options.stream_keep_alive;
             return Some(Frame::default().retry(RECONNECT).comment("open"));
         }
-        let pause = tokio::time::sleep(self.shared.options.stream_keep_alive);
         tokio::select! {
             biased;
             () = self.shared.shutdown.cancelled() => None,
-            () = pause => self.keep_alive().await,
+            () = tokio::time::sleep_until(self.check_at) => self.keep_alive().await,
             event = self.events.next() => match event? {
                 Ok(event) => Some(event_frame(&event)),
                 Err(failure) => Some(self.last(failure)),
@@ -132,6 +134,7 @@ impl Subscriber {
     }
 
     async fn keep_alive(&mut self) -> Option<Frame> {
+        self.check_at = Instant::now() + self.shared.options.stream_keep_alive;
         match self.shared.authorize(&self.headers, Role::Viewer, OPERATION).await {
             Ok(_) => Some(Frame::default().comment("alive")),
             Err(failure) => Some(self.last(failure)),
@@ -141,8 +144,7 @@ impl Subscriber {
     /// The last frame of a stream that cannot go on: an event of the type `error` with the body that a failed request would have.
     fn last(&mut self, failure: Failure) -> Frame {
         self.ended = true;
-        tracing::debug!(request_id = %self.id, %failure, "event stream ended");
-        let body = ErrorBody { code: failure.code, message: failure.message, details: failure.details, request_id: self.id.to_string() };
+        let body = failure.into_body(&self.id);
         Frame::default().event("error").json_data(body).expect("an error body serializes to one line")
     }
 }

@@ -8,19 +8,30 @@
 pub mod action;
 pub mod choose;
 pub mod condition;
-pub mod job;
+mod index;
+mod job;
 pub mod operation;
-pub mod schedule;
+mod schedule;
 pub mod snapshot;
+mod topology;
+mod words;
 
 pub use action::Action;
 pub use snapshot::{Contact, Limits, Snapshot, SpecLimit};
 
+use index::Index;
+
 /// Everything that should change now. Empty when observed state follows intent as far as it can.
+///
+/// Changed conditions come alone: nothing may be placed, joined or released on what was true of a node a moment ago.
 pub fn reconcile(snapshot: &Snapshot, limits: &Limits) -> Vec<Action> {
-    let mut actions = condition::plan(snapshot, limits);
-    actions.extend(job::plan(snapshot, limits));
-    actions.extend(operation::plan(snapshot, limits));
-    actions.extend(schedule::plan(snapshot, limits));
+    let conditions = condition::plan(snapshot, limits);
+    if !conditions.is_empty() {
+        return conditions;
+    }
+    let index = Index::new(snapshot);
+    let mut actions = job::plan(&index, limits);
+    actions.extend(operation::plan(&index));
+    actions.extend(schedule::plan(&index, limits));
     actions
 }

@@ -63,7 +63,8 @@ pub struct Snapshot {
     pub master_ports: BTreeMap<AttemptId, u16>,
     /// Operations that have not ended.
     pub operations: BTreeMap<OperationId, Operation>,
-    /// Provisions that are not deleted and belong to an open operation or still need a call.
+    /// Provisions that belong to an open operation, made a node that an open operation targets, or still need a call. A node whose
+    /// provision is not here counts as one that no provisioner has to delete any more.
     pub provisions: BTreeMap<ProvisionId, Provision>,
 }
 

@@ -89,7 +89,9 @@ pub fn parse_info(text: &str) -> ChipTable {
     let mut table = ChipTable::default();
     let mut first: Option<(u32, String, DeviceHealth)> = None;
     for line in text.lines() {
-        let Some(row) = line.trim().strip_prefix('|') else { continue };
+        let Some(row) = line.trim().strip_prefix('|') else {
+            continue;
+        };
         let row = row.strip_suffix('|').unwrap_or(row);
         let cells: Vec<&str> = row.split('|').map(str::trim).collect();
         if cells.iter().any(|cell| cell.starts_with("Process id")) {
@@ -100,7 +102,10 @@ pub fn parse_info(text: &str) -> ChipTable {
             continue;
         }
         if let Some((npu_id, name, health)) = first.take_if(|_| is_second_line(&cells)) {
-            let identity: Vec<u32> = cells[0].split_whitespace().map_while(|word| word.parse().ok()).collect();
+            let identity: Vec<u32> = cells[0]
+                .split_whitespace()
+                .map_while(|word| word.parse().ok())
+                .collect();
             let bus_cell = cells[cells.len() - 2];
             table.chips.push(ChipStatus {
                 npu_id,
@@ -143,8 +148,12 @@ fn is_second_line(cells: &[&str]) -> bool {
 fn memory_bytes(cell: &str) -> Option<u64> {
     let spaced = cell.replace('/', " / ");
     let words: Vec<&str> = spaced.split_whitespace().collect();
-    let totals = words.windows(3).filter(|window| window[1] == "/" && window[0].parse::<u64>().is_ok());
-    let mebibytes = totals.filter_map(|window| window[2].parse::<u64>().ok()).rfind(|total| *total > 0)?;
+    let totals = words
+        .windows(3)
+        .filter(|window| window[1] == "/" && window[0].parse::<u64>().is_ok());
+    let mebibytes = totals
+        .filter_map(|window| window[2].parse::<u64>().ok())
+        .rfind(|total| *total > 0)?;
     mebibytes.checked_mul(1 << 20)
 }
 
@@ -152,9 +161,9 @@ fn memory_bytes(cell: &str) -> Option<u64> {
 pub fn parse_health(word: &str) -> DeviceHealth {
     match word.trim() {
         "OK" => DeviceHealth::Ok,
-        fault @ ("Warning" | "Alarm" | "Critical" | "Fault" | "Error") => {
-            DeviceHealth::Bad { why: format!("npu-smi reports health {fault}") }
-        }
+        fault @ ("Warning" | "Alarm" | "Critical" | "Fault" | "Error") => DeviceHealth::Bad {
+            why: format!("npu-smi reports health {fault}"),
+        },
         _ => DeviceHealth::Unknown,
     }
 }
@@ -171,22 +180,43 @@ pub fn parse_mapping(text: &str) -> MappingTable {
         }
         let position = |name: &str| columns.iter().position(|column| column == name);
         let words: Vec<&str> = line.split_whitespace().collect();
-        let number = |name: &str| position(name).and_then(|at| words.get(at)).and_then(|word| word.parse::<u32>().ok());
-        let (Some(npu_id), Some(name_at)) = (number("NPU ID"), position("Chip Name")) else { continue };
+        let number = |name: &str| {
+            position(name)
+                .and_then(|at| words.get(at))
+                .and_then(|word| word.parse::<u32>().ok())
+        };
+        let (Some(npu_id), Some(name_at)) = (number("NPU ID"), position("Chip Name")) else {
+            continue;
+        };
         let name = words.get(name_at..).unwrap_or_default().join(" ");
         let (logic_id, physical_id) = (number("Chip Logic ID"), number("Chip Phy-ID"));
-        if name.is_empty() || name.eq_ignore_ascii_case("mcu") || (logic_id.is_none() && physical_id.is_none()) {
+        if name.is_empty()
+            || name.eq_ignore_ascii_case("mcu")
+            || (logic_id.is_none() && physical_id.is_none())
+        {
             continue;
         }
-        let Some(chip_id) = number("Chip ID") else { continue };
-        table.chips.push(ChipMapping { npu_id, chip_id, logic_id, physical_id, name });
+        let Some(chip_id) = number("Chip ID") else {
+            continue;
+        };
+        table.chips.push(ChipMapping {
+            npu_id,
+            chip_id,
+            logic_id,
+            physical_id,
+            name,
+        });
     }
     table
 }
 
 /// Splits where there are two spaces or more: column names have single ones inside.
 fn split_columns(line: &str) -> Vec<String> {
-    line.split("  ").map(str::trim).filter(|column| !column.is_empty()).map(str::to_owned).collect()
+    line.split("  ")
+        .map(str::trim)
+        .filter(|column| !column.is_empty())
+        .map(str::to_owned)
+        .collect()
 }
 
 /// Reads `Name : value` lines, as of `npu-smi info -t board`. The first value of a name counts; unknown ones are left out.
@@ -208,20 +238,33 @@ pub fn parse_super_pod(text: &str) -> SuperPodAnswer {
         return SuperPodAnswer::NotSupported;
     }
     let fields = parse_fields(text);
-    let number = |name: &str| fields.get(name).and_then(|value| value.parse::<u32>().ok()).filter(|value| *value != u32::MAX);
+    let number = |name: &str| {
+        fields
+            .get(name)
+            .and_then(|value| value.parse::<u32>().ok())
+            .filter(|value| *value != u32::MAX)
+    };
     let place = SuperPodPlace {
         device_id: number("SDID"),
         super_pod_id: number("Super Pod ID"),
         server_index: number("Server Index"),
     };
-    if place == SuperPodPlace::default() { SuperPodAnswer::NotUnderstood } else { SuperPodAnswer::Place(place) }
+    if place == SuperPodPlace::default() {
+        SuperPodAnswer::NotUnderstood
+    } else {
+        SuperPodAnswer::Place(place)
+    }
 }
 
 /// The model as Ascend's own software names it: `Ascend910B3` for an A2, `Ascend910_9392` for an A3, whose board query has the
 /// second half under `NPU Name`.
 pub fn model(chip_name: &str, npu_name: Option<&str>) -> String {
     let compact: String = chip_name.split_whitespace().collect();
-    let compact = if compact.starts_with("Ascend") || compact.is_empty() { compact } else { format!("Ascend{compact}") };
+    let compact = if compact.starts_with("Ascend") || compact.is_empty() {
+        compact
+    } else {
+        format!("Ascend{compact}")
+    };
     match npu_name {
         Some(npu_name) if compact == "Ascend910" => format!("{compact}_{npu_name}"),
         _ => compact,
@@ -232,8 +275,12 @@ pub fn model(chip_name: &str, npu_name: Option<&str>) -> String {
 pub fn parse_device_addresses(text: &str) -> BTreeMap<u32, IpAddr> {
     let mut addresses = BTreeMap::new();
     for line in text.lines() {
-        let Some((name, value)) = line.split_once('=') else { continue };
-        let Some(number) = name.trim().strip_prefix("address_") else { continue };
+        let Some((name, value)) = line.split_once('=') else {
+            continue;
+        };
+        let Some(number) = name.trim().strip_prefix("address_") else {
+            continue;
+        };
         if let (Ok(number), Ok(address)) = (number.parse(), value.trim().parse::<IpAddr>())
             && !address.is_unspecified()
         {
@@ -247,7 +294,11 @@ pub fn parse_device_addresses(text: &str) -> BTreeMap<u32, IpAddr> {
 /// file has it, else the internal number.
 pub fn parse_package_version(text: &str) -> Option<String> {
     let mut found: BTreeMap<String, String> = BTreeMap::new();
-    for line in text.lines().map(str::trim).filter(|line| !line.starts_with('#')) {
+    for line in text
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.starts_with('#'))
+    {
         if let Some((name, value)) = line.split_once('=')
             && let Some(value) = known(value.trim().trim_matches('"'))
         {
@@ -269,19 +320,38 @@ pub fn parse_package_version(text: &str) -> Option<String> {
 /// Writes a PCI address in the kernel's way: `00000000:4F:00.0` becomes `0000:4f:00.0`. `None` if it is not one.
 pub fn normalise_bus_address(text: &str) -> Option<String> {
     let mut parts = text.trim().split([':', '.']);
-    let mut number = |digits: usize| parts.next().filter(|part| (1..=digits).contains(&part.len()));
+    let mut number = |digits: usize| {
+        parts.next().filter(|part| {
+            (1..=digits).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_hexdigit())
+        })
+    };
     let (domain, bus, device, function) = (number(8)?, number(2)?, number(2)?, number(2)?);
     let hexadecimal = |part| u32::from_str_radix(part, 16).ok();
-    let address = (hexadecimal(domain)?, hexadecimal(bus)?, hexadecimal(device)?, hexadecimal(function)?);
+    let address = (
+        hexadecimal(domain)?,
+        hexadecimal(bus)?,
+        hexadecimal(device)?,
+        hexadecimal(function)?,
+    );
     if parts.next().is_some() {
         return None;
     }
-    Some(format!("{:04x}:{:02x}:{:02x}.{:x}", address.0, address.1, address.2, address.3))
+    Some(format!(
+        "{:04x}:{:02x}:{:02x}.{:x}",
+        address.0, address.1, address.2, address.3
+    ))
 }
 
 /// A value that says something: not empty, and none of the ways to say "not known".
 fn known(value: &str) -> Option<String> {
     let value = value.trim();
-    let unknown = matches!(value.to_ascii_lowercase().as_str(), "" | "-" | "na" | "n/a" | "none" | "unknown");
-    if unknown { None } else { Some(value.chars().take(256).collect()) }
+    let unknown = matches!(
+        value.to_ascii_lowercase().as_str(),
+        "" | "-" | "na" | "n/a" | "none" | "unknown"
+    );
+    if unknown {
+        None
+    } else {
+        Some(value.chars().take(256).collect())
+    }
 }

@@ -31,7 +31,9 @@ pub struct ToolOutput {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ToolError {
     /// It is not installed where it is looked for.
-    #[error("{tool} was not found in PATH or in its usual places; install the driver package that brings it")]
+    #[error(
+        "{tool} was not found in PATH or in its usual places; install the driver package that brings it"
+    )]
     NotFound {
         /// The tool.
         tool: String,
@@ -45,7 +47,9 @@ pub enum ToolError {
         why: String,
     },
     /// It took too long and was killed.
-    #[error("{tool} did not answer within {limit_seconds} s; the driver may hang, look at the kernel log")]
+    #[error(
+        "{tool} did not answer within {limit_seconds} s; the driver may hang, look at the kernel log"
+    )]
     TimeLimit {
         /// The tool.
         tool: String,
@@ -61,7 +65,9 @@ pub enum ToolError {
         limit_bytes: usize,
     },
     /// An earlier call has not ended although it was killed.
-    #[error("an earlier call of {tool} hangs in the driver and cannot be killed; restart the driver or the machine")]
+    #[error(
+        "an earlier call of {tool} hangs in the driver and cannot be killed; restart the driver or the machine"
+    )]
     Stuck {
         /// The tool.
         tool: String,
@@ -81,19 +87,25 @@ pub(crate) struct Running(Arc<AtomicU32>);
 
 impl Running {
     /// Does something in a thread of its own. `None` while an earlier one has not ended.
-    pub(crate) fn start<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<Receiver<T>> {
+    pub(crate) fn start<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<Receiver<T>> {
         if self.0.fetch_add(1, Ordering::SeqCst) > 0 {
             self.0.fetch_sub(1, Ordering::SeqCst);
             return None;
         }
         let (sender, receiver) = channel();
         let running = self.0.clone();
-        let started = std::thread::Builder::new().name("probe".into()).stack_size(256 * 1024).spawn(move || {
-            let result = work();
-            running.fetch_sub(1, Ordering::SeqCst);
-            // The caller may have given up waiting; then nobody wants the result.
-            let _ = sender.send(result);
-        });
+        let started = std::thread::Builder::new()
+            .name("probe".into())
+            .stack_size(256 * 1024)
+            .spawn(move || {
+                let result = work();
+                running.fetch_sub(1, Ordering::SeqCst);
+                // The caller may have given up waiting; then nobody wants the result.
+                let _ = sender.send(result);
+            });
         if started.is_err() {
             self.0.fetch_sub(1, Ordering::SeqCst);
         }
@@ -108,12 +120,27 @@ pub(crate) fn run(
     limits: Limits,
     running: &Running,
 ) -> Result<ToolOutput, ToolError> {
-    let tool = program.file_name().unwrap_or(program.as_os_str()).to_string_lossy().into_owned();
-    let start_error = |error: std::io::Error| ToolError::Start { tool: tool.clone(), why: error.to_string() };
+    let tool = program
+        .file_name()
+        .unwrap_or(program.as_os_str())
+        .to_string_lossy()
+        .into_owned();
+    let start_error = |error: std::io::Error| ToolError::Start {
+        tool: tool.clone(),
+        why: error.to_string(),
+    };
     let (reader, writer) = std::io::pipe().map_err(start_error)?;
     let mut command = Command::new(program);
-    command.args(arguments).env_clear().envs(environment.iter().copied()).current_dir("/").process_group(0);
-    command.stdin(Stdio::null()).stdout(writer.try_clone().map_err(start_error)?).stderr(writer);
+    command
+        .args(arguments)
+        .env_clear()
+        .envs(environment.iter().copied())
+        .current_dir("/")
+        .process_group(0);
+    command
+        .stdin(Stdio::null())
+        .stdout(writer.try_clone().map_err(start_error)?)
+        .stderr(writer);
     let (pid_sender, pid_receiver) = channel();
     let limit_bytes = limits.output_bytes;
     let receiver = running.start(move || {
@@ -131,17 +158,23 @@ pub(crate) fn run(
         read.map(|_| (bytes, status.success()))
     });
     let receiver = receiver.ok_or_else(|| ToolError::Stuck { tool: tool.clone() })?;
-    let result = receiver.recv_timeout(limits.time).or_else(|_| {
+    let result = receiver.recv_timeout(limits.time).map_err(|_| {
         kill(pid_receiver.try_recv().ok().flatten());
         let gone = receiver.recv_timeout(KILL_GRACE).is_ok();
         tracing::debug!(tool, gone, "killed after its time limit");
-        Err(ToolError::TimeLimit { tool: tool.clone(), limit_seconds: limits.time.as_secs() })
+        ToolError::TimeLimit {
+            tool: tool.clone(),
+            limit_seconds: limits.time.as_secs(),
+        }
     })?;
     let (bytes, success) = result.map_err(start_error)?;
     if bytes.len() > limit_bytes {
         return Err(ToolError::OutputLimit { tool, limit_bytes });
     }
-    Ok(ToolOutput { text: String::from_utf8_lossy(&bytes).into_owned(), success })
+    Ok(ToolOutput {
+        text: String::from_utf8_lossy(&bytes).into_owned(),
+        success,
+    })
 }
 
 /// Kills a process and what it started.
@@ -156,45 +189,96 @@ fn kill(pid: Option<Pid>) {
 mod tests {
     use super::*;
 
-    const LIMITS: Limits = Limits { time: Duration::from_secs(20), output_bytes: 1000 };
+    const LIMITS: Limits = Limits {
+        time: Duration::from_secs(20),
+        output_bytes: 1000,
+    };
 
     fn shell(script: &str, limits: Limits, running: &Running) -> Result<ToolOutput, ToolError> {
-        run(Path::new("/bin/sh"), &["-c", script], &[("LC_ALL", "C"), ("PATH", "/usr/bin:/bin")], limits, running)
+        run(
+            Path::new("/bin/sh"),
+            &["-c", script],
+            &[("LC_ALL", "C"), ("PATH", "/usr/bin:/bin")],
+            limits,
+            running,
+        )
     }
 
     #[test]
     fn both_streams_and_the_status_come_back() {
-        let output = shell("echo out; echo err >&2; exit 3", LIMITS, &Running::default()).expect("sh runs");
-        assert_eq!(output, ToolOutput { text: "out\nerr\n".into(), success: false });
+        let output = shell(
+            "echo out; echo err >&2; exit 3",
+            LIMITS,
+            &Running::default(),
+        )
+        .expect("sh runs");
+        assert_eq!(
+            output,
+            ToolOutput {
+                text: "out\nerr\n".into(),
+                success: false
+            }
+        );
     }
 
     #[test]
     fn nothing_of_our_environment_reaches_it() {
         let output = shell("env", LIMITS, &Running::default()).expect("sh runs");
-        assert!(output.text.lines().all(|line| ["LC_ALL=", "PATH=", "PWD=", "_=", "SHLVL="].iter().any(|name| line.starts_with(name))));
+        assert!(output.text.lines().all(|line| {
+            ["LC_ALL=", "PATH=", "PWD=", "_=", "SHLVL="]
+                .iter()
+                .any(|name| line.starts_with(name))
+        }));
     }
 
     #[test]
     fn a_tool_that_hangs_is_killed_with_its_children_and_the_next_one_runs() {
         let running = Running::default();
-        let limits = Limits { time: Duration::from_millis(100), ..LIMITS };
-        let error = shell("sleep 600 & sleep 600", limits, &running).expect_err("it must be killed");
-        assert_eq!(error, ToolError::TimeLimit { tool: "sh".into(), limit_seconds: 0 });
-        assert_eq!(shell("echo again", LIMITS, &running).expect("the first is gone").text, "again\n");
+        let limits = Limits {
+            time: Duration::from_millis(100),
+            ..LIMITS
+        };
+        let error =
+            shell("sleep 600 & sleep 600", limits, &running).expect_err("it must be killed");
+        assert_eq!(
+            error,
+            ToolError::TimeLimit {
+                tool: "sh".into(),
+                limit_seconds: 0
+            }
+        );
+        assert_eq!(
+            shell("echo again", LIMITS, &running)
+                .expect("the first is gone")
+                .text,
+            "again\n"
+        );
     }
 
     #[test]
     fn a_tool_that_never_stops_printing_is_killed() {
-        let error = shell("while :; do echo yes; done", LIMITS, &Running::default()).expect_err("it must be killed");
-        assert_eq!(error, ToolError::OutputLimit { tool: "sh".into(), limit_bytes: 1000 });
+        let error = shell("while :; do echo yes; done", LIMITS, &Running::default())
+            .expect_err("it must be killed");
+        assert_eq!(
+            error,
+            ToolError::OutputLimit {
+                tool: "sh".into(),
+                limit_bytes: 1000
+            }
+        );
     }
 
     #[test]
     fn nothing_starts_while_an_earlier_call_has_not_ended() {
         let running = Running::default();
         let (release, wait) = channel::<()>();
-        let stuck = running.start(move || wait.recv()).expect("the first starts");
-        assert_eq!(shell("echo no", LIMITS, &running), Err(ToolError::Stuck { tool: "sh".into() }));
+        let stuck = running
+            .start(move || wait.recv())
+            .expect("the first starts");
+        assert_eq!(
+            shell("echo no", LIMITS, &running),
+            Err(ToolError::Stuck { tool: "sh".into() })
+        );
         release.send(()).expect("it waits for this");
         stuck.recv().expect("it ends").expect("it was released");
         assert!(shell("echo yes", LIMITS, &running).is_ok());
@@ -202,7 +286,14 @@ mod tests {
 
     #[test]
     fn a_program_that_is_not_there_is_said_so() {
-        let error = run(Path::new("/nowhere/npu-smi"), &[], &[], LIMITS, &Running::default()).expect_err("it is not there");
+        let error = run(
+            Path::new("/nowhere/npu-smi"),
+            &[],
+            &[],
+            LIMITS,
+            &Running::default(),
+        )
+        .expect_err("it is not there");
         assert!(matches!(error, ToolError::Start { tool, .. } if tool == "npu-smi"));
     }
 }

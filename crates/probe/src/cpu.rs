@@ -15,7 +15,9 @@ pub(crate) fn discover(files: Files<'_>, problems: &mut Vec<String>) -> Cpu {
     let mut cpu = Cpu {
         model: model(&text),
         vendor: vendor(&text),
-        architecture: files.word("proc/sys/kernel/arch").unwrap_or_else(|| std::env::consts::ARCH.to_owned()),
+        architecture: files
+            .word("proc/sys/kernel/arch")
+            .unwrap_or_else(|| std::env::consts::ARCH.to_owned()),
         numa_nodes: numa_nodes(files),
         ..Cpu::default()
     };
@@ -23,7 +25,11 @@ pub(crate) fn discover(files: Files<'_>, problems: &mut Vec<String>) -> Cpu {
     if cpu.threads == 0 {
         // No sysfs, as in some sandboxes: count what the kernel lists.
         let all = files.text_of("proc/cpuinfo", 4 << 20).unwrap_or_default();
-        cpu.threads = count(all.lines().filter(|line| field(line).is_some_and(|(name, _)| name == "processor")).count());
+        cpu.threads = count(
+            all.lines()
+                .filter(|line| field(line).is_some_and(|(name, _)| name == "processor"))
+                .count(),
+        );
         cpu.cores = cpu.threads;
         cpu.sockets = cpu.threads.min(1);
     }
@@ -34,7 +40,9 @@ pub(crate) fn discover(files: Files<'_>, problems: &mut Vec<String>) -> Cpu {
 }
 
 fn topology(files: Files<'_>, cpu: &mut Cpu) {
-    let list = files.word(&format!("{TOPOLOGY}/online")).unwrap_or_default();
+    let list = files
+        .word(&format!("{TOPOLOGY}/online"))
+        .unwrap_or_default();
     let online = parse_list(&list);
     let (mut packages, mut cores) = (BTreeSet::new(), BTreeSet::new());
     for number in &online {
@@ -51,9 +59,19 @@ fn topology(files: Files<'_>, cpu: &mut Cpu) {
 
 /// Nodes without processors (the memory of some accelerators) do not count.
 fn numa_nodes(files: Files<'_>) -> u32 {
-    let is_node = |name: &String| name.strip_prefix("node").is_some_and(|rest| rest.parse::<u32>().is_ok());
-    let nodes = files.names("sys/devices/system/node").into_iter().filter(is_node);
-    let with_processors = nodes.filter(|node| files.word(&format!("sys/devices/system/node/{node}/cpulist")).is_some());
+    let is_node = |name: &String| {
+        name.strip_prefix("node")
+            .is_some_and(|rest| rest.parse::<u32>().is_ok())
+    };
+    let nodes = files
+        .names("sys/devices/system/node")
+        .into_iter()
+        .filter(is_node);
+    let with_processors = nodes.filter(|node| {
+        files
+            .word(&format!("sys/devices/system/node/{node}/cpulist"))
+            .is_some()
+    });
     count(with_processors.count()).max(1)
 }
 
@@ -71,18 +89,23 @@ pub(crate) fn parse_list(text: &str) -> Vec<u32> {
 }
 
 fn field(line: &str) -> Option<(&str, &str)> {
-    line.split_once(':').map(|(name, value)| (name.trim(), value.trim()))
+    line.split_once(':')
+        .map(|(name, value)| (name.trim(), value.trim()))
 }
 
 fn first<'a>(text: &'a str, wanted: &str) -> Option<&'a str> {
-    text.lines().filter_map(field).find(|(name, value)| name.eq_ignore_ascii_case(wanted) && !value.is_empty()).map(|(_, value)| value)
+    text.lines()
+        .filter_map(field)
+        .find(|(name, value)| name.eq_ignore_ascii_case(wanted) && !value.is_empty())
+        .map(|(_, value)| value)
 }
 
 fn model(text: &str) -> String {
     if let Some(name) = first(text, "model name") {
         return name.split_whitespace().collect::<Vec<_>>().join(" ");
     }
-    let (Some(implementer), Some(part)) = (first(text, "CPU implementer"), first(text, "CPU part")) else {
+    let (Some(implementer), Some(part)) = (first(text, "CPU implementer"), first(text, "CPU part"))
+    else {
         return String::new();
     };
     let name = match (implementer, part) {
@@ -140,8 +163,14 @@ mod tests {
 
     #[test]
     fn arm_parts_have_names_and_unknown_ones_their_numbers() {
-        assert_eq!(model("CPU implementer : 0x48\nCPU part : 0xd01\n"), "Kunpeng 920 (TaiShan v110)");
-        assert_eq!(model("CPU implementer : 0x99\nCPU part : 0x001\n"), "implementer 0x99 part 0x001");
+        assert_eq!(
+            model("CPU implementer : 0x48\nCPU part : 0xd01\n"),
+            "Kunpeng 920 (TaiShan v110)"
+        );
+        assert_eq!(
+            model("CPU implementer : 0x99\nCPU part : 0x001\n"),
+            "implementer 0x99 part 0x001"
+        );
         assert_eq!(vendor("CPU implementer : 0x48\n"), "HiSilicon");
         assert_eq!(model(""), "");
     }

@@ -15,37 +15,79 @@ use crate::tools::Tools;
 const MOST_FILE_SYSTEMS: usize = 256;
 
 const NETWORK: [&str; 16] = [
-    "nfs", "nfs4", "cifs", "smb3", "lustre", "ceph", "gpfs", "beegfs", "glusterfs", "fuse.glusterfs", "fuse.juicefs", "fuse.ceph",
-    "9p", "virtiofs", "dpc", "wekafs",
+    "nfs",
+    "nfs4",
+    "cifs",
+    "smb3",
+    "lustre",
+    "ceph",
+    "gpfs",
+    "beegfs",
+    "glusterfs",
+    "fuse.glusterfs",
+    "fuse.juicefs",
+    "fuse.ceph",
+    "9p",
+    "virtiofs",
+    "dpc",
+    "wekafs",
 ];
 
 const IMAGES: [&str; 4] = ["squashfs", "iso9660", "udf", "erofs"];
 
 const TRANSIENT: [&str; 10] = [
-    "/var/lib/docker/", "/var/lib/containerd/", "/var/lib/containers/", "/var/lib/kubelet/", "/run/", "/snap/", "/proc/", "/sys/",
-    "/dev/", "/etc/",
+    "/var/lib/docker/",
+    "/var/lib/containerd/",
+    "/var/lib/containers/",
+    "/var/lib/kubelet/",
+    "/run/",
+    "/snap/",
+    "/proc/",
+    "/sys/",
+    "/dev/",
+    "/etc/",
 ];
 
 /// One line of mountinfo, as far as it matters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Mount {
-    pub(crate) mount_point: String,
+    pub(crate) place: String,
     pub(crate) kind: String,
     pub(crate) source: String,
 }
 
-pub(crate) fn discover(files: Files<'_>, tools: &dyn Tools, problems: &mut Vec<String>) -> Vec<FileSystem> {
-    let mounts = parse_mounts(&files.text_of("proc/self/mountinfo", 4 << 20).unwrap_or_default());
+pub(crate) fn discover(
+    files: Files<'_>,
+    tools: &dyn Tools,
+    problems: &mut Vec<String>,
+) -> Vec<FileSystem> {
+    let mounts = parse_mounts(
+        &files
+            .text_of("proc/self/mountinfo", 4 << 20)
+            .unwrap_or_default(),
+    );
     let found: Vec<FileSystem> = select(mounts)
         .into_iter()
         .map(|mount| {
             let on_network = NETWORK.contains(&mount.kind.as_str());
-            let path = files.path(mount.mount_point.trim_start_matches('/'));
-            let size_bytes = if on_network { None } else { tools.space(Path::new(&path)).map(|space| space.size_bytes) };
-            FileSystem { mount_point: mount.mount_point, source: mount.source, kind: mount.kind, size_bytes }
+            let path = files.path(mount.place.trim_start_matches('/'));
+            let size_bytes = if on_network {
+                None
+            } else {
+                tools.space(Path::new(&path)).map(|space| space.size_bytes)
+            };
+            FileSystem {
+                mount_point: mount.place,
+                source: mount.source,
+                kind: mount.kind,
+                size_bytes,
+            }
         })
         .collect();
-    if !found.iter().any(|file_system| file_system.mount_point == "/") {
+    if !found
+        .iter()
+        .any(|file_system| file_system.mount_point == "/")
+    {
         problems.push("the root file system was not found in /proc/self/mountinfo".into());
     }
     found
@@ -55,11 +97,11 @@ fn select(mounts: Vec<Mount>) -> Vec<Mount> {
     let mut by_source: BTreeMap<String, Mount> = BTreeMap::new();
     let mut root = None;
     for mount in mounts {
-        if mount.mount_point == "/" {
+        if mount.place == "/" {
             // A later mount covers an earlier one.
             root = Some(mount);
         } else if holds_data(&mount) {
-            let rank = |mount: &Mount| (mount.mount_point.len(), mount.mount_point.clone());
+            let rank = |mount: &Mount| (mount.place.len(), mount.place.clone());
             match by_source.get(&mount.source) {
                 Some(known) if rank(known) <= rank(&mount) => {}
                 _ => drop(by_source.insert(mount.source.clone(), mount)),
@@ -70,15 +112,18 @@ fn select(mounts: Vec<Mount>) -> Vec<Mount> {
         by_source.remove(&root.source);
     }
     let mut selected: Vec<Mount> = root.into_iter().chain(by_source.into_values()).collect();
-    selected.sort_by(|one, other| one.mount_point.cmp(&other.mount_point));
+    selected.sort_by(|one, other| one.place.cmp(&other.place));
     selected.truncate(MOST_FILE_SYSTEMS);
     selected
 }
 
 fn holds_data(mount: &Mount) -> bool {
     let kind = mount.kind.as_str();
-    let on_disk = (mount.source.starts_with("/dev/") && !mount.source.starts_with("/dev/loop")) || kind == "zfs";
-    let transient = TRANSIENT.iter().any(|prefix| mount.mount_point.starts_with(prefix));
+    let on_disk = (mount.source.starts_with("/dev/") && !mount.source.starts_with("/dev/loop"))
+        || kind == "zfs";
+    let transient = TRANSIENT
+        .iter()
+        .any(|prefix| mount.place.starts_with(prefix));
     (on_disk || NETWORK.contains(&kind)) && !IMAGES.contains(&kind) && !transient
 }
 
@@ -86,10 +131,14 @@ fn holds_data(mount: &Mount) -> bool {
 pub(crate) fn parse_mounts(text: &str) -> Vec<Mount> {
     let parse = |line: &str| {
         let (front, back) = line.split_once(" - ")?;
-        let mount_point = unescape(front.split(' ').nth(4)?);
+        let place = unescape(front.split(' ').nth(4)?);
         let mut rest = back.split(' ');
         let (kind, source) = (rest.next()?.to_owned(), unescape(rest.next()?));
-        mount_point.starts_with('/').then_some(Mount { mount_point, kind, source })
+        place.starts_with('/').then_some(Mount {
+            place,
+            kind,
+            source,
+        })
     };
     text.lines().filter_map(parse).collect()
 }
@@ -99,7 +148,10 @@ fn unescape(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&byte, after)) = rest.split_first() {
-        let octal = after.get(..3).filter(|_| byte == b'\\').and_then(|digits| std::str::from_utf8(digits).ok());
+        let octal = after
+            .get(..3)
+            .filter(|_| byte == b'\\')
+            .and_then(|digits| std::str::from_utf8(digits).ok());
         if let Some(code) = octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
             bytes.push(code);
             rest = &after[3..];
@@ -133,19 +185,27 @@ mod tests {
 
     #[test]
     fn data_is_kept_and_each_source_once() {
-        let kept: Vec<_> = select(parse_mounts(MOUNTS)).into_iter().map(|mount| (mount.mount_point, mount.source)).collect();
+        let kept: Vec<_> = select(parse_mounts(MOUNTS))
+            .into_iter()
+            .map(|mount| (mount.place, mount.source))
+            .collect();
         let expected = [
             ("/", "/dev/nvme0n1p2"),
             ("/boot/efi", "/dev/nvme0n1p1"),
             ("/data set", "/dev/nvme1n1"),
             ("/mnt/train", "10.0.0.9:/train"),
         ];
-        assert_eq!(kept, expected.map(|(mount_point, source)| (mount_point.to_owned(), source.to_owned())));
+        assert_eq!(
+            kept,
+            expected.map(|(mount_point, source)| (mount_point.to_owned(), source.to_owned()))
+        );
     }
 
     #[test]
     fn the_root_of_a_container_is_kept_although_it_is_an_overlay() {
-        let kept = select(parse_mounts("1 0 0:9 / / rw - overlay overlay rw,lowerdir=/x\n2 1 8:1 /h /etc/hosts rw - ext4 /dev/sda1 rw\n"));
+        let kept = select(parse_mounts(
+            "1 0 0:9 / / rw - overlay overlay rw,lowerdir=/x\n2 1 8:1 /h /etc/hosts rw - ext4 /dev/sda1 rw\n",
+        ));
         assert_eq!(kept.len(), 1);
         assert_eq!(kept[0].kind, "overlay");
     }

@@ -37,7 +37,11 @@ impl<'a> Files<'a> {
     /// The first `most_bytes` of a file, as text.
     pub(crate) fn text_of(self, path: &str, most_bytes: u64) -> Option<String> {
         let mut bytes = Vec::new();
-        std::fs::File::open(self.path(path)).ok()?.take(most_bytes).read_to_end(&mut bytes).ok()?;
+        std::fs::File::open(self.path(path))
+            .ok()?
+            .take(most_bytes)
+            .read_to_end(&mut bytes)
+            .ok()?;
         Some(String::from_utf8_lossy(&bytes).into_owned())
     }
 
@@ -45,7 +49,11 @@ impl<'a> Files<'a> {
     pub(crate) fn word(self, path: &str) -> Option<String> {
         let text = self.text(path)?;
         let word = text.trim_matches(|letter: char| letter.is_whitespace() || letter == '\0');
-        if word.is_empty() { None } else { Some(word.to_owned()) }
+        if word.is_empty() {
+            None
+        } else {
+            Some(word.to_owned())
+        }
     }
 
     /// A decimal number.
@@ -60,8 +68,13 @@ impl<'a> Files<'a> {
 
     /// The names in a directory, sorted; none if it is not there.
     pub(crate) fn names(self, path: &str) -> Vec<String> {
-        let entries = std::fs::read_dir(self.path(path)).into_iter().flatten().flatten();
-        let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+        let entries = std::fs::read_dir(self.path(path))
+            .into_iter()
+            .flatten()
+            .flatten();
+        let mut names: Vec<String> = entries
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .collect();
         names.sort_unstable();
         names
     }
@@ -75,10 +88,16 @@ impl<'a> Files<'a> {
     /// The PCI address of a device directory: the innermost one on its real path (a virtio device hangs below one).
     pub(crate) fn pci_address(self, path: &str) -> Option<String> {
         let real = std::fs::canonicalize(self.path(path)).ok()?;
-        real.components().rev().map(|part| part.as_os_str().to_string_lossy()).find(|name| is_pci_address(name)).map(Into::into)
+        real.components()
+            .rev()
+            .map(|part| part.as_os_str().to_string_lossy())
+            .find(|name| is_pci_address(name))
+            .map(Into::into)
     }
 }
 
 fn is_pci_address(name: &str) -> bool {
-    name.matches(':').count() == 2 && name.contains('.') && crate::ascend::normalise_bus_address(name).as_deref() == Some(name)
+    name.matches(':').count() == 2
+        && name.contains('.')
+        && crate::ascend::normalise_bus_address(name).as_deref() == Some(name)
 }

@@ -8,7 +8,11 @@ use supernode_types::inventory::{LinkState, Nic};
 use crate::files::Files;
 
 pub(crate) fn discover(files: Files<'_>) -> Vec<Nic> {
-    let mut nics: Vec<Nic> = files.names("sys/class/net").into_iter().filter_map(|name| interface(files, name)).collect();
+    let mut nics: Vec<Nic> = files
+        .names("sys/class/net")
+        .into_iter()
+        .filter_map(|name| interface(files, name))
+        .collect();
     for device in files.names("sys/class/infiniband") {
         let listed = nics.iter().any(|nic| nic.rdma_devices.contains(&device));
         if !listed && !files.exists(&format!("sys/class/infiniband/{device}/device/physfn")) {
@@ -26,11 +30,17 @@ fn interface(files: Files<'_>, name: String) -> Option<Nic> {
     }
     let rdma_devices = files.names(&at("device/infiniband"));
     // -1 and 4294967295 are the kernel's ways to say "not known".
-    let speed = files.number::<i64>(&at("speed")).and_then(|speed| u32::try_from(speed).ok());
+    let speed = files
+        .number::<i64>(&at("speed"))
+        .and_then(|speed| u32::try_from(speed).ok());
     let speed_mbps = speed.filter(|speed| (1..u32::MAX).contains(speed));
     Some(Nic {
         mac: files.word(&at("address")).unwrap_or_default(),
-        speed_mbps: speed_mbps.or_else(|| rdma_devices.first().and_then(|device| port_speed_mbps(files, device))),
+        speed_mbps: speed_mbps.or_else(|| {
+            rdma_devices
+                .first()
+                .and_then(|device| port_speed_mbps(files, device))
+        }),
         state: match files.word(&at("operstate")).as_deref() {
             Some("up") => LinkState::Up,
             Some("down" | "lowerlayerdown" | "notpresent" | "dormant") => LinkState::Down,
@@ -68,7 +78,9 @@ fn adapter(files: Files<'_>, device: String) -> Option<Nic> {
 /// The rate of an adapter's first port while it has a link: a port that is down still prints a rate.
 fn port_speed_mbps(files: Files<'_>, device: &str) -> Option<u32> {
     let at = |file: &str| format!("sys/class/infiniband/{device}/ports/1/{file}");
-    files.word(&at("state")).filter(|state| state.contains("ACTIVE"))?;
+    files
+        .word(&at("state"))
+        .filter(|state| state.contains("ACTIVE"))?;
     parse_rate_mbps(&files.word(&at("rate"))?)
 }
 
@@ -80,7 +92,11 @@ fn parse_rate_mbps(text: &str) -> Option<u32> {
         return None;
     }
     let tenths: u32 = tenths.get(..1)?.parse().ok()?;
-    whole.parse::<u32>().ok()?.checked_mul(1000)?.checked_add(tenths * 100)
+    whole
+        .parse::<u32>()
+        .ok()?
+        .checked_mul(1000)?
+        .checked_add(tenths * 100)
 }
 
 #[cfg(test)]

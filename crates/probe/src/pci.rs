@@ -15,7 +15,11 @@ const CLASS_3D: u32 = 0x0302;
 const CLASS_OTHER_DISPLAY: u32 = 0x0380;
 
 pub(crate) fn discover(files: Files<'_>) -> Vec<PciAccelerator> {
-    files.names("sys/bus/pci/devices").into_iter().filter_map(|address| accelerator(files, address)).collect()
+    files
+        .names("sys/bus/pci/devices")
+        .into_iter()
+        .filter_map(|address| accelerator(files, address))
+        .collect()
 }
 
 fn accelerator(files: Files<'_>, address: String) -> Option<PciAccelerator> {
@@ -30,7 +34,12 @@ fn accelerator(files: Files<'_>, address: String) -> Option<PciAccelerator> {
         return None;
     }
     let device_id = u16::try_from(files.hexadecimal(&at("device"))?).ok()?;
-    Some(PciAccelerator { vendor: vendor_name(vendor_id), vendor_id, device_id, address })
+    Some(PciAccelerator {
+        vendor: vendor_name(vendor_id),
+        vendor_id,
+        device_id,
+        address,
+    })
 }
 
 fn vendor_name(vendor_id: u16) -> String {

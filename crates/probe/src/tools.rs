@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use crate::command::{ToolError, ToolOutput};
 use crate::command::{Limits, Running, run};
+pub use crate::command::{ToolError, ToolOutput};
 use crate::nvidia::{NvmlReport, ask_nvml};
 
 /// A program that discovery may run. There is no way to run another.
@@ -46,20 +46,37 @@ pub struct SystemTools {
 impl SystemTools {
     /// Looks for tools in these directories first.
     pub fn with_directories(directories: Vec<PathBuf>) -> Self {
-        Self { directories, ..Self::default() }
+        Self {
+            directories,
+            ..Self::default()
+        }
     }
 
     fn find(&self, tool: Tool) -> Option<PathBuf> {
         let (name, usual): (&str, &[&str]) = match tool {
             Tool::NpuSmi => (
                 "npu-smi",
-                &["/usr/local/bin", "/usr/local/sbin", "/usr/local/Ascend/driver/tools", "/usr/local/Ascend/driver/bin", "/usr/bin"],
+                &[
+                    "/usr/local/bin",
+                    "/usr/local/sbin",
+                    "/usr/local/Ascend/driver/tools",
+                    "/usr/local/Ascend/driver/bin",
+                    "/usr/bin",
+                ],
             ),
             Tool::Nvcc => ("nvcc", &["/usr/local/cuda/bin", "/usr/bin"]),
         };
         let path = std::env::var_os("PATH").unwrap_or_default();
-        let places = self.directories.iter().cloned().chain(std::env::split_paths(&path)).chain(usual.iter().map(PathBuf::from));
-        places.filter(|directory| directory.is_absolute()).map(|directory| directory.join(name)).find(|file| file.is_file())
+        let places = self
+            .directories
+            .iter()
+            .cloned()
+            .chain(std::env::split_paths(&path))
+            .chain(usual.iter().map(PathBuf::from));
+        places
+            .filter(|directory| directory.is_absolute())
+            .map(|directory| directory.join(name))
+            .find(|file| file.is_file())
     }
 }
 
@@ -69,26 +86,47 @@ impl Tools for SystemTools {
             Tool::NpuSmi => "npu-smi",
             Tool::Nvcc => "nvcc",
         };
-        let program = self.find(tool).ok_or_else(|| ToolError::NotFound { tool: name.into() })?;
+        let program = self
+            .find(tool)
+            .ok_or_else(|| ToolError::NotFound { tool: name.into() })?;
         let environment = [
             ("LC_ALL", "C"),
-            ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+            (
+                "PATH",
+                "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            ),
             // npu-smi needs the driver's libraries, which containers do not have in the loader's cache.
-            ("LD_LIBRARY_PATH", "/usr/local/Ascend/driver/lib64/common:/usr/local/Ascend/driver/lib64/driver:/usr/local/Ascend/driver/lib64"),
+            (
+                "LD_LIBRARY_PATH",
+                "/usr/local/Ascend/driver/lib64/common:/usr/local/Ascend/driver/lib64/driver:/usr/local/Ascend/driver/lib64",
+            ),
         ];
-        let limits = Limits { time: Duration::from_secs(20), output_bytes: 256 * 1024 };
+        let limits = Limits {
+            time: Duration::from_secs(20),
+            output_bytes: 256 * 1024,
+        };
         run(&program, arguments, &environment, limits, &self.commands)
     }
 
     fn nvml(&self) -> Result<NvmlReport, String> {
         let limit = Duration::from_secs(20);
-        let receiver = self.nvml.start(ask_nvml).ok_or("an earlier call of NVML hangs in the driver; restart the driver or the machine")?;
-        receiver.recv_timeout(limit).unwrap_or_else(|_| Err(format!("NVML did not answer within {} s; look at the kernel log", limit.as_secs())))
+        let receiver = self.nvml.start(ask_nvml).ok_or(
+            "an earlier call of NVML hangs in the driver; restart the driver or the machine",
+        )?;
+        receiver.recv_timeout(limit).unwrap_or_else(|_| {
+            Err(format!(
+                "NVML did not answer within {} s; look at the kernel log",
+                limit.as_secs()
+            ))
+        })
     }
 
     fn space(&self, path: &Path) -> Option<Space> {
         let found = rustix::fs::statvfs(path).ok()?;
         let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
-        Some(Space { size_bytes: bytes(found.f_blocks), used_bytes: bytes(found.f_blocks.saturating_sub(found.f_bfree)) })
+        Some(Space {
+            size_bytes: bytes(found.f_blocks),
+            used_bytes: bytes(found.f_blocks.saturating_sub(found.f_bfree)),
+        })
     }
 }

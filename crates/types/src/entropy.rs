@@ -28,7 +28,7 @@ impl Entropy for SystemEntropy {
     }
 }
 
-/// A seeded source (SplitMix64) for tests and simulations; never for secrets.
+/// A seeded source (`SplitMix64`) for tests and simulations; never for secrets.
 #[derive(Debug)]
 pub struct SeededEntropy(std::sync::Mutex<u64>);
 

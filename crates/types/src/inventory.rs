@@ -52,7 +52,9 @@ pub struct Inventory {
 impl Inventory {
     /// How many devices the node offers to jobs: its accelerators, or 1 (the host itself) on a plain CPU host.
     pub fn device_count(&self) -> u32 {
-        u32::try_from(self.accelerators.len()).unwrap_or(u32::MAX).max(1)
+        u32::try_from(self.accelerators.len())
+            .unwrap_or(u32::MAX)
+            .max(1)
     }
 
     /// The version of a component: `kernel`, `os`, or a name in [`Inventory::versions`].
@@ -62,7 +64,11 @@ impl Inventory {
             "os" => &self.os,
             other => self.versions.get(other)?,
         };
-        if version.is_empty() { None } else { Some(version) }
+        if version.is_empty() {
+            None
+        } else {
+            Some(version)
+        }
     }
 }
 
@@ -308,13 +314,18 @@ mod tests {
     fn a_plain_host_is_one_device() {
         let mut inventory = Inventory::default();
         assert_eq!(inventory.device_count(), 1);
-        inventory.accelerators = (0..8).map(|index| Accelerator::new(index, AcceleratorVendor::Ascend)).collect();
+        inventory.accelerators = (0..8)
+            .map(|index| Accelerator::new(index, AcceleratorVendor::Ascend))
+            .collect();
         assert_eq!(inventory.device_count(), 8);
     }
 
     #[test]
     fn an_unknown_version_is_absent_and_never_empty() {
-        let mut inventory = Inventory { kernel: "6.8.0".into(), ..Inventory::default() };
+        let mut inventory = Inventory {
+            kernel: "6.8.0".into(),
+            ..Inventory::default()
+        };
         inventory.versions.insert("cann".into(), "8.3.RC2".into());
         assert_eq!(inventory.version("kernel"), Some("6.8.0"));
         assert_eq!(inventory.version("cann"), Some("8.3.RC2"));
@@ -325,9 +336,15 @@ mod tests {
     #[test]
     fn a_report_of_another_version_is_still_understood() {
         let text = r#"{"host_name":"n1","accelerators":[{"index":3,"vendor":"ascend","health":{"state":"bad","why":"gone"},"colour":"red"}],"next":1}"#;
-        let inventory: Inventory = serde_json::from_str(text).expect("unknown fields are ignored and missing ones have defaults");
-        assert_eq!(inventory.accelerators[0].health, DeviceHealth::Bad { why: "gone".into() });
-        let again = serde_json::from_str::<Inventory>(&serde_json::to_string(&inventory).expect("plain data"));
+        let inventory: Inventory = serde_json::from_str(text)
+            .expect("unknown fields are ignored and missing ones have defaults");
+        assert_eq!(
+            inventory.accelerators[0].health,
+            DeviceHealth::Bad { why: "gone".into() }
+        );
+        let again = serde_json::from_str::<Inventory>(
+            &serde_json::to_string(&inventory).expect("plain data"),
+        );
         assert_eq!(again.expect("what was written can be read"), inventory);
     }
 }

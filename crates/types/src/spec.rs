@@ -8,7 +8,11 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::inventory::{Accelerator, AcceleratorVendor, Inventory, Nic};
+use crate::inventory::{AcceleratorVendor, Inventory, Nic};
+
+mod matching;
+
+pub use matching::{AmbiguousSpecs, Difference, best_match, matches};
 
 /// How many nodes one super node may have unless its spec says otherwise.
 pub const DEFAULT_MAX_NODES: u32 = 48;
@@ -17,7 +21,6 @@ pub const DEFAULT_MAX_NODES: u32 = 48;
 pub const DEFAULT_TOLERANCE_PERCENT: u8 = 3;
 
 const MEBIBYTE: u64 = 1 << 20;
-const GIBIBYTE: u64 = 1 << 30;
 const TEBIBYTE: u64 = 1 << 40;
 
 /// A declared hardware specification. At least one field constrains.
@@ -122,23 +125,13 @@ impl NicSpec {
     }
 }
 
-/// One fact of an inventory that is not as the spec says. Displays as one sentence.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, thiserror::Error)]
-#[error("the {fact} must be {expected}, but is {found}")]
-pub struct Difference {
-    /// What was compared, for example `number of accelerators`.
-    pub fact: String,
-    /// What the spec asks.
-    pub expected: String,
-    /// What the inventory says.
-    pub found: String,
-}
-
 /// Why a text is not a usable spec.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidSpec {
     /// Nothing is declared: it would match every machine.
-    #[error("the spec constrains nothing and would match every node; declare at least one field, for example accelerator.model or cpu.cores")]
+    #[error(
+        "the spec constrains nothing and would match every node; declare at least one field, for example accelerator.model or cpu.cores"
+    )]
     Empty,
     /// A count that must be positive is 0.
     #[error("{field} is 0; leave the field out if it does not matter")]
@@ -153,7 +146,9 @@ pub enum InvalidSpec {
         field: &'static str,
     },
     /// A name is empty, too long, or has control characters.
-    #[error("{field} must be 1 to 128 printable characters; leave the field out if it does not matter")]
+    #[error(
+        "{field} must be 1 to 128 printable characters; leave the field out if it does not matter"
+    )]
     Name {
         /// The field.
         field: &'static str,
@@ -170,14 +165,6 @@ pub enum InvalidSpec {
     },
 }
 
-/// Two or more specs fit a node equally well.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the specs {} fit equally well; make one of them ask for more, or delete one", .specs.join(" and "))]
-pub struct AmbiguousSpecs {
-    /// Their names, in the order in which they were given.
-    pub specs: Vec<String>,
-}
-
 impl SpecDefinition {
     /// Declares the spec of this node: every fact that can be part of a spec and is known.
     pub fn learn(inventory: &Inventory) -> Self {
@@ -186,20 +173,37 @@ impl SpecDefinition {
             vendor: same(devices.iter().map(|device| Some(device.vendor))),
             model: same(devices.iter().map(|device| name(&device.model))),
             count: Some(u32::try_from(devices.len()).unwrap_or(u32::MAX)),
-            memory_bytes: same(devices.iter().map(|device| device.memory_bytes.filter(|bytes| *bytes > 0))),
+            memory_bytes: same(
+                devices
+                    .iter()
+                    .map(|device| device.memory_bytes.filter(|bytes| *bytes > 0)),
+            ),
         };
         let cpu = CpuSpec {
             architecture: name(&inventory.cpu.architecture),
             model: name(&inventory.cpu.model),
             cores: Some(inventory.cpu.cores).filter(|cores| *cores > 0),
         };
-        let memory = MemorySpec { size_bytes: Some(inventory.memory_bytes).filter(|bytes| *bytes > 0), tolerance_percent: None };
-        Self { accelerator, cpu, memory, nics: NicSpec::learn(&inventory.nics) }
+        let memory = MemorySpec {
+            size_bytes: Some(inventory.memory_bytes).filter(|bytes| *bytes > 0),
+            tolerance_percent: None,
+        };
+        Self {
+            accelerator,
+            cpu,
+            memory,
+            nics: NicSpec::learn(&inventory.nics),
+        }
     }
 
     /// How many facts it constrains; the tolerance is not one.
     pub fn constraints(&self) -> u32 {
-        let Self { accelerator, cpu, memory, nics } = self;
+        let Self {
+            accelerator,
+            cpu,
+            memory,
+            nics,
+        } = self;
         let set = [
             accelerator.vendor.is_some(),
             accelerator.model.is_some(),
@@ -218,7 +222,12 @@ impl SpecDefinition {
 
     /// Refuses a declaration that matches everything, contradicts itself, or holds a number that no machine has.
     pub fn validate(&self) -> Result<(), InvalidSpec> {
-        let Self { accelerator, cpu, memory, nics } = self;
+        let Self {
+            accelerator,
+            cpu,
+            memory,
+            nics,
+        } = self;
         if self.constraints() == 0 {
             return Err(InvalidSpec::Empty);
         }
@@ -226,36 +235,91 @@ impl SpecDefinition {
             let described = [
                 ("accelerator.vendor", accelerator.vendor.is_some()),
                 ("accelerator.model", accelerator.model.is_some()),
-                ("accelerator.memory_bytes", accelerator.memory_bytes.is_some()),
+                (
+                    "accelerator.memory_bytes",
+                    accelerator.memory_bytes.is_some(),
+                ),
             ];
             if let Some((field, _)) = described.into_iter().find(|(_, described)| *described) {
                 return Err(InvalidSpec::Contradiction { field });
             }
         }
-        for (field, text) in
-            [("accelerator.model", &accelerator.model), ("cpu.architecture", &cpu.architecture), ("cpu.model", &cpu.model)]
-        {
+        for (field, text) in [
+            ("accelerator.model", &accelerator.model),
+            ("cpu.architecture", &cpu.architecture),
+            ("cpu.model", &cpu.model),
+        ] {
             if text.as_ref().is_some_and(|text| !printable(text)) {
                 return Err(InvalidSpec::Name { field });
             }
         }
-        for (field, value) in [("cpu.cores", cpu.cores), ("nics.count", nics.count), ("nics.speed_mbps", nics.speed_mbps)] {
+        for (field, value) in [
+            ("cpu.cores", cpu.cores),
+            ("nics.count", nics.count),
+            ("nics.speed_mbps", nics.speed_mbps),
+        ] {
             if value == Some(0) {
                 return Err(InvalidSpec::Zero { field });
             }
         }
         let numbers = [
-            ("accelerator.count", accelerator.count.map(u64::from), 0, 1024, "at most 1024"),
-            ("accelerator.memory_bytes", accelerator.memory_bytes, 256 * MEBIBYTE, 16 * TEBIBYTE, "256 MiB to 16 TiB"),
-            ("cpu.cores", cpu.cores.map(u64::from), 1, 65_536, "1 to 65536"),
-            ("memory.size_bytes", memory.size_bytes, 64 * MEBIBYTE, 1024 * TEBIBYTE, "64 MiB to 1 PiB"),
-            ("memory.tolerance_percent", memory.tolerance_percent.map(u64::from), 0, 50, "0 to 50"),
-            ("nics.count", nics.count.map(u64::from), 1, 1024, "1 to 1024"),
-            ("nics.speed_mbps", nics.speed_mbps.map(u64::from), 10, 10_000_000, "10 to 10000000 Mbit/s"),
+            (
+                "accelerator.count",
+                accelerator.count.map(u64::from),
+                0,
+                1024,
+                "at most 1024",
+            ),
+            (
+                "accelerator.memory_bytes",
+                accelerator.memory_bytes,
+                256 * MEBIBYTE,
+                16 * TEBIBYTE,
+                "256 MiB to 16 TiB",
+            ),
+            (
+                "cpu.cores",
+                cpu.cores.map(u64::from),
+                1,
+                65_536,
+                "1 to 65536",
+            ),
+            (
+                "memory.size_bytes",
+                memory.size_bytes,
+                64 * MEBIBYTE,
+                1024 * TEBIBYTE,
+                "64 MiB to 1 PiB",
+            ),
+            (
+                "memory.tolerance_percent",
+                memory.tolerance_percent.map(u64::from),
+                0,
+                50,
+                "0 to 50",
+            ),
+            (
+                "nics.count",
+                nics.count.map(u64::from),
+                1,
+                1024,
+                "1 to 1024",
+            ),
+            (
+                "nics.speed_mbps",
+                nics.speed_mbps.map(u64::from),
+                10,
+                10_000_000,
+                "10 to 10000000 Mbit/s",
+            ),
         ];
         for (field, value, least, most, allowed) in numbers {
             if let Some(value) = value.filter(|value| *value < least || *value > most) {
-                return Err(InvalidSpec::Absurd { field, value, allowed });
+                return Err(InvalidSpec::Absurd {
+                    field,
+                    value,
+                    allowed,
+                });
             }
         }
         Ok(())
@@ -269,140 +333,23 @@ impl NicSpec {
             return Self::default();
         }
         let rdma = nics.iter().any(|nic| !nic.rdma_devices.is_empty());
-        let of_this_kind = || nics.iter().filter(|nic| !nic.rdma_devices.is_empty() == rdma);
-        let speed_mbps = of_this_kind().filter_map(|nic| nic.speed_mbps).max().filter(|speed| *speed > 0);
-        let count = of_this_kind().filter(|nic| speed_mbps.is_none() || nic.speed_mbps == speed_mbps).count();
-        Self { count: u32::try_from(count).ok().filter(|count| *count > 0), speed_mbps, rdma: Some(rdma) }
-    }
-}
-
-/// Compares an inventory with a spec; the error names every fact that differs.
-pub fn matches(spec: &SpecDefinition, inventory: &Inventory) -> Result<(), Vec<Difference>> {
-    let mut differences = Vec::new();
-    let tolerance_percent = spec.memory.tolerance_percent.unwrap_or(DEFAULT_TOLERANCE_PERCENT);
-    compare_accelerators(&spec.accelerator, tolerance_percent, &inventory.accelerators, &mut differences);
-    compare_cpu(&spec.cpu, inventory, &mut differences);
-    if let Some(expected) = spec.memory.size_bytes
-        && !within(expected, inventory.memory_bytes, tolerance_percent)
-    {
-        let found = if inventory.memory_bytes == 0 { "not known".to_owned() } else { size(inventory.memory_bytes) };
-        differences.push(difference("memory", format!("{} within {tolerance_percent} %", size(expected)), found));
-    }
-    compare_nics(&spec.nics, &inventory.nics, &mut differences);
-    if differences.is_empty() { Ok(()) } else { Err(differences) }
-}
-
-/// The one spec that a node belongs to: of those that match, the one that constrains most.
-///
-/// `Ok(None)` if none matches; refused if several constrain equally much, because a node belongs to at most one.
-pub fn best_match<'a, K: std::fmt::Display>(
-    specs: impl IntoIterator<Item = (K, &'a SpecDefinition)>,
-    inventory: &Inventory,
-) -> Result<Option<K>, AmbiguousSpecs> {
-    let mut best: Vec<K> = Vec::new();
-    let mut most = 0;
-    for (key, spec) in specs {
-        let constraints = spec.constraints();
-        if constraints < most || matches(spec, inventory).is_err() {
-            continue;
-        }
-        if constraints > most {
-            best.clear();
-            most = constraints;
-        }
-        best.push(key);
-    }
-    if best.len() > 1 {
-        return Err(AmbiguousSpecs { specs: best.iter().map(ToString::to_string).collect() });
-    }
-    Ok(best.pop())
-}
-
-fn compare_accelerators(spec: &AcceleratorSpec, tolerance_percent: u8, found: &[Accelerator], differences: &mut Vec<Difference>) {
-    let described = spec.vendor.is_some() || spec.model.is_some() || spec.memory_bytes.is_some();
-    match spec.count {
-        Some(count) if usize::try_from(count) != Ok(found.len()) => {
-            differences.push(difference("number of accelerators", count.to_string(), found.len().to_string()));
-        }
-        None if described && found.is_empty() => {
-            differences.push(difference("number of accelerators", "at least 1".to_owned(), "0".to_owned()));
-        }
-        _ => {}
-    }
-    let on = |device: &Accelerator, what: String| format!("{what} on device {}", device.index);
-    if let Some(vendor) = spec.vendor
-        && let Some(other) = found.iter().find(|device| device.vendor != vendor)
-    {
-        differences.push(difference("accelerator vendor", vendor.to_string(), on(other, other.vendor.to_string())));
-    }
-    if let Some(model) = &spec.model
-        && let Some(other) = found.iter().find(|device| !same_text(&device.model, model))
-    {
-        differences.push(difference("accelerator model", model.clone(), on(other, text(&other.model))));
-    }
-    if let Some(expected) = spec.memory_bytes
-        && let Some(other) =
-            found.iter().find(|device| !device.memory_bytes.is_some_and(|bytes| within(expected, bytes, tolerance_percent)))
-    {
-        let bytes = other.memory_bytes.map_or("not known".to_owned(), size);
-        let expected = format!("{} within {tolerance_percent} %", size(expected));
-        differences.push(difference("accelerator memory", expected, on(other, bytes)));
-    }
-}
-
-fn compare_cpu(spec: &CpuSpec, inventory: &Inventory, differences: &mut Vec<Difference>) {
-    let cpu = &inventory.cpu;
-    if let Some(architecture) = &spec.architecture
-        && !same_text(canonical(architecture), canonical(&cpu.architecture))
-    {
-        differences.push(difference("CPU architecture", architecture.clone(), text(&cpu.architecture)));
-    }
-    if let Some(model) = &spec.model
-        && !same_text(model, &cpu.model)
-    {
-        differences.push(difference("CPU model", model.clone(), text(&cpu.model)));
-    }
-    if let Some(cores) = spec.cores
-        && cores != cpu.cores
-    {
-        let found = if cpu.cores == 0 { "not known".to_owned() } else { cpu.cores.to_string() };
-        differences.push(difference("number of CPU cores", cores.to_string(), found));
-    }
-}
-
-fn compare_nics(spec: &NicSpec, nics: &[Nic], differences: &mut Vec<Difference>) {
-    if spec.is_free() {
-        return;
-    }
-    let with_rdma = |nic: &&Nic| !nic.rdma_devices.is_empty();
-    let rdma_count = nics.iter().filter(with_rdma).count();
-    if spec.rdma == Some(false) && rdma_count > 0 {
-        differences.push(difference("number of network interfaces with RDMA", "0".to_owned(), rdma_count.to_string()));
-    }
-    let kind = if spec.rdma == Some(true) { " with RDMA" } else { "" };
-    let of_this_kind = || nics.iter().filter(|nic| spec.rdma != Some(true) || with_rdma(nic));
-    let count = usize::try_from(spec.count.unwrap_or(1)).unwrap_or(usize::MAX);
-    let found = of_this_kind().count();
-    if found < count {
-        let fact = format!("number of network interfaces{kind}");
-        differences.push(difference(&fact, format!("at least {count}"), found.to_string()));
-        return;
-    }
-    if let Some(speed_mbps) = spec.speed_mbps {
-        let fast_enough = of_this_kind().filter(|nic| nic.speed_mbps.is_none_or(|speed| speed >= speed_mbps)).count();
-        if fast_enough < count {
-            let fact = format!("number of network interfaces{kind} with {speed_mbps} Mbit/s");
-            differences.push(difference(&fact, format!("at least {count}"), fast_enough.to_string()));
+        let of_this_kind = || {
+            nics.iter()
+                .filter(|nic| nic.rdma_devices.is_empty() != rdma)
+        };
+        let speed_mbps = of_this_kind()
+            .filter_map(|nic| nic.speed_mbps)
+            .max()
+            .filter(|speed| *speed > 0);
+        let count = of_this_kind()
+            .filter(|nic| speed_mbps.is_none() || nic.speed_mbps == speed_mbps)
+            .count();
+        Self {
+            count: u32::try_from(count).ok().filter(|count| *count > 0),
+            speed_mbps,
+            rdma: Some(rdma),
         }
     }
-}
-
-fn difference(fact: &str, expected: String, found: String) -> Difference {
-    Difference { fact: fact.to_owned(), expected, found }
-}
-
-fn within(expected: u64, found: u64, tolerance_percent: u8) -> bool {
-    u128::from(expected.abs_diff(found)) * 100 <= u128::from(expected) * u128::from(tolerance_percent)
 }
 
 /// The common value, if there is one and all have it.
@@ -419,19 +366,6 @@ fn same<T: PartialEq>(values: impl Iterator<Item = Option<T>>) -> Option<T> {
     common
 }
 
-/// Equal but for the spaces: makers pad their model names.
-fn same_text(one: &str, other: &str) -> bool {
-    one.split_whitespace().eq(other.split_whitespace())
-}
-
-fn canonical(architecture: &str) -> &str {
-    match architecture {
-        "amd64" => "x86_64",
-        "arm64" => "aarch64",
-        other => other,
-    }
-}
-
 fn name(text: &str) -> Option<String> {
     Some(text.split_whitespace().collect::<Vec<_>>().join(" ")).filter(|text| printable(text))
 }
@@ -440,16 +374,5 @@ fn printable(text: &str) -> bool {
     !text.trim().is_empty() && text.chars().count() <= 128 && !text.chars().any(char::is_control)
 }
 
-fn text(found: &str) -> String {
-    if found.trim().is_empty() { "not known".to_owned() } else { found.split_whitespace().collect::<Vec<_>>().join(" ") }
-}
-
-/// A size for people, one decimal.
-fn size(bytes: u64) -> String {
-    let (unit, word) = if bytes >= GIBIBYTE { (GIBIBYTE, "GiB") } else { (MEBIBYTE, "MiB") };
-    format!("{}.{} {word}", bytes / unit, bytes % unit * 10 / unit)
-}
-
 #[cfg(test)]
-#[path = "spec_tests.rs"]
 mod tests;

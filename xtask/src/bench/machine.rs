@@ -22,9 +22,17 @@ impl Machine {
         let memory_info = fs::read_to_string("/proc/meminfo")?;
         Ok(Self {
             cores: std::thread::available_parallelism()?.get(),
-            cpu: value(&cpu_info, "model name").unwrap_or("unknown").to_owned(),
-            memory_gib: value(&memory_info, "MemTotal").and_then(kibibytes).unwrap_or_default() / 1024.0 / 1024.0,
-            kernel: fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned(),
+            cpu: value(&cpu_info, "model name")
+                .unwrap_or("unknown")
+                .to_owned(),
+            memory_gib: value(&memory_info, "MemTotal")
+                .and_then(kibibytes)
+                .unwrap_or_default()
+                / 1024.0
+                / 1024.0,
+            kernel: fs::read_to_string("/proc/sys/kernel/osrelease")?
+                .trim()
+                .to_owned(),
             load_before: load()?,
             load_after: None,
         })
@@ -53,7 +61,11 @@ impl fmt::Display for Machine {
 
 fn load() -> Result<String> {
     let text = fs::read_to_string("/proc/loadavg")?;
-    Ok(text.split_whitespace().take(3).collect::<Vec<_>>().join(" "))
+    Ok(text
+        .split_whitespace()
+        .take(3)
+        .collect::<Vec<_>>()
+        .join(" "))
 }
 
 /// The value of a `name : value` line.
@@ -74,7 +86,10 @@ mod tests {
 
     #[test]
     fn reads_proc_files() {
-        assert_eq!(value("a\t: x\nmodel name\t: EPYC: 9\n", "model name"), Some("EPYC: 9"));
+        assert_eq!(
+            value("a\t: x\nmodel name\t: EPYC: 9\n", "model name"),
+            Some("EPYC: 9")
+        );
         assert_eq!(kibibytes("2048 kB"), Some(2048.0));
         let mut machine = Machine::here().expect("Linux");
         assert!(!machine.to_string().contains("after"));

@@ -35,7 +35,12 @@ impl Answer {
         match self {
             Self::Figures(figures) => {
                 let runs: Vec<String> = figures.iter().map(|figure| unit.show(*figure)).collect();
-                format!("{} {} (runs: {})", unit.show(median(figures)), unit.label(), runs.join(" "))
+                format!(
+                    "{} {} (runs: {})",
+                    unit.show(median(figures)),
+                    unit.label(),
+                    runs.join(" ")
+                )
             }
             Self::Failed(reason) => format!("failed: {reason}"),
             Self::Nothing => "nothing to measure".to_owned(),
@@ -74,7 +79,12 @@ impl Report {
                 medians: BTreeMap::new(),
             })
             .collect();
-        Self { machine, nodes, configurations: BTreeMap::new(), suites: rows }
+        Self {
+            machine,
+            nodes,
+            configurations: BTreeMap::new(),
+            suites: rows,
+        }
     }
 
     pub(crate) fn machine(&self) -> &Machine {
@@ -83,8 +93,15 @@ impl Report {
 
     /// Prints a contender's configuration when it is started for the first time.
     pub(crate) fn configured(&mut self, contender: &'static str, configuration: &str) {
-        if self.configurations.insert(contender, configuration.to_owned()).is_none() {
-            println!("\n--- {contender}, configuration\n{}\n---\n", configuration.trim_end());
+        if self
+            .configurations
+            .insert(contender, configuration.to_owned())
+            .is_none()
+        {
+            println!(
+                "\n--- {contender}, configuration\n{}\n---\n",
+                configuration.trim_end()
+            );
         }
     }
 
@@ -114,15 +131,23 @@ impl Report {
     /// Side by side: the project, its peer, how many times better the project is, and its goal.
     pub(crate) fn table(&self) -> String {
         let [ours, theirs] = ENTRANTS.map(|entrant| entrant.name);
-        let mut lines = vec![["suite", "unit", ours, theirs, "ratio", "goal", "what"].map(str::to_owned)];
+        let mut lines =
+            vec![["suite", "unit", ours, theirs, "ratio", "goal", "what"].map(str::to_owned)];
         let mut unanswered = Vec::new();
         for row in &self.suites {
             let cell = |name: &str| match row.answers.get(name) {
                 Some(Answer::Failed(_)) => "failed".to_owned(),
-                _ => row.medians.get(name).map_or("-".to_owned(), |figure| row.unit.show(*figure)),
+                _ => row
+                    .medians
+                    .get(name)
+                    .map_or("-".to_owned(), |figure| row.unit.show(*figure)),
             };
             let (our_figure, their_figure) = (row.medians.get(ours), row.medians.get(theirs));
-            if row.answers.values().all(|answer| matches!(answer, Answer::Nothing)) {
+            if row
+                .answers
+                .values()
+                .all(|answer| matches!(answer, Answer::Nothing))
+            {
                 unanswered.push(row.name);
                 continue;
             }
@@ -134,7 +159,11 @@ impl Report {
                 (None, _) => "-".to_owned(),
                 (Some(goal), None) => row.unit.show(goal),
                 (Some(goal), Some(figure)) => {
-                    let verdict = if row.unit.reaches(*figure, goal) { "met" } else { "MISSED" };
+                    let verdict = if row.unit.reaches(*figure, goal) {
+                        "met"
+                    } else {
+                        "MISSED"
+                    };
                     format!("{} {verdict}", row.unit.show(goal))
                 }
             };
@@ -149,7 +178,11 @@ impl Report {
             ]);
         }
         let mut text = align(&lines);
-        let _ = writeln!(text, "\n{} nodes; medians; ratio: how many times better {ours} is", self.nodes);
+        let _ = writeln!(
+            text,
+            "\n{} nodes; medians; ratio: how many times better {ours} is",
+            self.nodes
+        );
         let _ = write!(text, "{}", self.machine);
         if !unanswered.is_empty() {
             let _ = write!(text, "\nnot measured: {}", unanswered.join(", "));
@@ -160,14 +193,24 @@ impl Report {
 
 /// Columns as wide as their widest cell: text to the left, figures to the right.
 fn align<const COLUMNS: usize>(lines: &[[String; COLUMNS]]) -> String {
-    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or_default();
+    let width = |column: usize| {
+        lines
+            .iter()
+            .map(|line| line[column].chars().count())
+            .max()
+            .unwrap_or_default()
+    };
     let mut text = String::new();
     for line in lines {
         let mut row = String::new();
         for (column, cell) in line.iter().enumerate() {
             let width = width(column);
             let left = column < 2 || column == COLUMNS - 1;
-            let _ = if left { write!(row, "{cell:<width$}  ") } else { write!(row, "{cell:>width$}  ") };
+            let _ = if left {
+                write!(row, "{cell:<width$}  ")
+            } else {
+                write!(row, "{cell:>width$}  ")
+            };
         }
         text.push_str(row.trim_end());
         text.push('\n');
@@ -202,16 +245,35 @@ mod tests {
     #[test]
     fn table_shows_only_what_was_measured() {
         let suites: Vec<&Suite> = SUITES.iter().collect();
-        let find = |name: &str| *suites.iter().find(|suite| suite.name == name).expect("is there");
+        let find = |name: &str| {
+            *suites
+                .iter()
+                .find(|suite| suite.name == name)
+                .expect("is there")
+        };
         let mut report = Report::new(Machine::here().expect("Linux"), 32, &suites);
-        report.record("slurm", find("gang-run"), Answer::Figures(vec![0.36, 0.32, 0.40]));
+        report.record(
+            "slurm",
+            find("gang-run"),
+            Answer::Figures(vec![0.36, 0.32, 0.40]),
+        );
         report.record("supernode", find("gang-run"), Answer::Figures(vec![0.09]));
         report.record("slurm", find("jobs"), Answer::Figures(vec![36.0]));
-        report.record("slurm", find("command"), Answer::Failed("no munge".to_owned()));
+        report.record(
+            "slurm",
+            find("command"),
+            Answer::Failed("no munge".to_owned()),
+        );
         let table = report.table();
         let row = |name: &str| {
-            let line = table.lines().find(|line| line.starts_with(name)).expect("has a row");
-            line.split_whitespace().take(6).collect::<Vec<_>>().join(" ")
+            let line = table
+                .lines()
+                .find(|line| line.starts_with(name))
+                .expect("has a row");
+            line.split_whitespace()
+                .take(6)
+                .collect::<Vec<_>>()
+                .join(" ")
         };
         assert_eq!(row("gang-run "), "gang-run ms 90 360 4.0x 120");
         assert!(table.contains("120 met"));

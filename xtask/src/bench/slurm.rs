@@ -21,13 +21,14 @@ pub(crate) const NAME: &str = "slurm";
 
 /// `libslurm-dev` for submitting by library: one process per job would measure how fast processes start.
 const PACKAGES: [&str; 3] = ["slurm-wlm", "munge", "libslurm-dev"];
-const CLIENT: Duration = Duration::from_secs(60);
-const WORK: Duration = Duration::from_secs(120);
+const CLIENT: Duration = Duration::from_mins(1);
+const WORK: Duration = Duration::from_mins(2);
 /// Detection, the credential's life and one more round of the scheduler fit three times.
-const NODE_LOSS: Duration = Duration::from_secs(240);
+const NODE_LOSS: Duration = Duration::from_mins(4);
 
 /// Prints the time and its node, then stays.
-const LONG_JOB: &str = "#!/bin/sh\necho \"$(date +%s%N) $SLURMD_NODENAME $$\" >> STAMPS\nexec sleep 3600\n";
+const LONG_JOB: &str =
+    "#!/bin/sh\necho \"$(date +%s%N) $SLURMD_NODENAME $$\" >> STAMPS\nexec sleep 3600\n";
 const STAMP_JOB: &str = "#!/bin/sh\ndate +%s%N >> STAMPS\n";
 const GANG_JOB: &str = "#!/bin/sh\nexec srun --quiet /bin/date +%s%N\n";
 const COUNTED_JOB: &str = "#!/bin/sh\necho x >> STAMPS\n";
@@ -54,28 +55,46 @@ pub(crate) fn absent() -> Result<Option<String>> {
     if may_install()? {
         apt_install(&PACKAGES)?;
     }
-    Ok((!complete()).then(|| format!("not installed; on Debian paste: {}", install_line(&PACKAGES))))
+    Ok((!complete()).then(|| {
+        format!(
+            "not installed; on Debian paste: {}",
+            install_line(&PACKAGES)
+        )
+    }))
 }
 
 impl Slurm {
     pub(crate) fn start(nodes: u32) -> Result<Self> {
         let cluster = Cluster::start(nodes)?;
-        let version = text_within(cluster.client("sinfo").arg("--version"), CLIENT)?.trim().to_owned();
+        let version = text_within(cluster.client("sinfo").arg("--version"), CLIENT)?
+            .trim()
+            .to_owned();
         let source = cluster.directory().join("submitter.c");
         let submitter = cluster.directory().join("submitter");
         fs::write(&source, include_str!("slurm/submitter.c"))?;
         text_within(
-            Command::new("cc").arg("-O2").arg("-o").args([&submitter, &source]).args(["-lslurm", "-lpthread"]),
+            Command::new("cc")
+                .arg("-O2")
+                .arg("-o")
+                .args([&submitter, &source])
+                .args(["-lslurm", "-lpthread"]),
             CLIENT,
         )
         .context("cannot compile the submitter")?;
-        Ok(Self { cluster, version, submitter, files: 0 })
+        Ok(Self {
+            cluster,
+            version,
+            submitter,
+            files: 0,
+        })
     }
 
     /// A path in the private directory that no earlier measurement used.
     fn fresh(&mut self, name: &str) -> PathBuf {
         self.files += 1;
-        self.cluster.directory().join(format!("{}-{name}", self.files))
+        self.cluster
+            .directory()
+            .join(format!("{}-{name}", self.files))
     }
 
     /// Writes a job script; `STAMPS` in it becomes the file that is returned second, which exists and is empty.
@@ -83,31 +102,46 @@ impl Slurm {
         let script = self.fresh("job.sh");
         let stamps = script.with_extension("stamps");
         fs::write(&stamps, "")?;
-        fs::write(&script, text.replace("STAMPS", &stamps.display().to_string()))?;
+        fs::write(
+            &script,
+            text.replace("STAMPS", &stamps.display().to_string()),
+        )?;
         Ok((script, stamps))
     }
 
     fn sbatch(&self, script: &PathBuf, options: &[&str]) -> Result<String> {
         let mut command = self.cluster.client("sbatch");
-        command.args(["--parsable", "--output=/dev/null"]).args(options).arg(script);
+        command
+            .args(["--parsable", "--output=/dev/null"])
+            .args(options)
+            .arg(script);
         Ok(text_within(&mut command, CLIENT)?.trim().to_owned())
     }
 
     fn gang_run(&self, nodes: u32) -> Result<f64> {
         let mut srun = self.cluster.client("srun");
-        srun.args(["--quiet", &format!("--nodes={nodes}"), &format!("--ntasks={nodes}")]);
+        srun.args([
+            "--quiet",
+            &format!("--nodes={nodes}"),
+            &format!("--ntasks={nodes}"),
+        ]);
         srun.args(["/bin/date", "+%s%N"]);
         let start = realtime_nanoseconds();
         let text = text_within(&mut srun, CLIENT)?;
-        last_stamp_after(start, &text, nodes)?.with_context(|| format!("expected {nodes} stamps, srun printed: {text}"))
+        last_stamp_after(start, &text, nodes)?
+            .with_context(|| format!("expected {nodes} stamps, srun printed: {text}"))
     }
 
     fn gang_submit(&mut self, nodes: u32) -> Result<f64> {
         let (script, _) = self.script(GANG_JOB)?;
         let output = self.fresh("gang.out");
         let mut sbatch = self.cluster.client("sbatch");
-        sbatch.arg("--quiet").arg(format!("--output={}", output.display()));
-        sbatch.args([format!("--nodes={nodes}"), format!("--ntasks={nodes}")]).arg(&script);
+        sbatch
+            .arg("--quiet")
+            .arg(format!("--output={}", output.display()));
+        sbatch
+            .args([format!("--nodes={nodes}"), format!("--ntasks={nodes}")])
+            .arg(&script);
         let start = realtime_nanoseconds();
         text_within(&mut sbatch, CLIENT)?;
         wait_for("the ranks of a queued gang", CLIENT, || {
@@ -118,7 +152,12 @@ impl Slurm {
 
     fn command(&self, nodes: u32) -> Result<f64> {
         let mut srun = self.cluster.client("srun");
-        srun.args(["--quiet", &format!("--nodes={nodes}"), &format!("--ntasks={nodes}"), "/bin/hostname"]);
+        srun.args([
+            "--quiet",
+            &format!("--nodes={nodes}"),
+            &format!("--ntasks={nodes}"),
+            "/bin/hostname",
+        ]);
         let start = Instant::now();
         let text = text_within(&mut srun, CLIENT)?;
         let seconds = start.elapsed().as_secs_f64();
@@ -131,9 +170,13 @@ impl Slurm {
     /// Submits by library; seconds from the first request to the last answer.
     fn submit(&self, connections: u32, jobs: u32, state: &str, script: &PathBuf) -> Result<f64> {
         let mut submitter = self.cluster.client(&self.submitter);
-        submitter.args([&connections.to_string(), &jobs.to_string(), state]).arg(script);
+        submitter
+            .args([&connections.to_string(), &jobs.to_string(), state])
+            .arg(script);
         let text = text_within(&mut submitter, WORK)?;
-        text.trim().parse().with_context(|| format!("the submitter printed `{text}`"))
+        text.trim()
+            .parse()
+            .with_context(|| format!("the submitter printed `{text}`"))
     }
 
     fn submits(&mut self, connections: u32, jobs: u32) -> Result<f64> {
@@ -173,14 +216,23 @@ impl Slurm {
             let starts = read_starts(&stamps)?;
             Ok((!starts.is_empty()).then_some(starts))
         })?;
-        Ok(LongJob { id, stamps, node: starts[0].node, pid: starts[0].pid })
+        Ok(LongJob {
+            id,
+            stamps,
+            node: starts[0].node,
+            pid: starts[0].pid,
+        })
     }
 
     fn controller_kill(&mut self) -> Result<f64> {
         let job = self.start_long_job()?;
         // Slurm keeps what it acknowledged in memory for some seconds; a job that it forgets is another figure than this one.
+        // A change makes it save once more.
         let state = self.cluster.directory().join("state/job_state");
         let started = fs::metadata(&job.stamps)?.modified()?;
+        let mut change = self.cluster.client("scontrol");
+        change.args(["update", &format!("JobId={}", job.id), "Comment=keep"]);
+        text_within(&mut change, CLIENT)?;
         wait_for("the controller to save its state", CLIENT, || {
             let saved = fs::metadata(&state).and_then(|metadata| metadata.modified());
             Ok(saved.is_ok_and(|saved| saved > started).then_some(()))
@@ -206,8 +258,19 @@ impl Slurm {
     fn cluster_accepts_work(&self) -> Result<()> {
         wait_for("all nodes to answer", WORK, || {
             let nodes = self.cluster.nodes.to_string();
-            let text = text_within(self.cluster.client("sinfo").args(["-h", "-t", "idle,mix,alloc", "-o", "%D"]), CLIENT)?;
-            Ok((text.lines().filter_map(|line| line.parse::<u32>().ok()).sum::<u32>().to_string() == nodes).then_some(()))
+            let text = text_within(
+                self.cluster
+                    .client("sinfo")
+                    .args(["-h", "-t", "idle,mix,alloc", "-o", "%D"]),
+                CLIENT,
+            )?;
+            Ok((text
+                .lines()
+                .filter_map(|line| line.parse::<u32>().ok())
+                .sum::<u32>()
+                .to_string()
+                == nodes)
+                .then_some(()))
         })
     }
 
@@ -241,7 +304,11 @@ impl Contender for Slurm {
             Question::SubmitCommand { jobs } => self.submit_commands(jobs)?,
             Question::Jobs { jobs } => self.jobs(jobs)?,
             Question::AgentMemory => {
-                let mut sizes = self.cluster.daemon_pids().map(resident).collect::<Result<Vec<f64>>>()?;
+                let mut sizes = self
+                    .cluster
+                    .daemon_pids()
+                    .map(resident)
+                    .collect::<Result<Vec<f64>>>()?;
                 sizes.sort_by(f64::total_cmp);
                 sizes[sizes.len() / 2]
             }
@@ -274,7 +341,11 @@ struct Start {
 
 fn read_starts(stamps: &PathBuf) -> Result<Vec<Start>> {
     let text = fs::read_to_string(stamps)?;
-    Ok(text.split_inclusive('\n').filter(|line| line.ends_with('\n')).filter_map(parse_start).collect())
+    Ok(text
+        .split_inclusive('\n')
+        .filter(|line| line.ends_with('\n'))
+        .filter_map(parse_start)
+        .collect())
 }
 
 fn parse_start(line: &str) -> Option<Start> {
@@ -296,12 +367,19 @@ fn last_stamp_after(start: i128, text: &str, count: u32) -> Result<Option<f64>> 
     let complete = text.rsplit_once('\n').map_or("", |(complete, _)| complete);
     let stamps: Vec<i128> = complete
         .lines()
-        .map(|line| line.trim().parse().with_context(|| format!("`{line}` is no time stamp")))
+        .map(|line| {
+            line.trim()
+                .parse()
+                .with_context(|| format!("`{line}` is no time stamp"))
+        })
         .collect::<Result<_>>()?;
     if stamps.len() < count as usize {
         return Ok(None);
     }
-    let last = stamps.into_iter().max().context("no stamps were asked for")?;
+    let last = stamps
+        .into_iter()
+        .max()
+        .context("no stamps were asked for")?;
     Ok(Some(seconds_between(start, last)))
 }
 
@@ -316,16 +394,26 @@ mod tests {
     #[test]
     fn last_of_all_stamps_counts() {
         let seconds = last_stamp_after(1_000_000_000, "3000000000\n2000000000\n", 2);
-        assert!(seconds.expect("stamps").is_some_and(|seconds| (seconds - 2.0).abs() < 1e-9));
+        assert!(
+            seconds
+                .expect("stamps")
+                .is_some_and(|seconds| (seconds - 2.0).abs() < 1e-9)
+        );
         assert_eq!(last_stamp_after(0, "3\n", 2).expect("stamps"), None);
-        assert_eq!(last_stamp_after(0, "3\n40", 2).expect("the last one is not written yet"), None);
+        assert_eq!(
+            last_stamp_after(0, "3\n40", 2).expect("the last one is not written yet"),
+            None
+        );
         assert!(last_stamp_after(0, "srun: error\n", 1).is_err());
     }
 
     #[test]
     fn starts_are_read_line_by_line() {
         let start = parse_start("17000 n12 4711\n").expect("complete");
-        assert_eq!((start.nanoseconds, start.node, start.pid), (17000, 12, 4711));
+        assert_eq!(
+            (start.nanoseconds, start.node, start.pid),
+            (17000, 12, 4711)
+        );
         assert!(parse_start("17000 n12").is_none());
     }
 }

@@ -70,11 +70,19 @@ impl Unit {
 
     /// How many times better `ours` is than `theirs`.
     pub(crate) fn advantage(self, ours: f64, theirs: f64) -> f64 {
-        if self.more_is_better() { ours / theirs } else { theirs / ours }
+        if self.more_is_better() {
+            ours / theirs
+        } else {
+            theirs / ours
+        }
     }
 
     pub(crate) fn reaches(self, figure: f64, goal: f64) -> bool {
-        if self.more_is_better() { figure >= goal } else { figure <= goal }
+        if self.more_is_better() {
+            figure >= goal
+        } else {
+            figure <= goal
+        }
     }
 }
 
@@ -129,7 +137,9 @@ pub(crate) const SUITES: &[Suite] = &[
         about: "the same on 4 nodes",
         unit: Unit::Milliseconds,
         goal: None,
-        question: |scale| Question::GangRun { nodes: scale.nodes.min(4) },
+        question: |scale| Question::GangRun {
+            nodes: scale.nodes.min(4),
+        },
         runs: 7,
         quick_runs: 3,
     },
@@ -165,7 +175,10 @@ pub(crate) const SUITES: &[Suite] = &[
         about: "jobs accepted per second, 1 connection",
         unit: Unit::PerSecond,
         goal: Some(200.0),
-        question: |scale| Question::Submit { connections: 1, jobs: scale.jobs(500) },
+        question: |scale| Question::Submit {
+            connections: 1,
+            jobs: scale.jobs(500),
+        },
         runs: 3,
         quick_runs: 1,
     },
@@ -174,7 +187,10 @@ pub(crate) const SUITES: &[Suite] = &[
         about: "jobs accepted per second, 64 connections",
         unit: Unit::PerSecond,
         goal: Some(3000.0),
-        question: |scale| Question::Submit { connections: 64, jobs: scale.jobs(1280) },
+        question: |scale| Question::Submit {
+            connections: 64,
+            jobs: scale.jobs(1280),
+        },
         runs: 3,
         quick_runs: 1,
     },
@@ -183,7 +199,9 @@ pub(crate) const SUITES: &[Suite] = &[
         about: "jobs accepted per second, one client process per job",
         unit: Unit::PerSecond,
         goal: None,
-        question: |scale| Question::SubmitCommand { jobs: scale.jobs(100) },
+        question: |scale| Question::SubmitCommand {
+            jobs: scale.jobs(100),
+        },
         runs: 3,
         quick_runs: 1,
     },
@@ -192,7 +210,9 @@ pub(crate) const SUITES: &[Suite] = &[
         about: "500 one-task jobs end to end, per second",
         unit: Unit::PerSecond,
         goal: Some(150.0),
-        question: |scale| Question::Jobs { jobs: scale.jobs(500) },
+        question: |scale| Question::Jobs {
+            jobs: scale.jobs(500),
+        },
         runs: 3,
         quick_runs: 1,
     },
@@ -258,10 +278,16 @@ mod tests {
 
     #[test]
     fn quick_is_less_work_on_the_nodes_given() {
-        let jobs = SUITES.iter().find(|suite| suite.name == "jobs").expect("is there");
+        let jobs = SUITES
+            .iter()
+            .find(|suite| suite.name == "jobs")
+            .expect("is there");
         assert_eq!(jobs.question(false, 8), Question::Jobs { jobs: 500 });
         assert_eq!(jobs.question(true, 8), Question::Jobs { jobs: 100 });
-        let gang = SUITES.iter().find(|suite| suite.name == "gang-run-4").expect("is there");
+        let gang = SUITES
+            .iter()
+            .find(|suite| suite.name == "gang-run-4")
+            .expect("is there");
         assert_eq!(gang.question(false, 2), Question::GangRun { nodes: 2 });
     }
 }

@@ -31,20 +31,30 @@ pub(super) fn check_all() -> Result<Outcome> {
     for generated in GENERATED {
         let path = workspace::root().join(generated.path);
         if !path.exists() {
-            notes.push(format!("{} is not checked in: not compared", generated.path));
+            notes.push(format!(
+                "{} is not checked in: not compared",
+                generated.path
+            ));
             continue;
         }
-        let found = fs::read_to_string(&path)
-            .with_context(|| format!("cannot read {}", generated.path))?;
+        let found =
+            fs::read_to_string(&path).with_context(|| format!("cannot read {}", generated.path))?;
         let wanted = produce(generated)?;
         if let Some(difference) = first_difference(&found, &wanted) {
             differences.push(format!("{}:{difference}", generated.path));
         }
     }
     if !differences.is_empty() {
-        bail!("{}\nwrite them anew with: cargo xtask generate", differences.join("\n"));
+        bail!(
+            "{}\nwrite them anew with: cargo xtask generate",
+            differences.join("\n")
+        );
     }
-    Ok(if notes.is_empty() { Outcome::Passed } else { Outcome::Note(notes.join("\n")) })
+    Ok(if notes.is_empty() {
+        Outcome::Passed
+    } else {
+        Outcome::Note(notes.join("\n"))
+    })
 }
 
 /// `cargo xtask generate`: writes every file.
@@ -59,7 +69,7 @@ pub(crate) fn write_all() -> Result<ExitCode> {
 }
 
 fn produce(generated: &Generated) -> Result<String> {
-    text_within(cargo().args(generated.cargo), Duration::from_secs(1200))
+    text_within(cargo().args(generated.cargo), Duration::from_mins(20))
         .with_context(|| format!("cannot generate {}", generated.path))
 }
 
@@ -73,8 +83,19 @@ fn first_difference(found: &str, wanted: &str) -> Option<String> {
         .zip(wanted.lines())
         .take_while(|(left, right)| left == right)
         .count();
-    let line = |text: &str| text.lines().nth(equal).unwrap_or("the end").trim().to_owned();
-    Some(format!("{}: found `{}`, generated `{}`", equal + 1, line(found), line(wanted)))
+    let line = |text: &str| {
+        text.lines()
+            .nth(equal)
+            .unwrap_or("the end")
+            .trim()
+            .to_owned()
+    };
+    Some(format!(
+        "{}: found `{}`, generated `{}`",
+        equal + 1,
+        line(found),
+        line(wanted)
+    ))
 }
 
 #[cfg(test)]
@@ -84,7 +105,13 @@ mod tests {
     #[test]
     fn difference_names_the_line() {
         assert_eq!(first_difference("a\nb\n", "a\nb\n"), None);
-        assert_eq!(first_difference("a\nb\n", "a\nc\n"), Some("2: found `b`, generated `c`".to_owned()));
-        assert_eq!(first_difference("a\n", "a\nc\n"), Some("2: found `the end`, generated `c`".to_owned()));
+        assert_eq!(
+            first_difference("a\nb\n", "a\nc\n"),
+            Some("2: found `b`, generated `c`".to_owned())
+        );
+        assert_eq!(
+            first_difference("a\n", "a\nc\n"),
+            Some("2: found `the end`, generated `c`".to_owned())
+        );
     }
 }

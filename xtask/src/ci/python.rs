@@ -17,11 +17,17 @@ pub(super) fn run() -> Result<Outcome> {
     for directory in directories {
         let mut command = Command::new("python3");
         command
-            .args(["-m", "unittest", "discover", "--start-directory", &directory])
+            .args([
+                "-m",
+                "unittest",
+                "discover",
+                "--start-directory",
+                &directory,
+            ])
             .env("PYTHONDONTWRITEBYTECODE", "1")
             .current_dir(workspace::root())
             .stdin(Stdio::null());
-        run_command(command, Duration::from_secs(300))?;
+        run_command(command, Duration::from_mins(5))?;
     }
     Ok(Outcome::Passed)
 }
@@ -31,7 +37,8 @@ fn test_directories<'a>(paths: impl Iterator<Item = &'a str>) -> Vec<String> {
     let mut directories: Vec<String> = paths
         .filter_map(|path| path.rsplit_once('/'))
         .filter(|(directory, name)| {
-            (*directory == "examples" || directory.starts_with("examples/")) && name.starts_with("test_")
+            (*directory == "examples" || directory.starts_with("examples/"))
+                && name.starts_with("test_")
         })
         .map(|(directory, _)| directory.to_owned())
         .collect();
@@ -52,6 +59,9 @@ mod tests {
             "examples/torch/test_c.py",
             "tools/test_d.py",
         ];
-        assert_eq!(test_directories(paths.into_iter()), ["examples", "examples/torch"]);
+        assert_eq!(
+            test_directories(paths.into_iter()),
+            ["examples", "examples/torch"]
+        );
     }
 }

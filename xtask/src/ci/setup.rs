@@ -19,8 +19,14 @@ struct Need {
 
 const NEEDS: &[Need] = &[
     // The store's tests start a private server of their own; the program lies outside PATH on Debian.
-    Need { package: "postgresql", program: "initdb" },
-    Need { package: "python3", program: "python3" },
+    Need {
+        package: "postgresql",
+        program: "initdb",
+    },
+    Need {
+        package: "python3",
+        program: "python3",
+    },
 ];
 
 pub(super) fn run() -> Result<Outcome> {
@@ -66,7 +72,7 @@ pub(crate) fn apt_install(packages: &[&str]) -> Result<()> {
             .args(arguments)
             .env("DEBIAN_FRONTEND", "noninteractive")
             .stdin(std::process::Stdio::null());
-        run_command(command, Duration::from_secs(600))
+        run_command(command, Duration::from_mins(10))
     };
     apt(&["-q", "update"])?;
     let mut arguments = vec!["-q", "install", "-y", "--no-install-recommends"];
@@ -87,13 +93,19 @@ pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
 }
 
 fn find_in(name: &str, directories: &[impl AsRef<Path>]) -> Option<PathBuf> {
-    directories.iter().map(|directory| directory.as_ref().join(name)).find(|path| path.is_file())
+    directories
+        .iter()
+        .map(|directory| directory.as_ref().join(name))
+        .find(|path| path.is_file())
 }
 
 /// A minimal Rust installation has neither formatter nor linter.
 fn rust_components() -> Result<()> {
     for (subcommand, component) in [("fmt", "rustfmt"), ("clippy", "clippy")] {
-        let found = output_within(cargo().args([subcommand, "--version"]), Duration::from_secs(60))?;
+        let found = output_within(
+            cargo().args([subcommand, "--version"]),
+            Duration::from_mins(1),
+        )?;
         if found.status.success() {
             continue;
         }
@@ -101,8 +113,10 @@ fn rust_components() -> Result<()> {
             bail!("cargo {subcommand} is missing: install the component {component} of your Rust");
         }
         let mut command = Command::new("rustup");
-        command.args(["component", "add", component]).stdin(std::process::Stdio::null());
-        run_command(command, Duration::from_secs(600))
+        command
+            .args(["component", "add", component])
+            .stdin(std::process::Stdio::null());
+        run_command(command, Duration::from_mins(10))
             .with_context(|| format!("cannot install {component}"))?;
     }
     Ok(())
@@ -118,7 +132,10 @@ mod tests {
         std::fs::write(directory.path().join("tool"), "").expect("write");
         std::fs::create_dir(directory.path().join("folder")).expect("create");
         let directories = [Path::new("/nonexistent"), directory.path()];
-        assert_eq!(find_in("tool", &directories), Some(directory.path().join("tool")));
+        assert_eq!(
+            find_in("tool", &directories),
+            Some(directory.path().join("tool"))
+        );
         assert_eq!(find_in("folder", &directories), None);
         assert_eq!(find_in("other", &directories), None);
     }

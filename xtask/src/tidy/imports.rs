@@ -19,7 +19,12 @@ const TABLE: &[(&str, &[&str])] = &[
     ("agent", &["types", "api", "client", "probe"]),
     ("http", &["api", "control", "types"]),
     ("cli", &["api", "client", "types"]),
-    ("sim", &["types", "api", "plan", "store", "probe", "client", "control", "agent"]),
+    (
+        "sim",
+        &[
+            "types", "api", "plan", "store", "probe", "client", "control", "agent",
+        ],
+    ),
     ("supernode", EVERYTHING),
     ("xtask", &[]),
 ];
@@ -34,13 +39,19 @@ const OWNED: &[(&str, &str)] = &[
 
 pub(super) fn check(metadata: &Metadata) -> Vec<Problem> {
     let mut problems = Vec::new();
-    let members: Vec<&Package> =
-        metadata.packages.iter().filter(|package| package.source.is_none()).collect();
+    let members: Vec<&Package> = metadata
+        .packages
+        .iter()
+        .filter(|package| package.source.is_none())
+        .collect();
     for package in &members {
         problems.extend(check_package(package));
     }
     for (name, _) in TABLE {
-        if !members.iter().any(|package| short_name(&package.name) == *name) {
+        if !members
+            .iter()
+            .any(|package| short_name(&package.name) == *name)
+        {
             problems.push(problem(format!(
                 "the import table names `{name}`, which is no crate of the workspace: remove its line"
             )));
@@ -67,7 +78,9 @@ fn check_package(package: &Package) -> Vec<Problem> {
                 package.name, dependency.name
             )));
         }
-        if let Some((_, owner)) = OWNED.iter().find(|(library, _)| *library == dependency.name)
+        if let Some((_, owner)) = OWNED
+            .iter()
+            .find(|(library, _)| *library == dependency.name)
             && *owner != name
         {
             problems.push(problem(format!(
@@ -100,15 +113,23 @@ mod tests {
             source: None,
             dependencies: dependencies
                 .iter()
-                .map(|name| Dependency { name: (*name).to_owned() })
+                .map(|name| Dependency {
+                    name: (*name).to_owned(),
+                })
                 .collect(),
         }
     }
 
     #[test]
     fn allowed_imports_and_foreign_libraries_pass() {
-        assert_eq!(check_package(&package("supernode-control", &["supernode-store", "serde"])), []);
-        assert_eq!(check_package(&package("supernode", &["supernode-cli", "supernode-http"])), []);
+        assert_eq!(
+            check_package(&package("supernode-control", &["supernode-store", "serde"])),
+            []
+        );
+        assert_eq!(
+            check_package(&package("supernode", &["supernode-cli", "supernode-http"])),
+            []
+        );
         assert_eq!(check_package(&package("supernode-http", &["axum"])), []);
     }
 
@@ -116,7 +137,11 @@ mod tests {
     fn forbidden_import_names_crate_and_import() {
         let problems = check_package(&package("supernode-plan", &["supernode-store"]));
         assert_eq!(problems.len(), 1);
-        assert!(problems[0].message.starts_with("crate `supernode-plan` imports `supernode-store`"));
+        assert!(
+            problems[0]
+                .message
+                .starts_with("crate `supernode-plan` imports `supernode-store`")
+        );
         assert!(problems[0].message.contains("docs/decisions/"));
     }
 
@@ -128,9 +153,15 @@ mod tests {
 
     #[test]
     fn unknown_crate_and_stale_line_are_refused() {
-        let metadata = Metadata { packages: vec![package("supernode-magic", &[])] };
+        let metadata = Metadata {
+            packages: vec![package("supernode-magic", &[])],
+        };
         let problems = check(&metadata);
         assert_eq!(problems.len(), 1 + TABLE.len());
-        assert!(problems[0].message.contains("`supernode-magic` is not in the import table"));
+        assert!(
+            problems[0]
+                .message
+                .contains("`supernode-magic` is not in the import table")
+        );
     }
 }

@@ -15,7 +15,10 @@ pub(super) fn check(sources: &[Source]) -> Vec<Problem> {
     let mut problems = Vec::new();
     for source in sources.iter().filter(|source| !source.has_extension("md")) {
         for (index, line) in source.text.lines().enumerate() {
-            if let Some(leftover) = LEFTOVERS.iter().find(|leftover| contains_word(line, leftover)) {
+            if let Some(leftover) = LEFTOVERS
+                .iter()
+                .find(|leftover| contains_word(line, leftover))
+            {
                 problems.push(Problem::in_line(
                     &source.path,
                     index,
@@ -50,7 +53,10 @@ mod tests {
             (concat!("unimple", "mented!(\"x\")"), true),
             ("autodoc", false),
         ] {
-            let sources = [Source { path: "a.rs".to_owned(), text: line.to_owned() }];
+            let sources = [Source {
+                path: "a.rs".to_owned(),
+                text: line.to_owned(),
+            }];
             assert_eq!(!check(&sources).is_empty(), expected, "{line}");
         }
     }

@@ -24,9 +24,17 @@ const ALLOWED_EXCEPTIONS: [&str; 1] = ["LLVM-exception"];
 
 pub(super) fn check(metadata: &Metadata) -> Vec<Problem> {
     let mut problems = Vec::new();
-    for package in metadata.packages.iter().filter(|package| package.source.is_some()) {
+    for package in metadata
+        .packages
+        .iter()
+        .filter(|package| package.source.is_some())
+    {
         let name = format!("{} {}", package.name, package.version);
-        let complaint = match package.license.as_deref().map(|licence| (licence, is_allowed(licence))) {
+        let complaint = match package
+            .license
+            .as_deref()
+            .map(|licence| (licence, is_allowed(licence)))
+        {
             None => "names no licence".to_owned(),
             Some((licence, None)) => format!("has the unreadable licence expression `{licence}`"),
             Some((licence, Some(false))) => format!("has the licence `{licence}`"),
@@ -42,7 +50,10 @@ pub(super) fn check(metadata: &Metadata) -> Vec<Problem> {
 
 /// Whether the expression can be met with allowed licences; `None` when it is no expression.
 fn is_allowed(expression: &str) -> Option<bool> {
-    let spaced = expression.replace('(', " ( ").replace(')', " ) ").replace('/', " OR ");
+    let spaced = expression
+        .replace('(', " ( ")
+        .replace(')', " ) ")
+        .replace('/', " OR ");
     let words: Vec<&str> = spaced.split_whitespace().collect();
     let mut parser = Parser { words: &words };
     let allowed = parser.alternatives()?;
@@ -129,6 +140,10 @@ mod tests {
         let metadata: Metadata = serde_json::from_str(text).expect("the metadata above is valid");
         let problems = check(&metadata);
         assert_eq!(problems.len(), 1);
-        assert!(problems[0].message.starts_with("theirs 2.0.0 names no licence"));
+        assert!(
+            problems[0]
+                .message
+                .starts_with("theirs 2.0.0 names no licence")
+        );
     }
 }

@@ -62,7 +62,10 @@ fn without_code_spans(line: &str) -> String {
 
 fn has_scheme(target: &str) -> bool {
     target.split_once(':').is_some_and(|(scheme, _)| {
-        !scheme.is_empty() && scheme.chars().all(|character| character.is_ascii_alphanumeric())
+        !scheme.is_empty()
+            && scheme
+                .chars()
+                .all(|character| character.is_ascii_alphanumeric())
     })
 }
 
@@ -82,7 +85,11 @@ fn resolve(from: &str, target: &str) -> Option<String> {
             part => parts.push(part),
         }
     }
-    Some(if parts.is_empty() { ".".to_owned() } else { parts.join("/") })
+    Some(if parts.is_empty() {
+        ".".to_owned()
+    } else {
+        parts.join("/")
+    })
 }
 
 #[cfg(test)]
@@ -90,11 +97,16 @@ mod tests {
     use super::*;
 
     fn messages(path: &str, text: &str) -> Vec<String> {
-        let sources = [Source { path: path.to_owned(), text: text.to_owned() }];
-        check(&sources, |path| ["README.md", "docs/guide", "docs/a.md"].contains(&path))
-            .into_iter()
-            .map(|problem| problem.message)
-            .collect()
+        let sources = [Source {
+            path: path.to_owned(),
+            text: text.to_owned(),
+        }];
+        check(&sources, |path| {
+            ["README.md", "docs/guide", "docs/a.md"].contains(&path)
+        })
+        .into_iter()
+        .map(|problem| problem.message)
+        .collect()
     }
 
     #[test]
@@ -106,7 +118,10 @@ mod tests {
     #[test]
     fn missing_file_and_way_out_are_found() {
         assert_eq!(
-            messages("docs/index.md", "[a](b.md)\n[c]: d.md\n[e](../../x.md) [f](/etc/passwd)"),
+            messages(
+                "docs/index.md",
+                "[a](b.md)\n[c]: d.md\n[e](../../x.md) [f](/etc/passwd)"
+            ),
             [
                 "link `b.md` leads to docs/b.md, which does not exist",
                 "link `d.md` leads to docs/d.md, which does not exist",
@@ -118,6 +133,9 @@ mod tests {
 
     #[test]
     fn code_is_no_link() {
-        assert_eq!(messages("docs/index.md", "`[a](b.md)`\n```\n[a](b.md)\n```\n"), Vec::<String>::new());
+        assert_eq!(
+            messages("docs/index.md", "`[a](b.md)`\n```\n[a](b.md)\n```\n"),
+            Vec::<String>::new()
+        );
     }
 }

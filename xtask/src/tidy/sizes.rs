@@ -26,14 +26,19 @@ pub(super) fn check(sources: &[Source], exceptions_text: &str) -> Vec<Problem> {
             )),
         }
     }
-    for source in sources.iter().filter(|source| source.has_extension("rs") || source.has_extension("py")) {
+    for source in sources
+        .iter()
+        .filter(|source| source.has_extension("rs") || source.has_extension("py"))
+    {
         let lines = source.text.lines().count();
         let exception = exceptions.remove(source.path.as_str());
         let maximum = exception.map_or(MAXIMUM_LINES, |(_, maximum)| maximum);
         if lines > maximum {
             problems.push(Problem::in_file(
                 &source.path,
-                format!("{lines} lines, over {maximum}: move its second subject to a file of its own"),
+                format!(
+                    "{lines} lines, over {maximum}: move its second subject to a file of its own"
+                ),
             ));
         } else if let Some((index, _)) = exception
             && lines <= MAXIMUM_LINES
@@ -41,12 +46,19 @@ pub(super) fn check(sources: &[Source], exceptions_text: &str) -> Vec<Problem> {
             problems.push(Problem::in_line(
                 EXCEPTIONS,
                 index,
-                format!("{} has {lines} lines now: remove its exception", source.path),
+                format!(
+                    "{} has {lines} lines now: remove its exception",
+                    source.path
+                ),
             ));
         }
     }
     for (path, (index, _)) in exceptions {
-        problems.push(Problem::in_line(EXCEPTIONS, index, format!("{path} does not exist: remove its exception")));
+        problems.push(Problem::in_line(
+            EXCEPTIONS,
+            index,
+            format!("{path} does not exist: remove its exception"),
+        ));
     }
     problems
 }
@@ -65,7 +77,10 @@ mod tests {
     use super::*;
 
     fn file(path: &str, lines: usize) -> Source {
-        Source { path: path.to_owned(), text: "x\n".repeat(lines) }
+        Source {
+            path: path.to_owned(),
+            text: "x\n".repeat(lines),
+        }
     }
 
     #[test]

@@ -26,11 +26,17 @@ pub(super) fn check(sources: &[Source]) -> Vec<Problem> {
             continue;
         }
         for (index, line) in product_lines(&source.text) {
-            if let Some(statement) = STATEMENTS.iter().find(|statement| line.contains(**statement)) {
+            if let Some(statement) = STATEMENTS
+                .iter()
+                .find(|statement| line.contains(**statement))
+            {
                 problems.push(Problem::in_line(
                     &source.path,
                     index,
-                    format!("SQL (`{}`) outside crates/store: add a store function", statement.trim()),
+                    format!(
+                        "SQL (`{}`) outside crates/store: add a store function",
+                        statement.trim()
+                    ),
                 ));
             }
         }
@@ -43,21 +49,37 @@ mod tests {
     use super::*;
 
     fn places(path: &str, text: &str) -> Vec<String> {
-        let sources = [Source { path: path.to_owned(), text: text.to_owned() }];
-        check(&sources).into_iter().map(|problem| problem.place).collect()
+        let sources = [Source {
+            path: path.to_owned(),
+            text: text.to_owned(),
+        }];
+        check(&sources)
+            .into_iter()
+            .map(|problem| problem.place)
+            .collect()
     }
 
     #[test]
     fn statement_outside_store_is_found_with_its_line() {
         let text = "//! X.\nfn f() { query(\"SELECT 1\"); }\n";
-        assert_eq!(places("crates/control/src/a.rs", text), ["crates/control/src/a.rs:2"]);
+        assert_eq!(
+            places("crates/control/src/a.rs", text),
+            ["crates/control/src/a.rs:2"]
+        );
         assert_eq!(places("crates/store/src/a.rs", text), Vec::<String>::new());
-        assert_eq!(places("crates/control/tests/it/a.rs", text), Vec::<String>::new());
+        assert_eq!(
+            places("crates/control/tests/it/a.rs", text),
+            Vec::<String>::new()
+        );
     }
 
     #[test]
     fn comments_and_unit_tests_are_left_alone() {
-        let text = "// a SELECT statement\n#[cfg(test)]\nmod tests { const X: &str = \"SELECT 1\"; }\n";
-        assert_eq!(places("crates/control/src/a.rs", text), Vec::<String>::new());
+        let text =
+            "// a SELECT statement\n#[cfg(test)]\nmod tests { const X: &str = \"SELECT 1\"; }\n";
+        assert_eq!(
+            places("crates/control/src/a.rs", text),
+            Vec::<String>::new()
+        );
     }
 }

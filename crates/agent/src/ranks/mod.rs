@@ -26,6 +26,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
@@ -148,6 +149,8 @@ pub struct Ranks {
     directory: Directory,
     lease: LeaseFile,
     supervisor: SupervisorCommand,
+    /// Held while a stop record is written: one writer per file.
+    stopping: Mutex<()>,
 }
 
 /// Whether somebody supervises a rank.
@@ -167,7 +170,7 @@ impl Ranks {
             source,
         })?;
         let directory = Directory::open_or_create(&canonical.join("ranks"), 0o700)?;
-        let ranks = Self { directory, lease: LeaseFile::new(canonical.join("lease")), supervisor };
+        let ranks = Self { directory, lease: LeaseFile::new(canonical.join("lease")), supervisor, stopping: Mutex::new(()) };
         ranks.finish_removals()?;
         Ok(ranks)
     }
@@ -198,12 +201,14 @@ impl Ranks {
     pub fn launch(&self, id: &RankId, launch: &Launch) -> Result<RankObservation, RanksError> {
         check(id, launch)?;
         let (directory, _) = self.directory.create_subdirectory(id.as_str(), 0o700)?;
-        match record::<LaunchRecord>(&directory, LAUNCH)? {
-            Some(known) if known.launch != *launch => return Err(RanksError::Conflict { id: id.clone() }),
-            Some(_) => {}
-            None => {
-                let known = LaunchRecord { boot_id: boot_id(), launch: launch.clone() };
-                write(&directory, LAUNCH, &known, Durability::Process)?;
+        let known = LaunchRecord { boot_id: boot_id(), launch: launch.clone() };
+        let text = serde_json::to_vec(&known).expect("records are JSON");
+        if !directory.create_new(LAUNCH, &text, 0o600)? {
+            match record::<LaunchRecord>(&directory, LAUNCH)? {
+                Some(before) if before.launch != *launch => return Err(RanksError::Conflict { id: id.clone() }),
+                Some(_) => {}
+                // Torn by a loss of power: written in an earlier boot, never acted on in this one.
+                None => write(&directory, LAUNCH, &known, Durability::Process)?,
             }
         }
         let observation = self.observe(id)?;
@@ -238,10 +243,12 @@ impl Ranks {
         if let Some(exit) = exit(&directory)? {
             return Ok(RankObservation::Ended(exit));
         }
-        let lock = lock(&directory)?;
+        // Before the lock: a supervisor takes the lock first and marks the start then, so "started and not locked" in this order
+        // means that it is gone, and in the other order could mean that it has just come.
         let started = directory.status(STARTED)?.is_some();
+        let lock = lock(&directory)?;
         match lock {
-            Lock::Held if started => {
+            Lock::Held if started || directory.status(STARTED)?.is_some() => {
                 let record: Option<StartedRecord> = record(&directory, STARTED)?;
                 Ok(RankObservation::Running {
                     pid: record.as_ref().and_then(|record| record.rank),
@@ -278,10 +285,12 @@ impl Ranks {
         let Some(directory) = self.directory.subdirectory(id.as_str())? else { return Ok(RankObservation::NotStarted) };
         let grace_milliseconds = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
         let stop = StopRecord { signal, grace_milliseconds, why: why.to_owned() };
-        let known: Option<StopRecord> = record(&directory, STOP)?;
-        let same = known.is_some_and(|known| known.signal == signal && known.grace_milliseconds == grace_milliseconds);
-        if !same {
-            write(&directory, STOP, &stop, Durability::Process)?;
+        {
+            let _writing = self.stopping.lock().unwrap_or_else(PoisonError::into_inner);
+            let known: Option<StopRecord> = record(&directory, STOP)?;
+            if !known.is_some_and(|known| known.signal == signal && known.grace_milliseconds == grace_milliseconds) {
+                write(&directory, STOP, &stop, Durability::Process)?;
+            }
         }
         match self.observe(id)? {
             RankObservation::NotStarted => {

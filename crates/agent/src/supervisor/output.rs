@@ -21,7 +21,7 @@ const BLOCK_BYTES: u64 = 4096;
 
 /// The output file, as the supervisor sees it.
 #[derive(Debug)]
-pub struct Output {
+pub(crate) struct Output {
     file: File,
     cap_bytes: u64,
     window: OutputWindow,
@@ -31,7 +31,7 @@ pub struct Output {
 impl Output {
     /// Creates the output file. It belongs to the user of the rank, so that a program may open `/dev/stderr`; it is out of reach
     /// by name, because the rank directory is closed to that user.
-    pub fn create(directory: &Directory, cap_bytes: u64, user: Option<&User>) -> std::io::Result<Self> {
+    pub(crate) fn create(directory: &Directory, cap_bytes: u64, user: Option<&User>) -> std::io::Result<Self> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let handle = rustix::fs::openat(directory, OUTPUT, flags, Mode::from_raw_mode(0o600))?;
         if let Some(user) = user {
@@ -42,12 +42,12 @@ impl Output {
     }
 
     /// The file, for the rank to write to.
-    pub fn file(&self) -> &File {
+    pub(crate) fn file(&self) -> &File {
         &self.file
     }
 
     /// Takes out what exceeds the cap. Says whether output grows so fast that it should be called again soon.
-    pub fn limit(&mut self, directory: &Directory) -> bool {
+    pub(crate) fn limit(&mut self, directory: &Directory) -> bool {
         let Ok(size) = self.file.metadata().map(|metadata| metadata.len()) else { return false };
         if size < self.last_size {
             self.forget(directory, self.last_size);
@@ -71,7 +71,7 @@ impl Output {
     }
 
     /// The last lines of the output, for people; not more than fits an exit record.
-    pub fn last_lines(&self) -> Vec<String> {
+    pub(crate) fn last_lines(&self) -> Vec<String> {
         last_lines_of(&self.file, self.window)
     }
 
@@ -89,8 +89,8 @@ impl Output {
 }
 
 /// The last lines of an output file, for people; not more than fits an exit record.
-pub fn last_lines_of(file: &File, window: OutputWindow) -> Vec<String> {
-    let size = file.metadata().map(|metadata| metadata.len()).unwrap_or(0);
+pub(crate) fn last_lines_of(file: &File, window: OutputWindow) -> Vec<String> {
+    let size = file.metadata().map_or(0, |metadata| metadata.len());
     let first = window.start.saturating_sub(window.base).min(size);
     let from = size.saturating_sub(2 * LAST_LINES_BYTES as u64).max(first);
     let mut bytes = vec![0; usize::try_from(size - from).unwrap_or(0)];
@@ -130,8 +130,8 @@ mod tests {
 
     #[test]
     fn at_most_twenty_lines_and_four_kibibytes_are_kept() {
-        let text: String = (0..100).map(|number| format!("line {number}\n")).collect();
-        let lines = last_lines(&text);
+        let text: Vec<String> = (0..100).map(|number| format!("line {number}")).collect();
+        let lines = last_lines(&text.join("\n"));
         assert_eq!((lines.len(), lines[0].as_str(), lines[19].as_str()), (20, "line 80", "line 99"));
         let long = "ä".repeat(5000);
         let lines = last_lines(&long);

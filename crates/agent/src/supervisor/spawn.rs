@@ -20,7 +20,7 @@ use super::cgroup;
 use crate::ranks::records::{Launch, MARKER, User};
 
 /// Starts the program. Returns its process id and the pipe that carries the sentence if it could not be run.
-pub fn start(launch: &Launch, rank_directory: &Path, output: impl AsFd, group: Option<&Path>) -> Result<(Pid, OwnedFd), String> {
+pub(crate) fn start(launch: &Launch, rank_directory: &Path, output: impl AsFd, group: Option<&Path>) -> Result<(Pid, OwnedFd), String> {
     let arguments = launch.argv.iter().map(|text| c_string(text)).collect::<Result<Vec<_>, _>>()?;
     let mut environment = Vec::with_capacity(launch.env.len() + 1);
     for (name, value) in launch.env.iter().filter(|(name, _)| *name != MARKER) {
@@ -106,9 +106,12 @@ fn standard_descriptors(output: i32) -> Result<(), String> {
 }
 
 fn default_signals() -> Result<(), String> {
+    // The C library keeps two signals to itself and refuses to reset them, so the kernel is asked: all zero is the default.
+    let default = [0_u64; 4];
     for signal in 1..=64 {
-        // SAFETY: the default disposition runs no code of ours. Signals that cannot be changed are refused, which is as good.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+        // SAFETY: the kernel reads one action (32 bytes) and a signal set of 8 bytes; the default action runs no code of ours.
+        // Signals that cannot be changed are refused, which is as good.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), std::ptr::null_mut::<u64>(), 8) };
     }
     nix::sys::signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
         .map_err(|errno| format!("cannot unblock signals: {errno}"))

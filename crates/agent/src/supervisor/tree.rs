@@ -119,6 +119,7 @@ fn processes_with_parents() -> Vec<(i32, i32)> {
 mod tests {
     use super::*;
     use std::process::Command;
+    use supernode_types::time::{Clock, SystemClock};
 
     #[test]
     fn a_child_is_found_by_walk_and_by_scan_and_by_its_environment() {
@@ -128,9 +129,9 @@ mod tests {
         let pid = i32::try_from(child.id()).expect("a process id is positive");
         assert!(descendants(own).iter().any(|(found, _)| *found == pid));
         assert!(processes_with_parents().contains(&(pid, own)));
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
+        let deadline = SystemClock.monotonic() + std::time::Duration::from_secs(5);
         while !processes_with_environment(&marker).iter().any(|(found, _)| *found == pid) {
-            assert!(std::time::Instant::now() < deadline, "the marker is in /proc once the program runs");
+            assert!(SystemClock.monotonic() < deadline, "the marker is in /proc once the program runs");
         }
         assert!(!signal_if(pid, Signal::KILL, |status| status.parent == own + 1), "another parent is another process");
         assert!(signal_if(pid, Signal::KILL, |status| status.parent == own));

@@ -210,7 +210,7 @@ impl Watch<'_> {
     /// The program has ended, but not all that it started.
     fn end_leftovers(&mut self) {
         if self.kill_at_nanoseconds.is_none() {
-            self.signal(Signal::TERM);
+            signal_tree(Signal::TERM);
             self.kill_by(LEFTOVER_GRACE);
         }
     }
@@ -233,16 +233,9 @@ impl Watch<'_> {
             return;
         }
         self.stopped |= self.status.is_none();
-        self.signal(Signal::from_named_raw(stop.signal).unwrap_or(Signal::TERM));
+        signal_tree(Signal::from_named_raw(stop.signal).unwrap_or(Signal::TERM));
         self.kill_by(Duration::from_millis(stop.grace_milliseconds));
         self.stop = Some(stop);
-    }
-
-    /// Signals the whole tree, and wakes what was halted so that it can act on the signal.
-    fn signal(&self, signal: Signal) {
-        let own = nix::unistd::getpid().as_raw();
-        tree::signal_descendants(own, signal);
-        tree::signal_descendants(own, Signal::CONT);
     }
 
     /// Brings the moment of the kill forward to `grace` from now, never back.
@@ -284,6 +277,13 @@ impl Watch<'_> {
     }
 }
 
+/// Signals the whole tree, and wakes what was halted so that it can act on the signal.
+fn signal_tree(signal: Signal) {
+    let own = nix::unistd::getpid().as_raw();
+    tree::signal_descendants(own, signal);
+    tree::signal_descendants(own, Signal::CONT);
+}
+
 fn never_started(end: RankEnd, stop_why: Option<String>) -> RankExit {
     RankExit { end, stop_why, started_at_micros: None, ended_at_micros: wall_micros(), last_lines: Vec::new() }
 }
@@ -302,8 +302,11 @@ fn read_stop(claim: &Claim) -> Option<StopRecord> {
 fn write_exit(claim: &Claim, mut exit: RankExit) -> bool {
     for _ in 0..EXIT_TRIES {
         let text = serde_json::to_vec(&exit).expect("the record is JSON");
-        if claim.directory.write_atomic(EXIT, &text, Permissions::mode(0o600), Durability::Power).is_ok() {
-            return true;
+        match claim.directory.write_atomic(EXIT, &text, Permissions::mode(0o600), Durability::Power) {
+            Ok(()) => return true,
+            // The rank directory itself is gone: nobody is left who would read it.
+            Err(error) if error.errno() == Some(rustix::io::Errno::NOENT) => return false,
+            Err(_) => {}
         }
         exit.last_lines.clear();
         std::thread::sleep(TICK);

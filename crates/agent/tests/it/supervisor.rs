@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::io::BufRead;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use supernode_agent::ranks::{RankId, RankObservation, RanksError, User};
 use supernode_agent::supervisor::lease::boottime_nanoseconds;
 use supernode_types::job::RankEnd;
 
-use crate::support::{Node, alive, kill, supervisor_program, wait_for};
+use crate::support::{Node, alive, kill, now, supervisor_program, wait_for};
 
 fn is_root() -> bool {
     std::fs::metadata("/proc/self").expect("proc is mounted").uid() == 0
@@ -84,16 +84,26 @@ fn the_environment_is_exactly_what_was_asked_for() {
 #[test]
 fn the_process_starts_from_a_clean_state() {
     let node = Node::new();
-    let script = "ls -1 /proc/$$/fd | tr '\\n' ' '; echo; umask; pwd; readlink /proc/$$/fd/0; \
-                  grep -E 'SigBlk|SigIgn|NoNewPrivs' /proc/$$/status; cut -d' ' -f5,6 /proc/$$/stat; echo $$";
+    let script = "umask; pwd; readlink /proc/$$/fd/0; \
+                  cut -d' ' -f5,6 /proc/$$/stat; echo $$; echo $$ > pid; exec sleep 600";
     let id = node.start(&node.script(script));
-    assert_eq!(node.end(&id).end, RankEnd::Exited { code: 0 });
+    let pid = node.pid_in("pid");
+    wait_for("sleep to run", || std::fs::read_to_string(format!("/proc/{pid}/comm")).ok().filter(|name| name == "sleep\n"));
+    // The loader of `sleep` opens and closes its libraries; a descriptor of ours would stay.
+    wait_for("descriptors 0 to 2 and no other", || {
+        let open = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("it is alive");
+        let mut names: Vec<_> = open.map(|entry| entry.expect("it lists").file_name()).collect();
+        names.sort();
+        (names == ["0", "1", "2"]).then_some(())
+    });
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it is alive");
+    for expected in ["SigBlk:\t0000000000000000", "SigIgn:\t0000000000000000", "NoNewPrivs:\t1"] {
+        assert!(status.lines().any(|line| line == expected), "{expected} not in {status}");
+    }
     let output = String::from_utf8(node.ranks.read_log(&id, 0, 65536).expect("it is read").bytes).expect("it is text");
     let lines: Vec<&str> = output.lines().collect();
-    assert_eq!(lines[..4], ["0 1 2 ", "0022", &node.scratch("").display().to_string().trim_end_matches('/'), "/dev/null"]);
-    assert_eq!(lines[4..7], ["NoNewPrivs:\t1", "SigBlk:\t0000000000000000", "SigIgn:\t0000000000000000"]);
-    let own = lines[8];
-    assert_eq!(lines[7], format!("{own} {own}"), "a process group and a session of its own");
+    assert_eq!(lines[..3], ["0022", &node.scratch("").display().to_string().trim_end_matches('/'), "/dev/null"]);
+    assert_eq!(lines[3], format!("{pid} {pid}"), "a process group and a session of its own");
 }
 
 #[test]
@@ -106,7 +116,7 @@ fn another_user_gets_nothing_of_root() {
         return;
     }
     let node = Node::new();
-    let mut launch = node.script("id -u; id -g; id -G; echo also >/dev/stderr; cat ../ranks/*/launch.json; ls ../ranks");
+    let mut launch = node.script("id -u; id -g; id -G; echo also >>/dev/stderr; cat ../ranks/*/launch.json; ls ../ranks");
     launch.user = Some(User { uid: 65534, gid: 65534, groups: vec![65533] });
     let exit = node.run(&launch);
     assert_eq!(exit.last_lines[..4], ["65534", "65534", "65534 65533", "also"]);
@@ -132,7 +142,7 @@ fn a_stop_gives_the_grace_to_clean_up() {
     let exit = node.end(&id);
     assert_eq!(exit.end, RankEnd::Stopped { code: 3 });
     assert_eq!(exit.stop_why.as_deref(), Some("cancelled by a test"));
-    assert_eq!(exit.last_lines, ["ready", "saving"]);
+    assert_eq!(exit.last_lines.last().map(String::as_str), Some("saving"));
 }
 
 #[test]
@@ -142,12 +152,12 @@ fn a_program_that_ignores_the_signal_is_killed_after_the_grace_also_by_another_a
     let pid = node.pid_in("pid");
     let restarted = node.reopened();
     assert!(matches!(restarted.observe(&id).expect("it is adopted"), RankObservation::Running { pid: Some(known), .. } if known == pid));
-    let before = Instant::now();
+    let before = now();
     for _ in 0..3 {
         restarted.stop(&id, 15, Duration::from_millis(400), "evicted").expect("it can be stopped");
     }
     assert_eq!(node.end(&id).end, RankEnd::Stopped { code: 137 });
-    let took = before.elapsed();
+    let took = now() - before;
     assert!(took >= Duration::from_millis(400) && took < Duration::from_secs(5), "{took:?}");
     assert!(!alive(pid));
 }
@@ -174,8 +184,8 @@ fn a_halted_program_is_stopped_too() {
 }
 
 /// Leaves a daemon behind that has its own session, no parent of ours, and ignores what is not SIGKILL.
-const WITH_DAEMON: &str =
-    "setsid sh -c 'trap \"\" TERM HUP INT; (echo $$ > daemon; while :; do sleep 0.05; done) &' & while [ ! -s daemon ]; do sleep 0.01; done; ";
+const WITH_DAEMON: &str = "setsid sh -c 'trap \"\" TERM HUP INT; sh -c \"echo \\$\\$ > daemon; while :; do sleep 0.05; done\" &' & \
+                           while [ ! -s daemon ]; do sleep 0.01; done; ";
 
 #[test]
 fn the_whole_tree_ends_with_a_stop() {
@@ -269,9 +279,9 @@ fn an_expired_lease_fences_within_a_second_and_touches_nobody_else() {
     let (pid, daemon) = (node.pid_in("pid"), node.pid_in("daemon"));
     kill(pid, 19);
     node.ranks.lease().write(boottime_nanoseconds() + 300_000_000).expect("it is written");
-    let before = Instant::now();
+    let before = now();
     assert_eq!(node.end(&id).end, RankEnd::Fenced);
-    let took = before.elapsed();
+    let took = now() - before;
     assert!(took >= Duration::from_millis(290) && took < Duration::from_millis(1300), "{took:?}");
     assert!(!alive(pid) && !alive(daemon));
     assert!(alive(bystander_pid));
@@ -407,25 +417,25 @@ fn cost_of_a_supervisor() {
     for rank in 0..50 {
         let mut launch = node.script("exec sleep 600");
         launch.rank = rank;
-        let before = Instant::now();
+        let before = now();
         let id = node.start(&launch);
         let pid = wait_for("the program", || match node.ranks.observe(&id).expect("observed") {
             RankObservation::Running { pid, .. } => pid,
             _ => None,
         });
-        starts.push(before.elapsed());
+        starts.push(now() - before);
         wait_for("sleep", || std::fs::read_to_string(format!("/proc/{pid}/comm")).ok().filter(|name| name == "sleep\n"));
         if rank == 0 {
             let status = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", node.supervisor_pid(&id))).expect("readable");
             println!("{status}");
         }
         watcher.changed().expect("it watches");
-        let before = Instant::now();
+        let before = now();
         kill(pid, 9);
         while !matches!(node.ranks.observe(&id).expect("observed"), RankObservation::Ended(_)) {
             watcher.wait(Duration::from_secs(1)).expect("it watches");
         }
-        ends.push(before.elapsed());
+        ends.push(now() - before);
     }
     starts.sort();
     ends.sort();

@@ -3,19 +3,25 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use supernode_agent::ranks::{Launch, RankExit, RankId, RankObservation, Ranks, SupervisorCommand};
 use supernode_agent::supervisor::lease::NO_DEADLINE;
+use supernode_types::time::{Clock, SystemClock};
+
+/// Time on a clock that never jumps.
+pub(crate) fn now() -> Duration {
+    SystemClock.monotonic()
+}
 
 /// Waits until `condition` gives something; panics after 20 seconds.
 pub(crate) fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = now() + Duration::from_secs(20);
     loop {
         if let Some(found) = condition() {
             return found;
         }
-        assert!(Instant::now() < deadline, "waited 20 s for {what}");
+        assert!(now() < deadline, "waited 20 s for {what}");
         std::thread::sleep(Duration::from_millis(2));
     }
 }

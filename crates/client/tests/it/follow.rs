@@ -15,7 +15,7 @@ fn event(sequence: i64) -> Value {
 }
 
 fn stream(events: &[i64]) -> Reaction {
-    let body: String = events.iter().map(|sequence| format!("id: {sequence}\ndata: {}\n\n", event(*sequence))).collect();
+    let body = events.iter().map(|sequence| format!("id: {sequence}\ndata: {}\n\n", event(*sequence))).collect::<Vec<_>>().concat();
     Reaction::Raw(format!("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n: hello\n\n{body}"))
 }
 

@@ -33,7 +33,7 @@ pub(crate) enum Role {
 
 pub(crate) enum Connection {
     Sqlite(SqliteConnection),
-    Postgres(PostgresConnection),
+    Postgres(Box<PostgresConnection>),
 }
 
 /// Runs one method on whichever engine it is.
@@ -53,7 +53,7 @@ impl Connection {
         match url.target() {
             Target::SqliteMemory => SqliteConnection::open_memory(database).map(Self::Sqlite),
             Target::SqliteFile(path) => SqliteConnection::open_file(database, path, role).map(Self::Sqlite),
-            Target::Postgres(target) => PostgresConnection::open(database, target).map(Self::Postgres),
+            Target::Postgres(target) => PostgresConnection::open(database, target).map(|engine| Self::Postgres(Box::new(engine))),
         }
     }
 

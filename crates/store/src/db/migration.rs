@@ -60,12 +60,11 @@ fn migrate_in_transaction(
     database: &str,
     migrations: &[Migration],
 ) -> Result<(), StoreError> {
-    let applied = match applied(connection, Access::Migrate)? {
-        Some(applied) => applied,
-        None => {
-            connection.execute_script(CREATE_TABLE).map_err(|failure| failure.error)?;
-            Vec::new()
-        }
+    let applied = if let Some(applied) = applied(connection, Access::Migrate)? {
+        applied
+    } else {
+        connection.execute_script(CREATE_TABLE).map_err(|failure| failure.error)?;
+        Vec::new()
     };
     if let Some(reason) = mismatch(&applied, migrations) {
         return Err(StoreError::Schema { database: database.to_owned(), reason });

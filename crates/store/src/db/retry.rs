@@ -9,6 +9,7 @@ const PAUSE_MIN: Duration = Duration::from_millis(1);
 const PAUSE_MAX: Duration = Duration::from_millis(250);
 
 /// Now, for measuring how long something took. Never stored, never compared with another machine's.
+#[expect(clippy::disallowed_methods, reason = "durations of this process only; a store without threads never asks")]
 pub(crate) fn monotonic_now() -> Instant {
     Instant::now()
 }

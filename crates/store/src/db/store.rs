@@ -69,7 +69,7 @@ struct Inner {
 
 enum Engine {
     /// Closures run on the caller's thread, one after the other.
-    Inline(Mutex<Connection>),
+    Inline(Box<Mutex<Connection>>),
     /// Closures run on the store's own threads.
     Threads(Threads),
 }
@@ -107,7 +107,7 @@ impl Store {
         let engine = if url.is_memory() {
             let mut connection = Connection::open(url, Role::Writer)?;
             migration::migrate(&mut connection, &url.to_string(), options.migrations)?;
-            Engine::Inline(Mutex::new(connection))
+            Engine::Inline(Box::new(Mutex::new(connection)))
         } else {
             Engine::Threads(Threads::start(url, options, &counters)?)
         };
@@ -288,7 +288,7 @@ impl Threads {
         // From here on an early return drops this value, which ends the threads that were started.
         let mut threads = Self { queues: Some(Queues { writes, reads }), workers: Vec::new() };
 
-        let writer = {
+        let prepare_writer = {
             let (url, counters) = (url.clone(), Arc::clone(counters));
             move || {
                 let mut connection = Connection::open(&url, Role::Writer)?;
@@ -296,14 +296,14 @@ impl Threads {
                 Ok(Writer { url, options, counters, connection: Some(connection), queue: write_queue })
             }
         };
-        threads.workers.push(worker("store-writer", url, writer, Writer::run)?);
+        threads.workers.push(worker("store-writer", url, prepare_writer, Writer::run)?);
         for _ in 0..options.readers.get() {
             let (url_, counters, queue) = (url.clone(), Arc::clone(counters), Arc::clone(&read_queue));
-            let reader = move || {
+            let prepare_reader = move || {
                 let connection = Some(Connection::open(&url_, Role::Reader)?);
                 Ok(Reader { url: url_, options, counters, connection, queue })
             };
-            threads.workers.push(worker("store-reader", url, reader, Reader::run)?);
+            threads.workers.push(worker("store-reader", url, prepare_reader, Reader::run)?);
         }
         Ok(threads)
     }

@@ -23,19 +23,17 @@ pub(crate) enum Tls {
 
 /// The connector that trusts the authorities in `root_certificates`, or the host's own. The error is a sentence fragment.
 pub(crate) fn connector(root_certificates: Option<&Path>) -> Result<MakeRustlsConnect, String> {
-    match root_certificates {
-        Some(path) => Ok(MakeRustlsConnect::new(config_trusting(path)?)),
-        None => {
-            // The helper below asks for the process-wide provider; when one is installed already, that one is right.
-            let _ = aws_lc_rs::default_provider().install_default();
-            let (connector, _) = MakeRustlsConnect::with_native_certs().map_err(|_| {
-                "this host has no certificate authorities: install the package ca-certificates, or name a file with \
-                 sslrootcert=PATH"
-                    .to_owned()
-            })?;
-            Ok(connector)
-        }
+    if let Some(path) = root_certificates {
+        return Ok(MakeRustlsConnect::new(config_trusting(path)?));
     }
+    // The helper below asks for the process-wide provider; when one is installed already, that one is right.
+    let _ = aws_lc_rs::default_provider().install_default();
+    let (connector, _) = MakeRustlsConnect::with_native_certs().map_err(|_| {
+        "this host has no certificate authorities: install the package ca-certificates, or name a file with \
+         sslrootcert=PATH"
+            .to_owned()
+    })?;
+    Ok(connector)
 }
 
 fn config_trusting(path: &Path) -> Result<ClientConfig, String> {

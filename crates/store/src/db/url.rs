@@ -146,9 +146,8 @@ fn postgres(rest: &str) -> Result<DatabaseUrl, DatabaseUrlError> {
     }
     let tls = match mode {
         Some("disable") => Tls::Off,
-        Some("require" | "verify-full") => Tls::Verified { root_certificates },
         None if is_on_this_host(&config) && root_certificates.is_none() => Tls::Off,
-        None => Tls::Verified { root_certificates },
+        Some("require" | "verify-full") | None => Tls::Verified { root_certificates },
         Some(_) => {
             return Err(wrong(
                 "sslmode is one of disable, require, verify-full (the last two are the same: the certificate is \

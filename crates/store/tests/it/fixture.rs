@@ -103,6 +103,7 @@ pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
 
 /// Waits until `condition` holds.
 #[track_caller]
+#[expect(clippy::disallowed_methods, reason = "the deadline of a test")]
 pub(crate) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     let since = Instant::now();
     while !condition() {

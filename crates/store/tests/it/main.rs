@@ -2,6 +2,7 @@
 //! engine has alone.
 
 mod child;
+mod company;
 mod durability;
 mod fixture;
 mod group_commit;

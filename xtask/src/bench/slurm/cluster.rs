@@ -30,8 +30,8 @@ pub(super) struct Cluster {
     yard: Yard,
 }
 
-const READY: Duration = Duration::from_secs(60);
-const CLIENT: Duration = Duration::from_secs(60);
+const READY: Duration = Duration::from_mins(1);
+const CLIENT: Duration = Duration::from_mins(1);
 
 impl Cluster {
     pub(super) fn start(nodes: u32) -> Result<Self> {
@@ -42,8 +42,12 @@ impl Cluster {
             fs::create_dir_all(&directory)?;
             fs::set_permissions(&directory, Permissions::from_mode(0o755))?;
         }
-        let hostname = fs::read_to_string("/proc/sys/kernel/hostname")?.trim().to_owned();
-        let user = text_within(Command::new("id").arg("-un"), CLIENT)?.trim().to_owned();
+        let hostname = fs::read_to_string("/proc/sys/kernel/hostname")?
+            .trim()
+            .to_owned();
+        let user = text_within(Command::new("id").arg("-un"), CLIENT)?
+            .trim()
+            .to_owned();
         let configuration = slurm_conf(&Layout {
             directory: yard.directory(),
             hostname: &hostname,
@@ -54,18 +58,22 @@ impl Cluster {
         fs::write(yard.directory().join("slurm.conf"), configuration)?;
         let munged = start_munged(&yard)?;
         let controller = start_controller(&yard, &["-c"])?;
-        let daemons = (1..=nodes).map(|index| start_daemon(&yard, index)).collect::<Result<_>>()?;
-        let mut cluster = Self { munged, controller, daemons, nodes, yard };
+        let daemons = (1..=nodes)
+            .map(|index| start_daemon(&yard, index))
+            .collect::<Result<_>>()?;
+        let mut cluster = Self {
+            munged,
+            controller,
+            daemons,
+            nodes,
+            yard,
+        };
         cluster.wait_until_idle()?;
         Ok(cluster)
     }
 
     pub(super) fn directory(&self) -> &Path {
         self.yard.directory()
-    }
-
-    pub(super) fn yard(&self) -> &Yard {
-        &self.yard
     }
 
     /// A client command of this cluster.
@@ -78,13 +86,17 @@ impl Cluster {
         let wanted = format!("{} idle", self.nodes);
         let mut last = String::new();
         let nodes_idle = wait_for("idle nodes", READY, || {
-            for child in [&mut self.munged, &mut self.controller].into_iter().chain(&mut self.daemons) {
+            for child in [&mut self.munged, &mut self.controller]
+                .into_iter()
+                .chain(&mut self.daemons)
+            {
                 if let Some(status) = child.try_wait()? {
                     bail!("a daemon of Slurm ended: {status}");
                 }
             }
             let mut sinfo = slurm_command(&self.yard, "sinfo");
-            last = text_within(sinfo.args(["-h", "-o", "%D %t"]), CLIENT).unwrap_or_else(|error| error.to_string());
+            last = text_within(sinfo.args(["-h", "-o", "%D %t"]), CLIENT)
+                .unwrap_or_else(|error| error.to_string());
             Ok((last.trim() == wanted).then_some(()))
         });
         nodes_idle.with_context(|| format!("nodes are: {}; {}", last.trim(), self.log_tail()))?;
@@ -121,7 +133,9 @@ impl Cluster {
         let daemon = &mut self.daemons[index as usize - 1];
         let mut victims = with_descendants(daemon.id());
         for process in self.yard.members() {
-            if process.command_line.starts_with("slurmstepd:") || process.has_variable("SLURM_JOB_ID", job_id) {
+            if process.command_line.starts_with("slurmstepd:")
+                || process.has_variable("SLURM_JOB_ID", job_id)
+            {
                 victims.extend(with_descendants(process.pid));
             }
         }
@@ -137,16 +151,33 @@ impl Cluster {
 
     /// The controller's last words, for an error message.
     fn log_tail(&self) -> String {
-        let text = fs::read_to_string(self.directory().join("log/slurmctld.log")).unwrap_or_default();
+        let text =
+            fs::read_to_string(self.directory().join("log/slurmctld.log")).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(5)..].join(" | ")
+    }
+}
+
+impl Drop for Cluster {
+    /// The yard would end them too; whoever waits for its own children leaves no zombies.
+    fn drop(&mut self) {
+        let children = [&mut self.controller, &mut self.munged]
+            .into_iter()
+            .chain(&mut self.daemons);
+        for child in children {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 }
 
 fn slurm_command(yard: &Yard, program: impl AsRef<std::ffi::OsStr>) -> Command {
     let mut command = yard.command(program);
     for (name, _) in std::env::vars_os() {
-        if ["SLURM", "SBATCH", "SRUN"].iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
+        if ["SLURM", "SBATCH", "SRUN"]
+            .iter()
+            .any(|prefix| name.to_string_lossy().starts_with(prefix))
+        {
             command.env_remove(name);
         }
     }
@@ -172,12 +203,22 @@ fn start_munged(yard: &Yard) -> Result<Child> {
     fs::set_permissions(directory.join("key"), Permissions::from_mode(0o600))?;
     let mut command = yard.command(program("munged")?);
     command.args(["--foreground", "--force", "--num-threads=4"]);
-    for (option, file) in [("key-file", "key"), ("socket", "socket"), ("pid-file", "pid"), ("seed-file", "seed")] {
+    for (option, file) in [
+        ("key-file", "key"),
+        ("socket", "socket"),
+        ("pid-file", "pid"),
+        ("seed-file", "seed"),
+    ] {
         command.arg(format!("--{option}={}", directory.join(file).display()));
     }
-    command.arg(format!("--log-file={}", yard.directory().join("log/munged.log").display()));
+    command.arg(format!(
+        "--log-file={}",
+        yard.directory().join("log/munged.log").display()
+    ));
     let child = start_quietly(command, yard, "munged")?;
-    wait_for("munged's socket", READY, || Ok(directory.join("socket").exists().then_some(())))?;
+    wait_for("munged's socket", READY, || {
+        Ok(directory.join("socket").exists().then_some(()))
+    })?;
     Ok(child)
 }
 
@@ -201,7 +242,9 @@ fn free_ports(count: u32) -> Result<u16> {
     let offset = u16::try_from(std::process::id() % 40).expect("below 40") * 200;
     (0..40)
         .map(|step| 21_000 + (offset + step * 200) % 8_000)
-        .find(|first| (0..count).all(|index| TcpListener::bind(("127.0.0.1", first + index)).is_ok()))
+        .find(|first| {
+            (0..count).all(|index| TcpListener::bind(("127.0.0.1", first + index)).is_ok())
+        })
         .context("no free range of ports between 21000 and 29000")
 }
 

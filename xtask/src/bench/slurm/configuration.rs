@@ -40,7 +40,7 @@ JobRequeue=1
 MessageTimeout=10
 MaxJobCount=100000
 MinJobAge=10
-# Default 10,000 jobs deep and 30 to 60 s apart; `defer` stays off, so that a submit tries to start its job at once.
+# Defaults: 3 s delay for batch jobs, 100 jobs deep, every 60 s and 30 s. `defer` stays off: a submit tries to start its job at once.
 SchedulerType=sched/backfill
 SchedulerParameters=batch_sched_delay=0,default_queue_depth=1000,sched_interval=1,bf_interval=1
 # Default 2000 us: spreads the ends of jobs for the sake of a slow controller.
@@ -55,7 +55,13 @@ SlurmdTimeout=10
 pub(super) const CREDENTIAL_SECONDS: u32 = 10;
 
 pub(super) fn slurm_conf(layout: &Layout<'_>) -> String {
-    let Layout { directory, hostname, user, first_port, nodes } = layout;
+    let Layout {
+        directory,
+        hostname,
+        user,
+        first_port,
+        nodes,
+    } = layout;
     let directory = directory.display();
     let mut text = format!(
         "\
@@ -80,7 +86,10 @@ SlurmdLogFile={directory}/log/%n.log
             "NodeName=n{index} NodeHostname={hostname} NodeAddr=127.0.0.1 Port={port} CPUs={CPUS_PER_NODE} RealMemory=1000"
         );
     }
-    let _ = writeln!(text, "PartitionName=main Nodes=n[1-{nodes}] Default=YES MaxTime=INFINITE State=UP");
+    let _ = writeln!(
+        text,
+        "PartitionName=main Nodes=n[1-{nodes}] Default=YES MaxTime=INFINITE State=UP"
+    );
     text
 }
 

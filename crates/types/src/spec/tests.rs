@@ -3,7 +3,9 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::inventory::Cpu;
+use crate::inventory::{Accelerator, Cpu};
+
+const GIBIBYTE: u64 = 1 << 30;
 
 fn accelerator_node() -> Inventory {
     let accelerators = (0..8)
@@ -22,7 +24,12 @@ fn accelerator_node() -> Inventory {
     };
     Inventory {
         host_name: "n1".into(),
-        cpu: Cpu { model: "Intel(R) Xeon(R) Platinum 8480C".into(), architecture: "x86_64".into(), cores: 112, ..Cpu::default() },
+        cpu: Cpu {
+            model: "Intel(R) Xeon(R) Platinum 8480C".into(),
+            architecture: "x86_64".into(),
+            cores: 112,
+            ..Cpu::default()
+        },
         memory_bytes: 2_113_500_000_000,
         nics: vec![
             nic("eno1", Some(1000), &[]),
@@ -36,31 +43,73 @@ fn accelerator_node() -> Inventory {
 }
 
 fn differing_facts(spec: &SpecDefinition, inventory: &Inventory) -> Vec<String> {
-    matches(spec, inventory).err().into_iter().flatten().map(|difference| difference.fact).collect()
+    matches(spec, inventory)
+        .err()
+        .into_iter()
+        .flatten()
+        .map(|difference| difference.fact)
+        .collect()
 }
 
 /// What a node may look like: known and unknown facts, equal and mixed devices.
 fn any_inventory() -> impl Strategy<Value = Inventory> {
-    let text = || prop_oneof![Just(String::new()), "[ -~]{1,24}", Just("NVIDIA  H100 80GB HBM3".to_owned())];
-    let vendor = prop_oneof![Just(AcceleratorVendor::Nvidia), Just(AcceleratorVendor::Ascend)];
-    let device = (vendor, text(), proptest::option::of(0u64..1 << 38), any::<u32>()).prop_map(|(vendor, model, memory_bytes, index)| {
-        Accelerator { model, memory_bytes, ..Accelerator::new(index, vendor) }
-    });
-    let nic = (proptest::option::of(0u32..800_000), proptest::collection::vec("mlx5_[0-9]", 0..2))
-        .prop_map(|(speed_mbps, rdma_devices)| Nic { speed_mbps, rdma_devices, ..Nic::default() });
+    let text = || {
+        prop_oneof![
+            Just(String::new()),
+            "[ -~]{1,24}",
+            Just("NVIDIA  H100 80GB HBM3".to_owned())
+        ]
+    };
+    let vendor = prop_oneof![
+        Just(AcceleratorVendor::Nvidia),
+        Just(AcceleratorVendor::Ascend)
+    ];
+    let device = (
+        vendor,
+        text(),
+        proptest::option::of(0u64..1 << 38),
+        any::<u32>(),
+    )
+        .prop_map(|(vendor, model, memory_bytes, index)| Accelerator {
+            model,
+            memory_bytes,
+            ..Accelerator::new(index, vendor)
+        });
+    let nic = (
+        proptest::option::of(0u32..800_000),
+        proptest::collection::vec("mlx5_[0-9]", 0..2),
+    )
+        .prop_map(|(speed_mbps, rdma_devices)| Nic {
+            speed_mbps,
+            rdma_devices,
+            ..Nic::default()
+        });
     let devices = prop_oneof![
         proptest::collection::vec(device.clone(), 0..5),
         (device, 1usize..9).prop_map(|(device, count)| vec![device; count]),
     ];
-    (text(), text(), 0u32..300, 0u64..1 << 45, devices, proptest::collection::vec(nic, 0..6)).prop_map(
-        |(architecture, model, cores, memory_bytes, accelerators, nics)| Inventory {
-            cpu: Cpu { model, architecture, cores, ..Cpu::default() },
-            memory_bytes,
-            accelerators,
-            nics,
-            ..Inventory::default()
-        },
+    (
+        text(),
+        text(),
+        0u32..300,
+        0u64..1 << 45,
+        devices,
+        proptest::collection::vec(nic, 0..6),
     )
+        .prop_map(
+            |(architecture, model, cores, memory_bytes, accelerators, nics)| Inventory {
+                cpu: Cpu {
+                    model,
+                    architecture,
+                    cores,
+                    ..Cpu::default()
+                },
+                memory_bytes,
+                accelerators,
+                nics,
+                ..Inventory::default()
+            },
+        )
 }
 
 proptest! {
@@ -129,7 +178,11 @@ fn a_difference_is_one_clear_sentence() {
     node.accelerators.pop();
     node.accelerators[5].memory_bytes = Some(40 * GIBIBYTE);
     node.memory_bytes = 0;
-    let sentences: Vec<_> = matches(&spec, &node).expect_err("it differs").iter().map(ToString::to_string).collect();
+    let sentences: Vec<_> = matches(&spec, &node)
+        .expect_err("it differs")
+        .iter()
+        .map(ToString::to_string)
+        .collect();
     assert_eq!(
         sentences,
         [
@@ -143,58 +196,128 @@ fn a_difference_is_one_clear_sentence() {
 #[test]
 fn a_node_that_lost_all_its_accelerators_is_not_a_plain_host() {
     let mut node = accelerator_node();
-    let plain = Inventory { accelerators: Vec::new(), ..node.clone() };
+    let plain = Inventory {
+        accelerators: Vec::new(),
+        ..node.clone()
+    };
     node.memory_bytes = 1;
     let spec = SpecDefinition::learn(&plain);
     assert_eq!(spec.validate(), Ok(()));
-    assert!(differing_facts(&spec, &accelerator_node()).contains(&"number of accelerators".to_owned()));
+    assert!(
+        differing_facts(&spec, &accelerator_node()).contains(&"number of accelerators".to_owned())
+    );
     let described = SpecDefinition {
-        accelerator: AcceleratorSpec { vendor: Some(AcceleratorVendor::Nvidia), ..AcceleratorSpec::default() },
+        accelerator: AcceleratorSpec {
+            vendor: Some(AcceleratorVendor::Nvidia),
+            ..AcceleratorSpec::default()
+        },
         ..SpecDefinition::default()
     };
-    assert_eq!(differing_facts(&described, &plain), ["number of accelerators"]);
+    assert_eq!(
+        differing_facts(&described, &plain),
+        ["number of accelerators"]
+    );
 }
 
 #[test]
 fn an_unplugged_cable_does_not_change_the_spec_but_a_missing_adapter_does() {
     let mut node = accelerator_node();
     let spec = SpecDefinition::learn(&node);
-    assert_eq!(spec.nics, NicSpec { count: Some(2), speed_mbps: Some(400_000), rdma: Some(true) });
+    assert_eq!(
+        spec.nics,
+        NicSpec {
+            count: Some(2),
+            speed_mbps: Some(400_000),
+            rdma: Some(true)
+        }
+    );
     node.nics[1].speed_mbps = None;
     assert_eq!(differing_facts(&spec, &node), Vec::<String>::new());
     node.nics.drain(1..3);
-    assert_eq!(differing_facts(&spec, &node), ["number of network interfaces with RDMA"]);
-    let without = SpecDefinition { nics: NicSpec { rdma: Some(false), ..NicSpec::default() }, ..SpecDefinition::default() };
-    assert_eq!(differing_facts(&without, &node), ["number of network interfaces with RDMA"]);
+    assert_eq!(
+        differing_facts(&spec, &node),
+        ["number of network interfaces with RDMA"]
+    );
+    let without = SpecDefinition {
+        nics: NicSpec {
+            rdma: Some(false),
+            ..NicSpec::default()
+        },
+        ..SpecDefinition::default()
+    };
+    assert_eq!(
+        differing_facts(&without, &node),
+        ["number of network interfaces with RDMA"]
+    );
 }
 
 #[test]
 fn the_most_constrained_spec_wins_and_a_tie_names_both() {
     let node = accelerator_node();
     let narrow = SpecDefinition::learn(&node);
-    let wide = SpecDefinition { cpu: CpuSpec { cores: Some(112), ..CpuSpec::default() }, ..SpecDefinition::default() };
-    let other = SpecDefinition { cpu: CpuSpec { cores: Some(8), ..CpuSpec::default() }, ..SpecDefinition::default() };
-    assert_eq!(best_match([("wide", &wide), ("narrow", &narrow), ("other", &other)], &node), Ok(Some("narrow")));
+    let wide = SpecDefinition {
+        cpu: CpuSpec {
+            cores: Some(112),
+            ..CpuSpec::default()
+        },
+        ..SpecDefinition::default()
+    };
+    let other = SpecDefinition {
+        cpu: CpuSpec {
+            cores: Some(8),
+            ..CpuSpec::default()
+        },
+        ..SpecDefinition::default()
+    };
+    assert_eq!(
+        best_match(
+            [("wide", &wide), ("narrow", &narrow), ("other", &other)],
+            &node
+        ),
+        Ok(Some("narrow"))
+    );
     assert_eq!(best_match([("other", &other)], &node), Ok(None));
-    let tie = best_match([("a", &narrow), ("wide", &wide), ("b", &narrow)], &node).expect_err("two fit equally");
-    assert_eq!(tie.to_string(), "the specs a and b fit equally well; make one of them ask for more, or delete one");
+    let tie = best_match([("a", &narrow), ("wide", &wide), ("b", &narrow)], &node)
+        .expect_err("two fit equally");
+    assert_eq!(
+        tie.to_string(),
+        "the specs a and b fit equally well; make one of them ask for more, or delete one"
+    );
 }
 
 #[test]
 fn architectures_have_two_names() {
-    let spec = SpecDefinition { cpu: CpuSpec { architecture: Some("amd64".into()), ..CpuSpec::default() }, ..SpecDefinition::default() };
+    let spec = SpecDefinition {
+        cpu: CpuSpec {
+            architecture: Some("amd64".into()),
+            ..CpuSpec::default()
+        },
+        ..SpecDefinition::default()
+    };
     assert_eq!(matches(&spec, &accelerator_node()), Ok(()));
 }
 
 #[test]
 fn a_bad_declaration_says_which_field_and_what_to_do() {
     let check = |text: &str| {
-        serde_json::from_str::<SpecDefinition>(text).expect("well formed").validate().expect_err("it must be refused").to_string()
+        serde_json::from_str::<SpecDefinition>(text)
+            .expect("well formed")
+            .validate()
+            .expect_err("it must be refused")
+            .to_string()
     };
     assert!(check("{}").starts_with("the spec constrains nothing"));
-    assert!(check(r#"{"memory":{"tolerance_percent":5}}"#).starts_with("the spec constrains nothing"));
-    assert_eq!(check(r#"{"cpu":{"cores":0}}"#), "cpu.cores is 0; leave the field out if it does not matter");
-    assert!(check(r#"{"cpu":{"model":"  "}}"#).starts_with("cpu.model must be 1 to 128 printable characters"));
+    assert!(
+        check(r#"{"memory":{"tolerance_percent":5}}"#).starts_with("the spec constrains nothing")
+    );
+    assert_eq!(
+        check(r#"{"cpu":{"cores":0}}"#),
+        "cpu.cores is 0; leave the field out if it does not matter"
+    );
+    assert!(
+        check(r#"{"cpu":{"model":"  "}}"#)
+            .starts_with("cpu.model must be 1 to 128 printable characters")
+    );
     assert_eq!(
         check(r#"{"accelerator":{"count":0,"model":"x"}}"#),
         "accelerator.count is 0, so accelerator.model describes nothing; remove one of the two"
@@ -203,7 +326,14 @@ fn a_bad_declaration_says_which_field_and_what_to_do() {
         check(r#"{"memory":{"size_bytes":2048}}"#),
         "memory.size_bytes is 2048, which no machine has (allowed: 64 MiB to 1 PiB); check the unit"
     );
-    assert!(check(r#"{"cpu":{"cores":8},"memory":{"tolerance_percent":51}}"#).contains("allowed: 0 to 50"));
-    let typing_error = serde_json::from_str::<SpecDefinition>(r#"{"acelerator":{"count":8}}"#).expect_err("an unknown field");
-    assert!(typing_error.to_string().contains("acelerator"), "a misspelt field must not silently constrain nothing");
+    assert!(
+        check(r#"{"cpu":{"cores":8},"memory":{"tolerance_percent":51}}"#)
+            .contains("allowed: 0 to 50")
+    );
+    let typing_error = serde_json::from_str::<SpecDefinition>(r#"{"acelerator":{"count":8}}"#)
+        .expect_err("an unknown field");
+    assert!(
+        typing_error.to_string().contains("acelerator"),
+        "a misspelt field must not silently constrain nothing"
+    );
 }

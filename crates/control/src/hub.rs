@@ -1,0 +1,208 @@
+//! What a server process keeps in memory: when each node was heard of last, the open connections to agents, and wake-ups.
+//!
+//! None of it survives a restart and none of it has to: contacts begin anew with a full grace time, agents reconnect, waiters ask again.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use supernode_plan::Contact;
+use supernode_types::agent::Desired;
+use supernode_types::{AttemptId, Clock, NodeId, Timestamp};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+
+/// What a server tells a connected agent.
+#[derive(Debug)]
+pub enum ToLink {
+    /// What the node should do.
+    Desired(Box<Desired>),
+    /// Read a part of a rank's output.
+    ReadLog(LogRequest, oneshot::Sender<Result<LogBytes, String>>),
+    /// The node was removed or replaced its connection: close.
+    Close(&'static str),
+}
+
+/// Which part of a rank's output to read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogRequest {
+    /// The attempt.
+    pub attempt: AttemptId,
+    /// The rank.
+    pub rank: u32,
+    /// First byte.
+    pub offset: u64,
+    /// Most bytes.
+    pub limit: u32,
+}
+
+/// A part of a rank's output.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LogBytes {
+    /// Where the content begins.
+    pub offset: u64,
+    /// Where to read on.
+    pub next_offset: u64,
+    /// The output.
+    pub content: String,
+    /// The rank has ended and this is all.
+    pub end: bool,
+}
+
+#[derive(Debug)]
+struct Link {
+    connection: u64,
+    sender: mpsc::Sender<ToLink>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Heard {
+    monotonic: Duration,
+    wall: Timestamp,
+}
+
+/// How long syncs took, from receiving to acknowledging.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SyncLatency {
+    /// How many.
+    pub count: u64,
+    /// In all.
+    pub sum_microseconds: u64,
+    /// The longest.
+    pub longest_microseconds: u64,
+}
+
+#[derive(Debug)]
+struct State {
+    sync_latency: SyncLatency,
+    heard: BTreeMap<NodeId, Heard>,
+    links: BTreeMap<NodeId, Link>,
+}
+
+/// Contacts, links and wake-ups; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Hub {
+    clock: Arc<dyn Clock>,
+    started: Duration,
+    state: Arc<Mutex<State>>,
+    connections: Arc<AtomicU64>,
+    wake: Arc<Notify>,
+    revision: watch::Sender<u64>,
+}
+
+impl Hub {
+    /// Nothing heard yet.
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        Self {
+            started: clock.monotonic(),
+            clock,
+            state: Arc::new(Mutex::new(State { sync_latency: SyncLatency::default(), heard: BTreeMap::new(), links: BTreeMap::new() })),
+            connections: Arc::new(AtomicU64::new(0)),
+            wake: Arc::new(Notify::new()),
+            revision: watch::Sender::new(0),
+        }
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().expect("no holder of this lock panics")
+    }
+
+    /// Notes that a node's agent spoke just now.
+    pub fn heard(&self, node: &NodeId) {
+        let heard = Heard { monotonic: self.clock.monotonic(), wall: self.clock.now() };
+        let mut state = self.state();
+        if let Some(known) = state.heard.get_mut(node) {
+            *known = heard;
+        } else {
+            state.heard.insert(node.clone(), heard);
+        }
+    }
+
+    /// When a node was heard of last.
+    pub fn last_heard(&self, node: &NodeId) -> Option<Timestamp> {
+        self.state().heard.get(node).map(|heard| heard.wall)
+    }
+
+    /// The contact of each of `nodes`; silence of a node that was never heard of counts from the start of this process.
+    pub fn contacts<'a>(&self, nodes: impl Iterator<Item = &'a NodeId>, connected_within: Duration) -> BTreeMap<NodeId, Contact> {
+        let now = self.clock.monotonic();
+        let state = self.state();
+        nodes
+            .map(|node| {
+                let heard = state.heard.get(node).map_or(self.started, |heard| heard.monotonic);
+                let silence = now.saturating_sub(heard);
+                let connected = state.heard.contains_key(node) && silence <= connected_within;
+                (node.clone(), if connected { Contact::Connected } else { Contact::Silent(silence) })
+            })
+            .collect()
+    }
+
+    /// Registers a connection; a former one of the same node is told to close. Answers a number that identifies this one.
+    pub fn link(&self, node: &NodeId, sender: mpsc::Sender<ToLink>) -> u64 {
+        let connection = self.connections.fetch_add(1, Ordering::Relaxed);
+        let former = self.state().links.insert(node.clone(), Link { connection, sender });
+        if let Some(former) = former {
+            let _ = former.sender.try_send(ToLink::Close("replaced by a newer connection of the same node"));
+        }
+        connection
+    }
+
+    /// Forgets a connection unless a newer one has taken its place.
+    pub fn unlink(&self, node: &NodeId, connection: u64) {
+        let mut state = self.state();
+        if state.links.get(node).is_some_and(|link| link.connection == connection) {
+            state.links.remove(node);
+        }
+    }
+
+    /// Notes how long one sync took.
+    pub fn note_sync(&self, took: Duration) {
+        let microseconds = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let latency = &mut self.state().sync_latency;
+        latency.count += 1;
+        latency.sum_microseconds += microseconds;
+        latency.longest_microseconds = latency.longest_microseconds.max(microseconds);
+    }
+
+    /// How long syncs took since the start.
+    pub fn sync_latency(&self) -> SyncLatency {
+        self.state().sync_latency
+    }
+
+    /// How many agents are connected.
+    pub fn link_count(&self) -> usize {
+        self.state().links.len()
+    }
+
+    /// Whether a node's agent is connected.
+    pub fn linked(&self, node: &NodeId) -> bool {
+        self.state().links.contains_key(node)
+    }
+
+    /// Sends to a node if it is connected and keeps up. A message that is dropped here is made good by the agent's next sync, which
+    /// says what it has.
+    pub fn send(&self, node: &NodeId, message: ToLink) -> bool {
+        let sender = self.state().links.get(node).map(|link| link.sender.clone());
+        sender.is_some_and(|sender| sender.try_send(message).is_ok())
+    }
+
+    /// Makes the loop look again.
+    pub fn wake_loop(&self) {
+        self.wake.notify_one();
+    }
+
+    /// Waits until somebody wakes the loop.
+    pub async fn woken(&self) {
+        self.wake.notified().await;
+    }
+
+    /// Tells everybody who waits for a change that there may be one.
+    pub fn announce_change(&self) {
+        self.revision.send_modify(|revision| *revision += 1);
+    }
+
+    /// A receiver that is marked changed with every [`Hub::announce_change`].
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.revision.subscribe()
+    }
+}

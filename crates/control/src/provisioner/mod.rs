@@ -1,0 +1,102 @@
+//! How nodes come and go.
+//!
+//! A provision is a row: what is wanted, how far it is, when to ask next. The runner calls the provisioner outside any transaction and
+//! writes down what it said. A call may be lost, repeated or late; the provision's id is the idempotency key that makes a repeated
+//! call harmless. A join token's secret is made anew for each call and stored only as a hash.
+
+pub mod exec;
+pub mod local;
+mod runner;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+pub use runner::{SecretHash, run_due};
+
+/// Who makes nodes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Provisioner {
+    /// Nobody: only spares that somebody enrolled.
+    Pool,
+    /// Agents as processes on this host, one directory each, supervised by `supernode dev`.
+    Local {
+        /// Where the directories are.
+        directory: PathBuf,
+    },
+    /// A command that reads a request as JSON and writes an answer as JSON.
+    Exec {
+        /// Program and arguments.
+        command: Vec<String>,
+        /// How long one call may take.
+        time_limit: Duration,
+    },
+}
+
+impl Provisioner {
+    /// The word for this provisioner.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Pool => "pool",
+            Self::Local { .. } => "local",
+            Self::Exec { .. } => "exec",
+        }
+    }
+}
+
+/// What a provisioner is asked to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProvisionAction {
+    /// Make the node.
+    Create,
+    /// Take it away.
+    Delete,
+}
+
+/// How the new node finds the server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JoinParameters {
+    /// Address of the agent port, `host:port`.
+    pub server: String,
+    /// URL of the API.
+    pub api: String,
+    /// The join token's secret.
+    pub token: String,
+    /// The server's authority, PEM.
+    pub ca_pem: String,
+}
+
+/// One request to a provisioner.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ProvisionRequest {
+    /// Version of this format.
+    pub version: u32,
+    /// What to do.
+    pub action: ProvisionAction,
+    /// The same for every repetition of the same wish.
+    pub request_id: String,
+    /// The name that the node has to enrol with.
+    pub node_name: String,
+    /// The super node that it is for.
+    pub super_node: String,
+    /// The hardware that it must have.
+    pub spec: serde_json::Value,
+    /// How it finds the server; absent when it is to be deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub join: Option<JoinParameters>,
+}
+
+/// What a provisioner says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ProvisionAnswer {
+    /// Done, now or before.
+    Done,
+    /// Under way: ask again.
+    Pending(String),
+    /// Not possible this time; worth another try.
+    Retry(String),
+    /// Not possible.
+    Refused(String),
+}

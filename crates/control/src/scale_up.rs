@@ -1,0 +1,230 @@
+//! Adding nodes: which ones, and the operation that makes them join.
+
+use std::time::Duration;
+
+use supernode_plan::Snapshot;
+use supernode_plan::choose::{Choice, check_named, choose_spares};
+use supernode_store::Tx;
+use supernode_store::provision::provision_insert;
+use supernode_store::token::{JoinTokenRecord, join_token_insert};
+use supernode_types::node::{Node, Position};
+use supernode_types::operation::{Operation, OperationKind, OperationState, Provision, ProvisionState, Target, TargetState};
+use supernode_types::{JoinTokenId, OperationId, ProvisionId, SpecId, SuperNodeId};
+
+use crate::provisioner::Provisioner;
+use crate::round::Round;
+use crate::super_node::find_for_change;
+use crate::{Intent, Refusal, Settings};
+
+/// Which nodes a request wants.
+#[derive(Debug, Clone)]
+pub enum Selection {
+    /// So many more.
+    Count(u32),
+    /// So many in all.
+    To(u32),
+    /// These spares, by name or id.
+    Named(Vec<String>),
+}
+
+/// What a scale-up would do.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Spares, each with the reason.
+    pub nodes: Vec<Choice>,
+    /// How many nodes the provisioner has to make.
+    pub provisioned: u32,
+    /// Members before, joining ones included.
+    pub members_before: u32,
+}
+
+impl Plan {
+    /// Members after.
+    pub fn members_after(&self) -> u32 {
+        self.members_before + self.added()
+    }
+
+    fn added(&self) -> u32 {
+        u32::try_from(self.nodes.len()).unwrap_or(u32::MAX).saturating_add(self.provisioned)
+    }
+}
+
+/// What scaling up would do.
+pub fn plan(tx: &mut Tx<'_>, intent: &Intent, id_or_name: &str, selection: &Selection) -> Result<Plan, Refusal> {
+    let super_node = find_for_change(tx, intent, id_or_name)?;
+    let round = Round::load(tx, intent.now, &intent.settings.limits(), &intent.entropy)?;
+    choose(&round.snapshot, &intent.settings, &super_node.spec, Some(&super_node.id), selection)
+}
+
+/// Starts to add nodes: spares are claimed in this transaction, so nobody else can take them.
+pub fn scale_up(tx: &mut Tx<'_>, intent: &Intent, id_or_name: &str, selection: &Selection, deadline: Duration) -> Result<Operation, Refusal> {
+    let super_node = find_for_change(tx, intent, id_or_name)?;
+    let mut round = Round::load(tx, intent.now, &intent.settings.limits(), &intent.entropy)?;
+    let plan = choose(&round.snapshot, &intent.settings, &super_node.spec, Some(&super_node.id), selection)?;
+    let operation = begin(&mut round, intent, OperationKind::ScaleUp, &super_node.id, &plan, deadline)?;
+    round.finish()?;
+    Ok(operation)
+}
+
+/// Chooses the nodes. Pure: `--plan` and the real thing cannot differ.
+pub(crate) fn choose(
+    snapshot: &Snapshot,
+    settings: &Settings,
+    spec: &SpecId,
+    super_node: Option<&SuperNodeId>,
+    selection: &Selection,
+) -> Result<Plan, Refusal> {
+    let existing: Vec<&Node> = super_node.map(|id| snapshot.nodes.values().filter(|node| node.membership.listed_in(id)).collect()).unwrap_or_default();
+    let pending = super_node.map_or(0, |id| pending_provisions(snapshot, id));
+    let before = u32::try_from(existing.len()).unwrap_or(u32::MAX) + pending;
+    let hyperplane = super_node.and_then(|id| snapshot.super_nodes.get(id)).and_then(|found| found.hyperplane.as_deref());
+    let wanted = match selection {
+        Selection::Count(0) => return Err(Refusal::Invalid("count is 0; ask for at least one node".into())),
+        Selection::Count(count) => *count,
+        Selection::To(to) if *to <= before => {
+            return Err(Refusal::Invalid(format!("the super node has {before} nodes already (joining ones included); use scale-down for fewer")));
+        }
+        Selection::To(to) => to - before,
+        Selection::Named(names) if names.is_empty() => return Err(Refusal::Invalid("name at least one node, or give a count".into())),
+        Selection::Named(names) => u32::try_from(names.len()).unwrap_or(u32::MAX),
+    };
+    check_maximum(snapshot, spec, before, wanted)?;
+    let (nodes, provisioned) = match selection {
+        Selection::Named(names) => {
+            let named = names.iter().map(|name| find_node(snapshot, name)).collect::<Result<Vec<_>, _>>()?;
+            let choices = check_named(snapshot, spec, hyperplane, &existing, &named).map_err(|unusable| Refusal::SpecMismatch(unusable.to_string()))?;
+            (choices, 0)
+        }
+        Selection::Count(_) | Selection::To(_) => choose_by_count(snapshot, settings, spec, hyperplane, &existing, wanted)?,
+    };
+    Ok(Plan { nodes, provisioned, members_before: before })
+}
+
+fn pending_provisions(snapshot: &Snapshot, super_node: &SuperNodeId) -> u32 {
+    let open = snapshot.operations.values().filter(|operation| operation.super_node.as_ref() == Some(super_node));
+    let targets = open.flat_map(|operation| &operation.targets);
+    let pending = targets.filter(|target| target.node.is_none() && matches!(target.state, TargetState::Active { .. })).count();
+    u32::try_from(pending).unwrap_or(u32::MAX)
+}
+
+fn check_maximum(snapshot: &Snapshot, spec: &SpecId, before: u32, wanted: u32) -> Result<(), Refusal> {
+    let Some(limit) = snapshot.specs.get(spec) else { return Ok(()) };
+    if before.saturating_add(wanted) > limit.maximum_nodes {
+        return Err(Refusal::OverMaximum(format!(
+            "{before} + {wanted} nodes are more than the {} that spec {} allows in one super node",
+            limit.maximum_nodes, limit.name
+        )));
+    }
+    Ok(())
+}
+
+/// The node of a snapshot with this name or id.
+pub(crate) fn find_node<'a>(snapshot: &'a Snapshot, id_or_name: &str) -> Result<&'a Node, Refusal> {
+    let found = snapshot.nodes.values().find(|node| node.name.as_str() == id_or_name || node.id.as_str() == id_or_name);
+    found.ok_or_else(|| Refusal::not_found("node", "node", id_or_name))
+}
+
+fn choose_by_count(
+    snapshot: &Snapshot,
+    settings: &Settings,
+    spec: &SpecId,
+    hyperplane: Option<&str>,
+    existing: &[&Node],
+    wanted: u32,
+) -> Result<(Vec<Choice>, u32), Refusal> {
+    let count = usize::try_from(wanted).unwrap_or(usize::MAX);
+    let shortage = match choose_spares(snapshot, spec, hyperplane, existing, count) {
+        Ok(choices) => return Ok((choices, 0)),
+        Err(shortage) => shortage,
+    };
+    if settings.provisioner == Provisioner::Pool {
+        return Err(Refusal::NotEnoughNodes {
+            message: format!("not enough spares: {shortage}. Enrol more nodes (supernode join-token create), or ask for fewer"),
+            excluded: shortage.excluded.iter().map(|(name, why)| format!("{name} {why}")).collect(),
+        });
+    }
+    let choices = choose_spares(snapshot, spec, hyperplane, existing, shortage.found).unwrap_or_default();
+    let provisioned = wanted.saturating_sub(u32::try_from(choices.len()).unwrap_or(u32::MAX));
+    Ok((choices, provisioned))
+}
+
+/// Writes the operation, claims the spares and writes the wishes for the provisioner.
+pub(crate) fn begin(
+    round: &mut Round<'_, '_>,
+    intent: &Intent,
+    kind: OperationKind,
+    super_node: &SuperNodeId,
+    plan: &Plan,
+    deadline: Duration,
+) -> Result<Operation, Refusal> {
+    let id = OperationId::new(intent.now, &*intent.entropy);
+    let mut targets = Vec::new();
+    for choice in &plan.nodes {
+        targets.push(target(targets.len(), Some(choice.node.clone()), None, choice.because.clone()));
+    }
+    let mut provisions = Vec::new();
+    for _ in 0..plan.provisioned {
+        let provision = ProvisionId::new(intent.now, &*intent.entropy);
+        targets.push(target(targets.len(), None, Some(provision.clone()), "made by the provisioner, because there are not enough spares".into()));
+        provisions.push(provision);
+    }
+    let operation = Operation {
+        id: id.clone(),
+        kind,
+        super_node: Some(super_node.clone()),
+        state: OperationState::Running { waits_for: "the loop".into() },
+        targets,
+        actor: intent.actor.clone(),
+        deadline: intent.now.plus(deadline),
+        cancel_requested: false,
+        generation: 1,
+        created_at: intent.now,
+        ended_at: None,
+    };
+    round.insert_operation(operation.clone())?;
+    for choice in &plan.nodes {
+        round.claim(&choice.node, super_node, &id)?;
+    }
+    for provision in provisions {
+        wish(round.tx(), intent, provision, &id, super_node)?;
+    }
+    Ok(operation)
+}
+
+fn target(slot: usize, node: Option<supernode_types::NodeId>, provision: Option<ProvisionId>, chosen_because: String) -> Target {
+    Target {
+        slot: u32::try_from(slot).expect("fewer than 2^32 targets"),
+        node,
+        provision,
+        chosen_because,
+        state: TargetState::Active { step: "accepted".into() },
+    }
+}
+
+/// A provision with a join token of its own; the token's secret is made anew for each call to the provisioner.
+fn wish(tx: &mut Tx<'_>, intent: &Intent, id: ProvisionId, operation: &OperationId, super_node: &SuperNodeId) -> Result<(), Refusal> {
+    let join_token = JoinTokenRecord {
+        id: JoinTokenId::new(intent.now, &*intent.entropy),
+        uses_left: 1,
+        expires_at: intent.now,
+        revoked_at: None,
+        labels: [("provision".to_owned(), id.to_string())].into(),
+        position: Position::default(),
+        provision: Some(id.clone()),
+        created_at: intent.now,
+    };
+    join_token_insert(tx, &join_token, id.as_str())?;
+    let suffix = &id.as_str()[id.as_str().len() - 8..];
+    let provision = Provision {
+        node_name: format!("node-{suffix}"),
+        id,
+        operation: operation.clone(),
+        super_node: super_node.clone(),
+        node: None,
+        state: ProvisionState::Creating { message: "not called yet".into() },
+        calls: 0,
+        next_call_at: intent.now,
+    };
+    provision_insert(tx, &provision, &join_token.id)?;
+    Ok(())
+}

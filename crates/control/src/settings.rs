@@ -1,0 +1,57 @@
+//! What an operator may set for a server.
+
+use std::time::Duration;
+
+use supernode_plan::Limits;
+
+use crate::provisioner::Provisioner;
+
+/// Settings of one server.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Silence after which a node is lost.
+    pub lost_after: Duration,
+    /// How often an agent says that it is there.
+    pub sync_interval: Duration,
+    /// How long a node's certificate is valid; agents renew after two thirds of it.
+    pub certificate_lifetime: Duration,
+    /// How nodes come and go.
+    pub provisioner: Provisioner,
+    /// How long events are kept.
+    pub event_retention: Duration,
+    /// How long idempotency keys are remembered.
+    pub idempotency_retention: Duration,
+    /// First and last port that rank 0 of a gang may be given.
+    pub master_ports: (u16, u16),
+}
+
+impl Settings {
+    /// What fits a real cluster; `dev` shortens `lost_after`.
+    pub fn new(provisioner: Provisioner) -> Self {
+        Self {
+            lost_after: Duration::from_secs(30),
+            sync_interval: Duration::from_secs(1),
+            certificate_lifetime: Duration::from_secs(24 * 3600),
+            provisioner,
+            event_retention: Duration::from_secs(30 * 24 * 3600),
+            idempotency_retention: Duration::from_secs(24 * 3600),
+            master_ports: (20_000, 29_999),
+        }
+    }
+
+    /// How long after the sending of an acknowledged sync a node's ranks may run on without another. A fifth of `lost_after` is left
+    /// for the last kill to take effect, so that nothing runs any more when leases are given away.
+    pub fn fence(&self) -> Duration {
+        self.lost_after * 4 / 5
+    }
+
+    /// What planners need to know.
+    pub fn limits(&self) -> Limits {
+        Limits {
+            lost_after: self.lost_after,
+            start_timeout: Duration::from_secs(120),
+            master_ports: self.master_ports,
+            queue_depth: 1000,
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! What the planners decide, rule by rule, and what holds whatever happens.
+
+mod backfill;
+mod build;
+mod choose;
+mod condition;
+mod environment;
+mod job;
+mod model;
+mod property;
+mod remove;
+mod scale_down;
+mod scale_up;
+mod schedule;
+mod world;

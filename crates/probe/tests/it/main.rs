@@ -1,0 +1,8 @@
+//! Integration tests of discovery: written-down machines, samples of vendor tools, and this machine.
+
+mod ascend;
+mod command;
+mod machine;
+mod machines;
+mod nvidia;
+mod this_host;
