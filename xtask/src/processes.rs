@@ -112,9 +112,10 @@ fn read_in_background(mut stream: impl Read + Send + 'static) -> std::thread::Jo
     })
 }
 
-/// Program and arguments as one line to paste into a shell, long ones cut.
+/// Program (without its directory) and arguments as one line to paste into a shell, long ones cut.
 pub(crate) fn describe(command: &Command) -> String {
-    let words: Vec<String> = std::iter::once(command.get_program())
+    let program = Path::new(command.get_program());
+    let words: Vec<String> = std::iter::once(program.file_name().unwrap_or_default())
         .chain(command.get_args())
         .map(|word| {
             let word = word.to_string_lossy();
@@ -365,7 +366,7 @@ mod tests {
 
     #[test]
     fn commands_are_described_for_a_shell() {
-        let mut command = Command::new("cargo");
+        let mut command = Command::new("/opt/rust/cargo");
         command.args(["test", "two words", "a=b"]);
         assert_eq!(describe(&command), "cargo test 'two words' a=b");
     }

@@ -13,7 +13,9 @@ fn main() -> ExitCode {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments.as_slice() {
         ["--launch", data, id, file] => launch(Path::new(data), id, Path::new(file)),
-        [directory, "--lease", lease] => supernode_agent::supervisor::main(Path::new(directory), Path::new(lease)),
+        [directory, "--lease", lease] => {
+            supernode_agent::supervisor::main(Path::new(directory), Path::new(lease))
+        }
         _ => {
             eprintln!("usage: rank_supervisor DIR --lease FILE | --launch DATA ID FILE");
             ExitCode::from(2)
@@ -23,9 +25,19 @@ fn main() -> ExitCode {
 
 fn launch(data: &Path, id: &str, file: &Path) -> ExitCode {
     let program = PathBuf::from("/proc/self/exe");
-    let ranks = Ranks::open(data, SupervisorCommand { program, arguments: Vec::new() }).expect("the data directory opens");
-    let launch: Launch = serde_json::from_slice(&std::fs::read(file).expect("the file is there")).expect("it is a launch");
-    ranks.launch(&RankId::parse(id).expect("it is an id"), &launch).expect("the rank is launched");
+    let ranks = Ranks::open(
+        data,
+        SupervisorCommand {
+            program,
+            arguments: Vec::new(),
+        },
+    )
+    .expect("the data directory opens");
+    let launch: Launch = serde_json::from_slice(&std::fs::read(file).expect("the file is there"))
+        .expect("it is a launch");
+    ranks
+        .launch(&RankId::parse(id).expect("it is an id"), &launch)
+        .expect("the rank is launched");
     println!("launched");
     loop {
         std::thread::park();

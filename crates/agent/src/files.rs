@@ -9,6 +9,8 @@
 //! It refuses absolute paths, `.` and `..`, symbolic links anywhere below the directory, and reading anything but regular files
 //! (a FIFO would make the reader wait for ever).
 
+mod error;
+
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Read, Write};
@@ -20,70 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 
-/// Why a file operation was refused or failed. Every variant names the file.
-#[derive(Debug, thiserror::Error)]
-pub enum FileError {
-    /// The path is not a plain relative one.
-    #[error("{}: not a plain path below its directory; write it without `..`, `.` and empty parts", path.display())]
-    Escapes {
-        /// The path as given.
-        path: PathBuf,
-    },
-    /// Something on the way is a symbolic link.
-    #[error("{}: {} is a symbolic link, and links are not followed; name the real place", path.display(), link.display())]
-    SymbolicLink {
-        /// The whole path.
-        path: PathBuf,
-        /// The part of it that is a link.
-        link: PathBuf,
-    },
-    /// There is something else than a regular file.
-    #[error("{}: not a regular file; remove what is there", path.display())]
-    NotRegular {
-        /// The path.
-        path: PathBuf,
-    },
-    /// The file is larger than the reader accepts.
-    #[error("{}: larger than {limit} bytes", path.display())]
-    TooLarge {
-        /// The path.
-        path: PathBuf,
-        /// The limit.
-        limit: u64,
-    },
-    /// The operating system said no.
-    #[error("{}: cannot {step}", path.display())]
-    System {
-        /// The path.
-        path: PathBuf,
-        /// What was tried.
-        step: &'static str,
-        /// What the system said.
-        source: std::io::Error,
-    },
-}
-
-impl FileError {
-    /// The error of the system below this one, if that was the cause.
-    pub fn errno(&self) -> Option<Errno> {
-        match self {
-            Self::System { source, .. } => source.raw_os_error().map(Errno::from_raw_os_error),
-            _ => None,
-        }
-    }
-}
-
-/// An error and its causes on one line, for places that keep a reason as text.
-pub fn one_line(error: &dyn std::error::Error) -> String {
-    let mut line = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        line.push_str(": ");
-        line.push_str(&inner.to_string());
-        cause = inner.source();
-    }
-    line
-}
+pub use error::{FileError, one_line};
 
 /// Whether a written file must survive a loss of power at the moment that the call returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,24 +56,35 @@ pub struct Directory {
     path: PathBuf,
 }
 
-const WALK: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+const WALK: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
 
 impl Directory {
     /// Opens a directory that the caller trusts (from a command line, not from a request); links in `path` itself are followed.
     pub fn open(path: &Path) -> Result<Self, FileError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let handle = rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| system(path, "open the directory", errno))?;
-        Ok(Self { handle, path: path.to_owned() })
+        let handle = rustix::fs::open(path, flags, Mode::empty())
+            .map_err(|errno| system(path, "open the directory", errno))?;
+        Ok(Self {
+            handle,
+            path: path.to_owned(),
+        })
     }
 
     /// Opens a trusted directory and creates it, with the directories above it, where it is missing.
     pub fn open_or_create(path: &Path, mode: u32) -> Result<Self, FileError> {
         use std::os::unix::fs::DirBuilderExt;
-        std::fs::DirBuilder::new().recursive(true).mode(mode).create(path).map_err(|source| FileError::System {
-            path: path.to_owned(),
-            step: "create the directory",
-            source,
-        })?;
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(mode)
+            .create(path)
+            .map_err(|source| FileError::System {
+                path: path.to_owned(),
+                step: "create the directory",
+                source,
+            })?;
         Self::open(path)
     }
 
@@ -158,8 +108,15 @@ impl Directory {
     }
 
     /// A directory below this one, with every missing part created; also tells which parts were missing, outermost first.
-    pub fn create_subdirectory(&self, relative: &str, mode: u32) -> Result<(Self, Vec<String>), FileError> {
-        let mut current = Self { handle: self.duplicate()?, path: self.path.clone() };
+    pub fn create_subdirectory(
+        &self,
+        relative: &str,
+        mode: u32,
+    ) -> Result<(Self, Vec<String>), FileError> {
+        let mut current = Self {
+            handle: self.duplicate()?,
+            path: self.path.clone(),
+        };
         let mut created = Vec::new();
         let mut so_far = String::new();
         for part in self.parts(relative)? {
@@ -170,7 +127,13 @@ impl Directory {
             match rustix::fs::mkdirat(&current.handle, part, Mode::from_raw_mode(mode)) {
                 Ok(()) => created.push(so_far.clone()),
                 Err(Errno::EXIST) => {}
-                Err(errno) => return Err(system(&current.path.join(part), "create the directory", errno)),
+                Err(errno) => {
+                    return Err(system(
+                        &current.path.join(part),
+                        "create the directory",
+                        errno,
+                    ));
+                }
             }
             current = current.step(part)?;
         }
@@ -179,14 +142,23 @@ impl Directory {
 
     /// The content of a regular file; `None` if there is none.
     pub fn read(&self, relative: &str, limit_bytes: u64) -> Result<Option<Vec<u8>>, FileError> {
-        let Some(file) = self.open_file(relative)? else { return Ok(None) };
+        let Some(file) = self.open_file(relative)? else {
+            return Ok(None);
+        };
         let mut content = Vec::new();
         let path = self.path.join(relative);
         file.take(limit_bytes + 1)
             .read_to_end(&mut content)
-            .map_err(|source| FileError::System { path: path.clone(), step: "read", source })?;
+            .map_err(|source| FileError::System {
+                path: path.clone(),
+                step: "read",
+                source,
+            })?;
         if content.len() as u64 > limit_bytes {
-            return Err(FileError::TooLarge { path, limit: limit_bytes });
+            return Err(FileError::TooLarge {
+                path,
+                limit: limit_bytes,
+            });
         }
         Ok(Some(content))
     }
@@ -200,10 +172,16 @@ impl Directory {
     /// Writes into an existing file in place: for files that cannot be replaced, as those below `/proc/sys`.
     pub fn overwrite(&self, relative: &str, content: &[u8]) -> Result<(), FileError> {
         let path = self.path.join(relative);
-        let flags = OFlags::WRONLY | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let mut file =
-            self.open_as(relative, flags, Mode::empty())?.ok_or_else(|| system(&path, "open for writing", Errno::NOENT))?;
-        file.write_all(content).map_err(|source| FileError::System { path, step: "write", source })
+        let flags =
+            OFlags::WRONLY | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let mut file = self
+            .open_as(relative, flags, Mode::empty())?
+            .ok_or_else(|| system(&path, "open for writing", Errno::NOENT))?;
+        file.write_all(content).map_err(|source| FileError::System {
+            path,
+            step: "write",
+            source,
+        })
     }
 
     /// Replaces or creates a file as one step. A leftover of an interrupted call is overwritten by the next. One writer per file at a
@@ -218,24 +196,41 @@ impl Directory {
         let (parent, name) = self.parent(relative)?;
         let path = self.path.join(relative);
         let aside = aside_name(name);
-        remove_if_there(parent.as_fd(), &aside).map_err(|errno| system(&path, "remove an unfinished copy", errno))?;
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        remove_if_there(parent.as_fd(), &aside)
+            .map_err(|errno| system(&path, "remove an unfinished copy", errno))?;
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let handle = rustix::fs::openat(&parent, aside.as_str(), flags, Mode::from_raw_mode(0o600))
             .map_err(|errno| system(&path, "create", errno))?;
         if let Some((user, group)) = permissions.owner {
-            rustix::fs::fchown(&handle, Some(Uid::from_raw(user)), Some(Gid::from_raw(group)))
-                .map_err(|errno| system(&path, "give to its owner", errno))?;
+            rustix::fs::fchown(
+                &handle,
+                Some(Uid::from_raw(user)),
+                Some(Gid::from_raw(group)),
+            )
+            .map_err(|errno| system(&path, "give to its owner", errno))?;
         }
         rustix::fs::fchmod(&handle, Mode::from_raw_mode(permissions.mode))
             .map_err(|errno| system(&path, "set the permissions", errno))?;
         let mut file = File::from(handle);
-        file.write_all(content).map_err(|source| FileError::System { path: path.clone(), step: "write", source })?;
+        file.write_all(content)
+            .map_err(|source| FileError::System {
+                path: path.clone(),
+                step: "write",
+                source,
+            })?;
         if durability == Durability::Power {
-            file.sync_all().map_err(|source| FileError::System { path: path.clone(), step: "flush", source })?;
+            file.sync_all().map_err(|source| FileError::System {
+                path: path.clone(),
+                step: "flush",
+                source,
+            })?;
         }
-        rustix::fs::renameat(&parent, aside.as_str(), &parent, name).map_err(|errno| system(&path, "replace", errno))?;
+        rustix::fs::renameat(&parent, aside.as_str(), &parent, name)
+            .map_err(|errno| system(&path, "replace", errno))?;
         if durability == Durability::Power {
-            rustix::fs::fsync(&parent).map_err(|errno| system(&path, "flush the directory", errno))?;
+            rustix::fs::fsync(&parent)
+                .map_err(|errno| system(&path, "flush the directory", errno))?;
         }
         Ok(())
     }
@@ -246,8 +241,13 @@ impl Directory {
         let (parent, name) = self.parent(relative)?;
         let path = self.path.join(relative);
         // A name of its own for every try, because several processes may try at once.
-        let aside = format!(".{name}.{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let aside = format!(
+            ".{name}.{}-{}",
+            std::process::id(),
+            COUNT.fetch_add(1, Ordering::Relaxed)
+        );
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let handle = rustix::fs::openat(&parent, aside.as_str(), flags, Mode::from_raw_mode(mode))
             .map_err(|errno| system(&path, "create", errno))?;
         let written = File::from(handle).write_all(content);
@@ -255,8 +255,13 @@ impl Directory {
             Ok(()) => rustix::fs::linkat(&parent, aside.as_str(), &parent, name, AtFlags::empty()),
             Err(_) => Ok(()),
         };
-        remove_if_there(parent.as_fd(), &aside).map_err(|errno| system(&path, "remove an unfinished copy", errno))?;
-        written.map_err(|source| FileError::System { path: path.clone(), step: "write", source })?;
+        remove_if_there(parent.as_fd(), &aside)
+            .map_err(|errno| system(&path, "remove an unfinished copy", errno))?;
+        written.map_err(|source| FileError::System {
+            path: path.clone(),
+            step: "write",
+            source,
+        })?;
         match linked {
             Ok(()) => Ok(true),
             Err(Errno::EXIST) => Ok(false),
@@ -287,7 +292,8 @@ impl Directory {
             Err(error) => return Err(error),
         };
         for name in [name, &aside_name(name)] {
-            remove_if_there(parent.as_fd(), name).map_err(|errno| system(&path, "remove", errno))?;
+            remove_if_there(parent.as_fd(), name)
+                .map_err(|errno| system(&path, "remove", errno))?;
         }
         Ok(())
     }
@@ -299,8 +305,13 @@ impl Directory {
             Err(error) if error.errno() == Some(Errno::NOENT) => return Ok(()),
             Err(error) => return Err(error),
         };
-        remove_if_there(parent.as_fd(), &aside_name(name))
-            .map_err(|errno| system(&self.path.join(relative), "remove an unfinished copy", errno))
+        remove_if_there(parent.as_fd(), &aside_name(name)).map_err(|errno| {
+            system(
+                &self.path.join(relative),
+                "remove an unfinished copy",
+                errno,
+            )
+        })
     }
 
     /// Removes a directory if it is there and empty; false if something is in it.
@@ -313,14 +324,18 @@ impl Directory {
         match rustix::fs::unlinkat(&parent, name, AtFlags::REMOVEDIR) {
             Ok(()) | Err(Errno::NOENT) => Ok(true),
             Err(Errno::NOTEMPTY | Errno::EXIST) => Ok(false),
-            Err(errno) => Err(system(&self.path.join(relative), "remove the directory", errno)),
+            Err(errno) => Err(system(
+                &self.path.join(relative),
+                "remove the directory",
+                errno,
+            )),
         }
     }
 
     /// The names in this directory that are text, sorted, without those that begin with a dot.
     pub fn names(&self) -> Result<Vec<String>, FileError> {
-        let entries =
-            rustix::fs::Dir::read_from(&self.handle).map_err(|errno| system(&self.path, "list", errno))?;
+        let entries = rustix::fs::Dir::read_from(&self.handle)
+            .map_err(|errno| system(&self.path, "list", errno))?;
         let mut names = Vec::new();
         for entry in entries {
             let entry = entry.map_err(|errno| system(&self.path, "list", errno))?;
@@ -335,13 +350,22 @@ impl Directory {
     }
 
     fn duplicate(&self) -> Result<OwnedFd, FileError> {
-        self.handle.try_clone().map_err(|source| FileError::System { path: self.path.clone(), step: "hold open", source })
+        self.handle.try_clone().map_err(|source| FileError::System {
+            path: self.path.clone(),
+            step: "hold open",
+            source,
+        })
     }
 
     fn parts<'a>(&self, relative: &'a str) -> Result<Vec<&'a str>, FileError> {
         let parts: Vec<&str> = relative.split('/').collect();
-        if parts.iter().any(|part| part.is_empty() || *part == "." || *part == ".." || part.contains('\0')) {
-            return Err(FileError::Escapes { path: self.path.join(relative.trim_start_matches('/')) });
+        if parts
+            .iter()
+            .any(|part| part.is_empty() || *part == "." || *part == ".." || part.contains('\0'))
+        {
+            return Err(FileError::Escapes {
+                path: self.path.join(relative.trim_start_matches('/')),
+            });
         }
         Ok(parts)
     }
@@ -368,7 +392,12 @@ impl Directory {
         }
     }
 
-    fn open_as(&self, relative: &str, flags: OFlags, mode: Mode) -> Result<Option<File>, FileError> {
+    fn open_as(
+        &self,
+        relative: &str,
+        flags: OFlags,
+        mode: Mode,
+    ) -> Result<Option<File>, FileError> {
         let path = self.path.join(relative);
         let (parent, name) = match self.parent(relative) {
             Ok(found) => found,
@@ -378,7 +407,12 @@ impl Directory {
         let handle = match rustix::fs::openat(&parent, name, flags, mode) {
             Ok(handle) => handle,
             Err(Errno::NOENT) => return Ok(None),
-            Err(Errno::LOOP) => return Err(FileError::SymbolicLink { path: path.clone(), link: path }),
+            Err(Errno::LOOP) => {
+                return Err(FileError::SymbolicLink {
+                    path: path.clone(),
+                    link: path,
+                });
+            }
             Err(errno) => return Err(system(&path, "open", errno)),
         };
         let status = rustix::fs::fstat(&handle).map_err(|errno| system(&path, "look at", errno))?;
@@ -393,7 +427,10 @@ impl Directory {
         let linked = rustix::fs::statat(&self.handle, part, AtFlags::SYMLINK_NOFOLLOW)
             .is_ok_and(|status| FileType::from_raw_mode(status.st_mode) == FileType::Symlink);
         if linked {
-            FileError::SymbolicLink { path: path.to_owned(), link: path.to_owned() }
+            FileError::SymbolicLink {
+                path: path.to_owned(),
+                link: path.to_owned(),
+            }
         } else {
             system(path, step, errno)
         }
@@ -418,7 +455,11 @@ fn remove_if_there(parent: BorrowedFd<'_>, name: &str) -> Result<(), Errno> {
 }
 
 fn system(path: &Path, step: &'static str, errno: Errno) -> FileError {
-    FileError::System { path: path.to_owned(), step, source: errno.into() }
+    FileError::System {
+        path: path.to_owned(),
+        step,
+        source: errno.into(),
+    }
 }
 
 #[cfg(test)]
@@ -436,8 +477,12 @@ mod tests {
     fn paths_that_leave_the_directory_are_refused() {
         let (_temporary, directory) = directory();
         for path in ["/etc/passwd", "../x", "a/../../x", "a//b", "./a", "", "a/"] {
-            assert!(matches!(directory.read(path, 10), Err(FileError::Escapes { .. })), "{path}");
-            let written = directory.write_atomic(path, b"x", Permissions::mode(0o600), Durability::Process);
+            assert!(
+                matches!(directory.read(path, 10), Err(FileError::Escapes { .. })),
+                "{path}"
+            );
+            let written =
+                directory.write_atomic(path, b"x", Permissions::mode(0o600), Durability::Process);
             assert!(matches!(written, Err(FileError::Escapes { .. })), "{path}");
         }
     }
@@ -449,36 +494,96 @@ mod tests {
         std::fs::write(outside.path().join("secret"), "secret").expect("it is written");
         symlink(outside.path(), temporary.path().join("way")).expect("a link");
         symlink(outside.path().join("secret"), temporary.path().join("end")).expect("a link");
-        assert!(matches!(directory.read("way/secret", 100), Err(FileError::SymbolicLink { .. })));
-        assert!(matches!(directory.read("end", 100), Err(FileError::SymbolicLink { .. })));
-        assert!(matches!(directory.overwrite("end", b"x"), Err(FileError::SymbolicLink { .. })));
-        assert!(directory.write_atomic("way/secret", b"x", Permissions::mode(0o600), Durability::Process).is_err());
+        assert!(matches!(
+            directory.read("way/secret", 100),
+            Err(FileError::SymbolicLink { .. })
+        ));
+        assert!(matches!(
+            directory.read("end", 100),
+            Err(FileError::SymbolicLink { .. })
+        ));
+        assert!(matches!(
+            directory.overwrite("end", b"x"),
+            Err(FileError::SymbolicLink { .. })
+        ));
+        assert!(
+            directory
+                .write_atomic(
+                    "way/secret",
+                    b"x",
+                    Permissions::mode(0o600),
+                    Durability::Process
+                )
+                .is_err()
+        );
         directory
-            .write_atomic("end", b"mine", Permissions::mode(0o600), Durability::Process)
+            .write_atomic(
+                "end",
+                b"mine",
+                Permissions::mode(0o600),
+                Durability::Process,
+            )
             .expect("a rename replaces the link itself");
-        assert_eq!(std::fs::read_to_string(outside.path().join("secret")).expect("it is there"), "secret");
+        assert_eq!(
+            std::fs::read_to_string(outside.path().join("secret")).expect("it is there"),
+            "secret"
+        );
     }
 
     #[test]
     fn only_regular_files_of_bounded_size_are_read() {
         let (temporary, directory) = directory();
         let fifo = temporary.path().join("fifo");
-        rustix::fs::mknodat(rustix::fs::CWD, &fifo, FileType::Fifo, Mode::from_raw_mode(0o600), 0).expect("a fifo");
-        assert!(matches!(directory.read("fifo", 10), Err(FileError::NotRegular { .. })));
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &fifo,
+            FileType::Fifo,
+            Mode::from_raw_mode(0o600),
+            0,
+        )
+        .expect("a fifo");
+        assert!(matches!(
+            directory.read("fifo", 10),
+            Err(FileError::NotRegular { .. })
+        ));
         std::fs::write(temporary.path().join("large"), [0; 11]).expect("it is written");
-        assert!(matches!(directory.read("large", 10), Err(FileError::TooLarge { .. })));
-        assert!(directory.read("absent/file", 10).expect("no error").is_none());
+        assert!(matches!(
+            directory.read("large", 10),
+            Err(FileError::TooLarge { .. })
+        ));
+        assert!(
+            directory
+                .read("absent/file", 10)
+                .expect("no error")
+                .is_none()
+        );
     }
 
     #[test]
     fn replacing_keeps_no_leftovers_and_sets_the_mode() {
         let (temporary, directory) = directory();
         std::fs::write(temporary.path().join(".a.supernode-new"), "torn").expect("a leftover");
-        directory.write_atomic("a", b"1", Permissions::mode(0o640), Durability::Power).expect("it is written");
-        let status = directory.status("a").expect("no error").expect("it is there");
+        directory
+            .write_atomic("a", b"1", Permissions::mode(0o640), Durability::Power)
+            .expect("it is written");
+        let status = directory
+            .status("a")
+            .expect("no error")
+            .expect("it is there");
         assert_eq!(status.st_mode & 0o777, 0o640);
-        assert_eq!(std::fs::read_dir(temporary.path()).expect("it lists").count(), 1);
+        assert_eq!(
+            std::fs::read_dir(temporary.path())
+                .expect("it lists")
+                .count(),
+            1
+        );
         assert!(!directory.create_new("a", b"2", 0o600).expect("no error"));
-        assert_eq!(directory.read("a", 10).expect("no error").expect("it is there"), b"1");
+        assert_eq!(
+            directory
+                .read("a", 10)
+                .expect("no error")
+                .expect("it is there"),
+            b"1"
+        );
     }
 }

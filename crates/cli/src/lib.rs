@@ -12,6 +12,7 @@ mod change;
 pub mod context;
 mod context_command;
 mod doctor;
+mod document;
 mod environment;
 mod event;
 mod failure;

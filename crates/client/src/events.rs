@@ -21,6 +21,7 @@ pub struct EventReader {
     query: EventListQuery,
     connection: Option<(reqwest::Response, Parser)>,
     ready: VecDeque<Event>,
+    failed: Option<ClientError>,
     ended: bool,
 }
 
@@ -28,7 +29,7 @@ impl Client {
     /// Events that match `query` and happen after `query.after_sequence`; from now on when that is absent.
     pub fn events(&self, query: EventListQuery) -> EventReader {
         let query = EventListQuery { limit: None, ..query };
-        EventReader { client: self.clone(), query, connection: None, ready: VecDeque::new(), ended: false }
+        EventReader { client: self.clone(), query, connection: None, ready: VecDeque::new(), failed: None, ended: false }
     }
 }
 
@@ -42,7 +43,11 @@ impl EventReader {
                 self.query.after_sequence = Some(event.sequence);
                 return Ok(event);
             }
-            let error = match self.advance().await {
+            let advanced = match self.failed.take() {
+                Some(error) => Err(error),
+                None => self.advance().await,
+            };
+            let error = match advanced {
                 Ok(()) => {
                     (first_failure, tries) = (None, 0);
                     continue;
@@ -90,9 +95,14 @@ impl EventReader {
             .map_err(|error| ClientError::transport(server, &error, LONGEST_SILENCE.as_secs(), None))?
             .ok_or_else(|| lost("the event stream ended"))?;
         for message in parser.feed(&bytes).map_err(|_| wrong("an event is too large".into()))? {
-            if message.event.is_empty() || message.event == "message" || message.event == "event" {
-                let event: Event = serde_json::from_str(&message.data).map_err(|error| wrong(format!("event: {error}")))?;
-                self.ready.push_back(event);
+            match message.event.as_str() {
+                "" | "message" => {
+                    let event: Event = serde_json::from_str(&message.data).map_err(|error| wrong(format!("event: {error}")))?;
+                    self.ready.push_back(event);
+                }
+                // The last frame of a stream that cannot go on, with the body of a refused request.
+                "error" => self.failed = Some(http::refusal(server, 503, message.data.as_bytes())),
+                _ => {}
             }
         }
         Ok(())

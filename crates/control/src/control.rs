@@ -112,6 +112,7 @@ impl Control {
         let action = request.action;
         let mut transaction = Transaction::new(self, request, change);
         let answer = self.store.write(action, move |tx| transaction.run(tx)).await;
+        self.hub.announce_change();
         self.hub.wake_loop();
         answer
     }

@@ -10,17 +10,17 @@ use std::time::Duration;
 use supernode_plan::Contact;
 use supernode_types::agent::Desired;
 use supernode_types::{AttemptId, Clock, NodeId, Timestamp};
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
 
-/// What a server tells a connected agent.
-#[derive(Debug)]
-pub enum ToLink {
-    /// What the node should do.
-    Desired(Box<Desired>),
-    /// Read a part of a rank's output.
-    ReadLog(LogRequest, oneshot::Sender<Result<LogBytes, String>>),
-    /// The node was removed or replaced its connection: close.
-    Close(&'static str),
+/// An open connection to an agent, as whoever holds the socket gives it.
+pub trait Link: Send + Sync + std::fmt::Debug {
+    /// Tells what the node should do. Answers whether the message could be queued; a lost one is made good by the agent's next sync,
+    /// which says what it has.
+    fn desired(&self, desired: Box<Desired>) -> bool;
+    /// Asks for a part of a rank's output.
+    fn read_log(&self, request: LogRequest) -> oneshot::Receiver<Result<LogBytes, String>>;
+    /// Ends the connection.
+    fn close(&self, why: &'static str);
 }
 
 /// Which part of a rank's output to read.
@@ -49,12 +49,6 @@ pub struct LogBytes {
     pub end: bool,
 }
 
-#[derive(Debug)]
-struct Link {
-    connection: u64,
-    sender: mpsc::Sender<ToLink>,
-}
-
 #[derive(Debug, Clone, Copy)]
 struct Heard {
     monotonic: Duration,
@@ -76,7 +70,7 @@ pub struct SyncLatency {
 struct State {
     sync_latency: SyncLatency,
     heard: BTreeMap<NodeId, Heard>,
-    links: BTreeMap<NodeId, Link>,
+    links: BTreeMap<NodeId, (u64, Arc<dyn Link>)>,
 }
 
 /// Contacts, links and wake-ups; cheap to clone.
@@ -138,19 +132,19 @@ impl Hub {
     }
 
     /// Registers a connection; a former one of the same node is told to close. Answers a number that identifies this one.
-    pub fn link(&self, node: &NodeId, sender: mpsc::Sender<ToLink>) -> u64 {
+    pub fn connect(&self, node: &NodeId, link: Arc<dyn Link>) -> u64 {
         let connection = self.connections.fetch_add(1, Ordering::Relaxed);
-        let former = self.state().links.insert(node.clone(), Link { connection, sender });
-        if let Some(former) = former {
-            let _ = former.sender.try_send(ToLink::Close("replaced by a newer connection of the same node"));
+        let former = self.state().links.insert(node.clone(), (connection, link));
+        if let Some((_, former)) = former {
+            former.close("a newer connection of the same node took over");
         }
         connection
     }
 
     /// Forgets a connection unless a newer one has taken its place.
-    pub fn unlink(&self, node: &NodeId, connection: u64) {
+    pub fn disconnect(&self, node: &NodeId, connection: u64) {
         let mut state = self.state();
-        if state.links.get(node).is_some_and(|link| link.connection == connection) {
+        if state.links.get(node).is_some_and(|(present, _)| *present == connection) {
             state.links.remove(node);
         }
     }
@@ -174,16 +168,9 @@ impl Hub {
         self.state().links.len()
     }
 
-    /// Whether a node's agent is connected.
-    pub fn linked(&self, node: &NodeId) -> bool {
-        self.state().links.contains_key(node)
-    }
-
-    /// Sends to a node if it is connected and keeps up. A message that is dropped here is made good by the agent's next sync, which
-    /// says what it has.
-    pub fn send(&self, node: &NodeId, message: ToLink) -> bool {
-        let sender = self.state().links.get(node).map(|link| link.sender.clone());
-        sender.is_some_and(|sender| sender.try_send(message).is_ok())
+    /// The open connection to a node's agent.
+    pub fn link(&self, node: &NodeId) -> Option<Arc<dyn Link>> {
+        self.state().links.get(node).map(|(_, link)| Arc::clone(link))
     }
 
     /// Makes the loop look again.

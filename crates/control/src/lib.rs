@@ -19,6 +19,7 @@ pub mod metrics;
 pub mod node;
 pub mod operation;
 pub mod provisioner;
+pub mod query;
 mod rank_table;
 mod refusal;
 mod round;

@@ -10,7 +10,6 @@ use supernode_store::event::event_prune;
 use supernode_store::idempotency::idempotency_prune;
 use supernode_store::StoreError;
 
-use crate::hub::ToLink;
 use crate::provisioner::{JoinParameters, SecretHash, run_due};
 use crate::round::connected_within;
 use crate::{Changed, Control, desired, reconcile};
@@ -64,15 +63,19 @@ pub async fn pass(control: &Control, metrics: &LoopMetrics) -> Result<Changed, S
 /// A node that is not connected is told when it is.
 async fn tell_agents(control: &Control, changed: &Changed) -> Result<(), StoreError> {
     for node in &changed.removed_nodes {
-        control.hub().send(node, ToLink::Close("the node was removed"));
+        if let Some(link) = control.hub().link(node) {
+            link.close("the node was removed");
+        }
     }
-    let linked: Vec<_> = changed.nodes.iter().filter(|node| control.hub().linked(node)).cloned().collect();
+    let linked: Vec<_> = changed.nodes.iter().filter(|node| control.hub().link(node).is_some()).cloned().collect();
     if linked.is_empty() {
         return Ok(());
     }
     let all = control.store().read("desired", move |tx| desired(tx, linked.clone())).await?;
     for (node, desired) in all {
-        control.hub().send(&node, ToLink::Desired(Box::new(desired)));
+        if let Some(link) = control.hub().link(&node) {
+            link.desired(Box::new(desired));
+        }
     }
     Ok(())
 }

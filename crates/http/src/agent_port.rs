@@ -99,7 +99,7 @@ impl Default for AgentOptions {
             enrol_burst: 100,
             enrol_refill: Duration::from_secs(1),
             maximum_running_requests: 1024,
-            idle_timeout: Duration::from_secs(60),
+            idle_timeout: Duration::from_mins(1),
             send_timeout: Duration::from_secs(10),
         }
     }

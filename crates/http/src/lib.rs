@@ -7,6 +7,7 @@
 
 pub mod agent_port;
 mod agent_socket;
+pub mod agents;
 pub mod authority;
 pub mod caller;
 mod certificate;
@@ -20,6 +21,7 @@ mod plain;
 mod query;
 mod rate_limit;
 pub mod request;
+pub mod routes;
 pub mod server;
 pub mod sse;
 pub mod tls;

@@ -38,7 +38,7 @@ impl RateLimiter {
         let after = before + self.refill;
         let allowed = now + self.refill * self.burst;
         if after > allowed {
-            return Err(after - allowed);
+            return Err(after.saturating_sub(allowed));
         }
         if full_at.len() >= MAXIMUM_SOURCES && !full_at.contains_key(&source) {
             make_room(&mut full_at, now);

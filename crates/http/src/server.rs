@@ -78,7 +78,7 @@ pub enum ServeError {
 /// A bound port that nobody is served on yet.
 #[derive(Debug)]
 pub struct Listener {
-    listener: TcpListener,
+    socket: TcpListener,
     address: SocketAddr,
     options: ListenerOptions,
     room: Arc<Semaphore>,
@@ -105,10 +105,10 @@ impl Listener {
         let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.map_err(failed)?;
         socket.set_reuseaddr(true).map_err(failed)?;
         socket.bind(address).map_err(failed)?;
-        let listener = socket.listen(BACKLOG).map_err(failed)?;
-        let address = listener.local_addr().map_err(failed)?;
+        let socket = socket.listen(BACKLOG).map_err(failed)?;
+        let address = socket.local_addr().map_err(failed)?;
         let room = Arc::new(Semaphore::new(options.maximum_connections));
-        Ok(Self { listener, address, options, room })
+        Ok(Self { socket, address, options, room })
     }
 
     /// The address that was bound.
@@ -124,11 +124,11 @@ impl Listener {
     /// Serves `routes` until `shutdown` is cancelled. Then nothing new is accepted, requests may end for `grace`, and what is left is
     /// cut off.
     pub async fn serve(self, routes: Router, tls: ListenerTls, shutdown: CancellationToken, grace: Duration) -> Result<(), ServeError> {
-        let Self { listener, address, options, room } = self;
+        let Self { socket, address, options, room } = self;
         let guard = GuardAcceptor { room, write_timeout: options.write_timeout };
         let acceptor = RustlsAcceptor::new(tls.0).handshake_timeout(options.handshake_timeout).acceptor(guard);
         let handle = Handle::new();
-        let mut server = axum_server::Server::from_listener(listener)
+        let mut server = axum_server::Server::from_listener(socket)
             .acceptor(acceptor)
             .handle(handle.clone())
             .first_request_timeout(options.header_timeout)
@@ -154,9 +154,10 @@ impl Listener {
 }
 
 fn accept_failed(peer: Option<&SocketAddr>, error: &io::Error) {
-    match peer {
-        Some(peer) => tracing::debug!(%peer, %error, "connection refused"),
-        // No peer: accepting itself failed, for example because this process has no file descriptor left.
-        None => tracing::warn!(%error, "cannot accept connections"),
+    if let Some(peer) = peer {
+        tracing::debug!(%peer, %error, "connection refused");
+    } else {
+        // Accepting itself failed, for example because this process has no file descriptor left.
+        tracing::warn!(%error, "cannot accept connections");
     }
 }

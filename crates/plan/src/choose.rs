@@ -41,7 +41,10 @@ fn excluded_text(excluded: &[(Name, String)]) -> String {
     if excluded.is_empty() {
         return "; there are no other spares: add nodes".into();
     }
-    let list = words::list(excluded.iter().map(|(name, why)| format!("{name} {why}")), 5);
+    let list = words::list(
+        excluded.iter().map(|(name, why)| format!("{name} {why}")),
+        5,
+    );
     format!("; not usable: {list}")
 }
 
@@ -69,7 +72,13 @@ fn blocking_text(blocking: &[BlockingJob]) -> String {
     if blocking.is_empty() {
         return "; a super node keeps at least one node: delete it to free the last".into();
     }
-    let jobs = blocking.iter().map(|blocking| format!("{} on {}", blocking.job, words::list(blocking.nodes.iter(), 3)));
+    let jobs = blocking.iter().map(|blocking| {
+        format!(
+            "{} on {}",
+            blocking.job,
+            words::list(blocking.nodes.iter(), 3)
+        )
+    });
     format!("; jobs run: {}", words::list(jobs, 5))
 }
 
@@ -95,10 +104,17 @@ pub fn choose_spares(
     let wanted = Wanted::new(snapshot, spec, hyperplane, existing);
     let mut excluded = Vec::new();
     let mut groups: BTreeMap<Reverse<Option<&str>>, Vec<&Node>> = BTreeMap::new();
-    for node in snapshot.nodes.values().filter(|node| node.membership == Membership::Spare) {
+    for node in snapshot
+        .nodes
+        .values()
+        .filter(|node| node.membership == Membership::Spare)
+    {
         match wanted.refusal(node) {
             Some(why) => excluded.push((node.name.clone(), why)),
-            None => groups.entry(Reverse(node.position.hyperplane.as_deref())).or_default().push(node),
+            None => groups
+                .entry(Reverse(node.position.hyperplane.as_deref()))
+                .or_default()
+                .push(node),
         }
     }
     excluded.sort();
@@ -106,16 +122,28 @@ pub fn choose_spares(
     let mut best: Option<(Score, Vec<&Node>, usize)> = None;
     for (Reverse(hyperplane), spares) in groups {
         let free = spares.len();
-        let Some(chosen) = select_spares(spares, count, existing) else { continue };
+        let Some(chosen) = select_spares(spares, count, existing) else {
+            continue;
+        };
         let score = score(hyperplane, &chosen, existing, free);
         if best.as_ref().is_none_or(|(least, ..)| score < *least) {
             best = Some((score, chosen, free));
         }
     }
     let Some((_, chosen, free)) = best else {
-        return Err(Shortage { wanted: count, found, excluded });
+        return Err(Shortage {
+            wanted: count,
+            found,
+            excluded,
+        });
     };
-    Ok(chosen.iter().map(|node| Choice { node: node.id.clone(), because: wanted.because(node, &chosen, free) }).collect())
+    Ok(chosen
+        .iter()
+        .map(|node| Choice {
+            node: node.id.clone(),
+            because: wanted.because(node, &chosen, free),
+        })
+        .collect())
 }
 
 /// Whether the hyperplane is unknown, suspects, racks, leaves, health, spares left over, name of the hyperplane: less is better.
@@ -125,8 +153,19 @@ fn score(hyperplane: Option<&str>, chosen: &[&Node], existing: &[&Node], free: u
     let suspects = chosen.iter().filter(|node| is_suspect(node)).count();
     let all: Vec<&Node> = chosen.iter().chain(existing).copied().collect();
     let (racks, leaves) = topology::spread(&all);
-    let health = chosen.iter().map(|node| usize::from(node.health.rank())).sum();
-    (hyperplane.is_none(), suspects, racks, leaves, health, free, hyperplane.unwrap_or_default().to_owned())
+    let health = chosen
+        .iter()
+        .map(|node| usize::from(node.health.rank()))
+        .sum();
+    (
+        hyperplane.is_none(),
+        suspects,
+        racks,
+        leaves,
+        health,
+        free,
+        hyperplane.unwrap_or_default().to_owned(),
+    )
 }
 
 fn is_suspect(node: &Node) -> bool {
@@ -134,13 +173,21 @@ fn is_suspect(node: &Node) -> bool {
 }
 
 /// Suspect nodes only as far as the others are too few.
-fn select_spares<'a>(spares: Vec<&'a Node>, count: usize, existing: &[&'a Node]) -> Option<Vec<&'a Node>> {
+fn select_spares<'a>(
+    spares: Vec<&'a Node>,
+    count: usize,
+    existing: &[&'a Node],
+) -> Option<Vec<&'a Node>> {
     let (suspects, sound): (Vec<_>, Vec<_>) = spares.into_iter().partition(|node| is_suspect(node));
     let sound_count = count.min(sound.len());
     let candidates = |nodes: Vec<&'a Node>| nodes.into_iter().map(Candidate::whole).collect();
     let mut chosen = topology::select(candidates(sound), sound_count, existing)?;
     let near: Vec<&Node> = existing.iter().chain(&chosen).copied().collect();
-    chosen.extend(topology::select(candidates(suspects), count - sound_count, &near)?);
+    chosen.extend(topology::select(
+        candidates(suspects),
+        count - sound_count,
+        &near,
+    )?);
     topology::in_rank_order(&mut chosen);
     Some(chosen)
 }
@@ -156,17 +203,29 @@ pub fn check_named(
     let mut wanted = Wanted::new(snapshot, spec, hyperplane, existing);
     if existing.is_empty() && wanted.hyperplane.is_none() {
         // The first one says where a new super node is.
-        wanted.hyperplane = named.first().and_then(|node| node.position.hyperplane.as_deref());
+        wanted.hyperplane = named
+            .first()
+            .and_then(|node| node.position.hyperplane.as_deref());
         wanted.fresh = false;
     }
     let mut seen = BTreeSet::new();
     let mut nodes = Vec::new();
     for node in named {
-        let why = if seen.insert(&node.id) { wanted.refusal_as_named(node) } else { Some("is named twice".into()) };
+        let why = if seen.insert(&node.id) {
+            wanted.refusal_as_named(node)
+        } else {
+            Some("is named twice".into())
+        };
         nodes.extend(why.map(|why| (node.name.clone(), why)));
     }
     if nodes.is_empty() {
-        Ok(named.iter().map(|node| Choice { node: node.id.clone(), because: "named in the request".into() }).collect())
+        Ok(named
+            .iter()
+            .map(|node| Choice {
+                node: node.id.clone(),
+                because: "named in the request".into(),
+            })
+            .collect())
     } else {
         Err(Unusable { nodes })
     }
@@ -184,21 +243,47 @@ struct Wanted<'a> {
 }
 
 impl<'a> Wanted<'a> {
-    fn new(snapshot: &'a Snapshot, spec: &'a SpecId, hyperplane: Option<&'a str>, existing: &'a [&'a Node]) -> Self {
-        let hyperplane = hyperplane.or_else(|| existing.iter().find_map(|node| node.position.hyperplane.as_deref()));
+    fn new(
+        snapshot: &'a Snapshot,
+        spec: &'a SpecId,
+        hyperplane: Option<&'a str>,
+        existing: &'a [&'a Node],
+    ) -> Self {
+        let hyperplane = hyperplane.or_else(|| {
+            existing
+                .iter()
+                .find_map(|node| node.position.hyperplane.as_deref())
+        });
         let mut targeted = HashMap::new();
         for operation in snapshot.operations.values() {
-            for target in operation.targets.iter().filter(|target| matches!(target.state, TargetState::Active { .. })) {
+            for target in operation
+                .targets
+                .iter()
+                .filter(|target| matches!(target.state, TargetState::Active { .. }))
+            {
                 targeted.extend(target.node.as_ref().map(|node| (node, &operation.id)));
             }
         }
-        Self { snapshot, spec, hyperplane, fresh: existing.is_empty() && hyperplane.is_none(), existing, targeted }
+        Self {
+            snapshot,
+            spec,
+            hyperplane,
+            fresh: existing.is_empty() && hyperplane.is_none(),
+            existing,
+            targeted,
+        }
     }
 
     /// Why a node that is no spare, or an unusable one, cannot join.
     fn refusal_as_named(&self, node: &Node) -> Option<String> {
-        let Some(super_node) = node.membership.super_node() else { return self.refusal(node) };
-        let name = self.snapshot.super_nodes.get(super_node).map_or_else(|| super_node.to_string(), |found| found.name.to_string());
+        let Some(super_node) = node.membership.super_node() else {
+            return self.refusal(node);
+        };
+        let name = self
+            .snapshot
+            .super_nodes
+            .get(super_node)
+            .map_or_else(|| super_node.to_string(), |found| found.name.to_string());
         let word = match &node.membership {
             Membership::Spare | Membership::Member { .. } => "belongs to",
             Membership::Joining { .. } => "is joining",
@@ -212,24 +297,53 @@ impl<'a> Wanted<'a> {
         if let Some(operation) = self.targeted.get(&node.id) {
             return Some(format!("is already wanted by {operation}"));
         }
-        standing(node).or_else(|| condition(node)).or_else(|| spec_mismatch(self.snapshot, node, self.spec)).or_else(|| self.misplaced(node))
+        standing(node)
+            .or_else(|| condition(node))
+            .or_else(|| spec_mismatch(self.snapshot, node, self.spec))
+            .or_else(|| self.misplaced(node))
     }
 
     fn misplaced(&self, node: &Node) -> Option<String> {
-        if self.fresh { None } else { misplaced(node, self.hyperplane) }
+        if self.fresh {
+            None
+        } else {
+            misplaced(node, self.hyperplane)
+        }
     }
 
     fn because(&self, node: &Node, chosen: &[&Node], free: usize) -> String {
-        let spec = self.snapshot.specs.get(self.spec).map_or_else(|| self.spec.to_string(), |spec| spec.name.to_string());
+        let spec = self
+            .snapshot
+            .specs
+            .get(self.spec)
+            .map_or_else(|| self.spec.to_string(), |spec| spec.name.to_string());
         let mut parts = vec![format!("spare of spec {spec}, one of {} usable", free)];
         let place = &node.position;
-        parts.extend(place.hyperplane.as_ref().map(|hyperplane| format!("hyperplane {hyperplane}")));
-        let near = |nodes: &[&Node]| nodes.iter().filter(|other| other.id != node.id && other.position.rack == place.rack).count();
-        parts.extend(place.rack.as_ref().map(|rack| match (near(self.existing), near(chosen)) {
-            (0, 0) => format!("rack {rack}"),
-            (0, peers) => format!("rack {rack} with {peers} more of the chosen"),
-            (members, _) => format!("rack {rack} with {} of the super node", words::count(members, "node")),
-        }));
+        parts.extend(
+            place
+                .hyperplane
+                .as_ref()
+                .map(|hyperplane| format!("hyperplane {hyperplane}")),
+        );
+        let near = |nodes: &[&Node]| {
+            nodes
+                .iter()
+                .filter(|other| other.id != node.id && other.position.rack == place.rack)
+                .count()
+        };
+        parts.extend(
+            place
+                .rack
+                .as_ref()
+                .map(|rack| match (near(self.existing), near(chosen)) {
+                    (0, 0) => format!("rack {rack}"),
+                    (0, peers) => format!("rack {rack} with {peers} more of the chosen"),
+                    (members, _) => format!(
+                        "rack {rack} with {} of the super node",
+                        words::count(members, "node")
+                    ),
+                }),
+        );
         parts.extend(place.leaf.as_ref().map(|leaf| format!("leaf {leaf}")));
         parts.push(format!("health {}", node.health.word()));
         parts.join(", ")
@@ -241,10 +355,19 @@ pub(crate) fn standing(node: &Node) -> Option<String> {
     match &node.policy {
         NodePolicy::InService => {}
         NodePolicy::Cordoned(cordon) => {
-            let reason = if cordon.reason.is_empty() { String::new() } else { format!(" ({})", cordon.reason) };
-            return Some(format!("is cordoned by {}{reason}; uncordon it first", cordon.by));
+            let reason = if cordon.reason.is_empty() {
+                String::new()
+            } else {
+                format!(" ({})", cordon.reason)
+            };
+            return Some(format!(
+                "is cordoned by {}{reason}; uncordon it first",
+                cordon.by
+            ));
         }
-        NodePolicy::Draining { operation, .. } => return Some(format!("is being drained by {operation}")),
+        NodePolicy::Draining { operation, .. } => {
+            return Some(format!("is being drained by {operation}"));
+        }
         NodePolicy::Removed => return Some("was removed".into()),
     }
     match &node.health {
@@ -266,10 +389,17 @@ pub(crate) fn condition(node: &Node) -> Option<String> {
 
 /// Which fact of `node` is not as `spec` says.
 pub(crate) fn spec_mismatch(snapshot: &Snapshot, node: &Node, spec: &SpecId) -> Option<String> {
-    let name = |spec: &SpecId| snapshot.specs.get(spec).map_or_else(|| spec.to_string(), |found| found.name.to_string());
+    let name = |spec: &SpecId| {
+        snapshot
+            .specs
+            .get(spec)
+            .map_or_else(|| spec.to_string(), |found| found.name.to_string())
+    };
     match &node.spec {
         SpecMatch::Matches { spec: found } if found == spec => None,
-        SpecMatch::Matches { spec: found } => Some(format!("matches spec {}, not {}", name(found), name(spec))),
+        SpecMatch::Matches { spec: found } => {
+            Some(format!("matches spec {}, not {}", name(found), name(spec)))
+        }
         SpecMatch::Unknown => Some(format!("is not known to match spec {}", name(spec))),
         SpecMatch::Differs { differences } => {
             let why = words::first_and_more(differences).unwrap_or_else(|| "no spec fits".into());
@@ -283,38 +413,74 @@ pub(crate) fn misplaced(node: &Node, hyperplane: Option<&str>) -> Option<String>
     match (node.position.hyperplane.as_deref(), hyperplane) {
         (found, wanted) if found == wanted => None,
         (Some(found), Some(wanted)) => Some(format!("is in hyperplane {found}, not {wanted}")),
-        (None, Some(wanted)) => Some(format!("must be in hyperplane {wanted}, but where it is is not known; label it")),
-        (Some(found), None) => Some(format!("is in hyperplane {found}, but where the super node is is not known; label its nodes")),
+        (None, Some(wanted)) => Some(format!(
+            "must be in hyperplane {wanted}, but where it is is not known; label it"
+        )),
+        (Some(found), None) => Some(format!(
+            "is in hyperplane {found}, but where the super node is is not known; label its nodes"
+        )),
         (None, None) => None,
     }
 }
 
 /// Chooses `count` members of `super_node` to leave; with `only_idle` none that a job runs on. Never all of them.
-pub fn choose_leavers(snapshot: &Snapshot, super_node: &SuperNodeId, count: usize, only_idle: bool) -> Result<Vec<Choice>, LeaverShortage> {
+pub fn choose_leavers(
+    snapshot: &Snapshot,
+    super_node: &SuperNodeId,
+    count: usize,
+    only_idle: bool,
+) -> Result<Vec<Choice>, LeaverShortage> {
     let index = Index::new(snapshot);
     let members: Vec<&Node> = index.members_of(super_node).collect();
-    let may_leave = members.iter().copied().filter(|node| !matches!(node.policy, NodePolicy::Draining { .. }));
-    let (idle, busy): (Vec<&Node>, Vec<&Node>) = may_leave.partition(|node| index.leases_on(&node.id).is_empty());
+    let may_leave = members
+        .iter()
+        .copied()
+        .filter(|node| !matches!(node.policy, NodePolicy::Draining { .. }));
+    let (idle, busy): (Vec<&Node>, Vec<&Node>) =
+        may_leave.partition(|node| index.leases_on(&node.id).is_empty());
     let staying = members.len() - idle.len() - busy.len();
     let mut racks: HashMap<Option<&String>, usize> = HashMap::new();
     for node in &members {
         *racks.entry(node.position.rack.as_ref()).or_default() += 1;
     }
-    let in_rack = |node: &Node| racks.get(&node.position.rack.as_ref()).copied().unwrap_or(0);
+    let in_rack = |node: &Node| {
+        racks
+            .get(&node.position.rack.as_ref())
+            .copied()
+            .unwrap_or(0)
+    };
     let mut candidates = idle.clone();
     if !only_idle {
         candidates.extend(&busy);
     }
     candidates.sort_by(|one, other| {
-        let key = |node: &Node| (index.leases_on(&node.id).len(), soundness(node).0, in_rack(node));
-        key(one).cmp(&key(other)).then_with(|| (other.enrolled_at, &other.name).cmp(&(one.enrolled_at, &one.name)))
+        let key = |node: &Node| {
+            (
+                index.leases_on(&node.id).len(),
+                soundness(node).0,
+                in_rack(node),
+            )
+        };
+        key(one)
+            .cmp(&key(other))
+            .then_with(|| (other.enrolled_at, &other.name).cmp(&(one.enrolled_at, &one.name)))
     });
     // One node that is not on its way out stays.
-    let most = candidates.len().min((members.len() - staying.min(members.len())).saturating_sub(1));
+    let most = candidates
+        .len()
+        .min((members.len() - staying.min(members.len())).saturating_sub(1));
     if count > most {
         let ids: Vec<NodeId> = busy.iter().map(|node| node.id.clone()).collect();
-        let blocking = if only_idle && count > idle.len() { blocking_jobs(snapshot, &ids) } else { Vec::new() };
-        return Err(LeaverShortage { wanted: count, found: most, blocking });
+        let blocking = if only_idle && count > idle.len() {
+            blocking_jobs(snapshot, &ids)
+        } else {
+            Vec::new()
+        };
+        return Err(LeaverShortage {
+            wanted: count,
+            found: most,
+            blocking,
+        });
     }
     let because = |node: &Node| {
         let mut parts = vec![match index.jobs_on(&node.id).len() {
@@ -322,10 +488,22 @@ pub fn choose_leavers(snapshot: &Snapshot, super_node: &SuperNodeId, count: usiz
             jobs => words::count(jobs, "job") + " on it",
         }];
         parts.extend(soundness(node).1.map(ToOwned::to_owned));
-        parts.extend(node.position.rack.as_ref().map(|rack| format!("{} in rack {rack}", words::count(in_rack(node), "member"))));
+        parts.extend(
+            node.position
+                .rack
+                .as_ref()
+                .map(|rack| format!("{} in rack {rack}", words::count(in_rack(node), "member"))),
+        );
         parts.join(", ")
     };
-    Ok(candidates.into_iter().take(count).map(|node| Choice { node: node.id.clone(), because: because(node) }).collect())
+    Ok(candidates
+        .into_iter()
+        .take(count)
+        .map(|node| Choice {
+            node: node.id.clone(),
+            because: because(node),
+        })
+        .collect())
 }
 
 /// Broken nodes leave first.
@@ -345,12 +523,23 @@ fn soundness(node: &Node) -> (u8, Option<&'static str>) {
 pub fn blocking_jobs(snapshot: &Snapshot, nodes: &[NodeId]) -> Vec<BlockingJob> {
     let wanted: BTreeSet<&NodeId> = nodes.iter().collect();
     let mut by_job: BTreeMap<&JobId, BTreeSet<&Name>> = BTreeMap::new();
-    for lease in snapshot.leases.iter().filter(|lease| wanted.contains(&lease.node)) {
-        by_job.entry(&lease.job).or_default().extend(snapshot.nodes.get(&lease.node).map(|node| &node.name));
+    for lease in snapshot
+        .leases
+        .iter()
+        .filter(|lease| wanted.contains(&lease.node))
+    {
+        by_job
+            .entry(&lease.job)
+            .or_default()
+            .extend(snapshot.nodes.get(&lease.node).map(|node| &node.name));
     }
     let view = |(job, nodes): (&JobId, BTreeSet<&Name>)| BlockingJob {
         job: job.clone(),
-        name: snapshot.jobs.get(job).map(|job| job.name.clone()).unwrap_or_default(),
+        name: snapshot
+            .jobs
+            .get(job)
+            .map(|job| job.name.clone())
+            .unwrap_or_default(),
         nodes: nodes.into_iter().cloned().collect(),
     };
     by_job.into_iter().map(view).collect()

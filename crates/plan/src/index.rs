@@ -32,7 +32,11 @@ impl<'a> Index<'a> {
         for leases in leases_on.values_mut() {
             leases.sort_by_key(|lease| lease.device);
         }
-        Self { snapshot, nodes_of, leases_on }
+        Self {
+            snapshot,
+            nodes_of,
+            leases_on,
+        }
     }
 
     /// All nodes that belong to, join or leave `super_node`, by id.
@@ -42,7 +46,10 @@ impl<'a> Index<'a> {
 
     /// The full members of `super_node`, by id.
     pub(crate) fn members_of(&self, super_node: &'a SuperNodeId) -> impl Iterator<Item = &'a Node> {
-        self.nodes_of(super_node).iter().copied().filter(move |node| node.membership.member_of(super_node))
+        self.nodes_of(super_node)
+            .iter()
+            .copied()
+            .filter(move |node| node.membership.member_of(super_node))
     }
 
     /// The leases on `node`, by device.
@@ -52,6 +59,9 @@ impl<'a> Index<'a> {
 
     /// The jobs that hold leases on `node`, by id, each once.
     pub(crate) fn jobs_on(&self, node: &NodeId) -> BTreeSet<&'a JobId> {
-        self.leases_on(node).iter().map(|lease| &lease.job).collect()
+        self.leases_on(node)
+            .iter()
+            .map(|lease| &lease.job)
+            .collect()
     }
 }

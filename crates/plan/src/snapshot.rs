@@ -7,7 +7,9 @@ use supernode_types::job::{Job, Lease, Rank};
 use supernode_types::node::Node;
 use supernode_types::operation::{Operation, Provision};
 use supernode_types::super_node::SuperNode;
-use supernode_types::{AttemptId, JobId, Name, NodeId, OperationId, ProvisionId, SpecId, SuperNodeId, Timestamp};
+use supernode_types::{
+    AttemptId, JobId, Name, NodeId, OperationId, ProvisionId, SpecId, SuperNodeId, Timestamp,
+};
 
 /// Whether a node's agent is in contact. Kept in memory by the server, so after its restart every node counts as heard of just now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,12 +73,19 @@ pub struct Snapshot {
 impl Snapshot {
     /// Nodes that are full members of `super_node`, by id.
     pub fn members<'a>(&'a self, super_node: &'a SuperNodeId) -> impl Iterator<Item = &'a Node> {
-        self.nodes.values().filter(move |node| node.membership.member_of(super_node))
+        self.nodes
+            .values()
+            .filter(move |node| node.membership.member_of(super_node))
     }
 
     /// The jobs that hold a lease on `node`, without repetition.
     pub fn jobs_on(&self, node: &NodeId) -> Vec<JobId> {
-        let mut jobs: Vec<JobId> = self.leases.iter().filter(|lease| lease.node == *node).map(|lease| lease.job.clone()).collect();
+        let mut jobs: Vec<JobId> = self
+            .leases
+            .iter()
+            .filter(|lease| lease.node == *node)
+            .map(|lease| lease.job.clone())
+            .collect();
         jobs.sort();
         jobs.dedup();
         jobs

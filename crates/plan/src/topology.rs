@@ -24,7 +24,11 @@ pub(crate) struct Candidate<'a> {
 impl<'a> Candidate<'a> {
     /// A node that is taken as a whole.
     pub(crate) fn whole(node: &'a Node) -> Self {
-        Self { node, free_devices: 0, breaks_whole: false }
+        Self {
+            node,
+            free_devices: 0,
+            breaks_whole: false,
+        }
     }
 }
 
@@ -44,15 +48,30 @@ fn leaf_of(node: &Node) -> GroupKey<'_> {
 }
 
 /// Chooses `count` nodes, in rank order: nodes of one rack and leaf stand together. Racks and leaves of `existing` cost nothing.
-pub(crate) fn select<'a>(mut candidates: Vec<Candidate<'a>>, count: usize, existing: &[&'a Node]) -> Option<Vec<&'a Node>> {
+pub(crate) fn select<'a>(
+    mut candidates: Vec<Candidate<'a>>,
+    count: usize,
+    existing: &[&'a Node],
+) -> Option<Vec<&'a Node>> {
     if candidates.len() < count {
         return None;
     }
-    candidates.sort_by_key(|candidate| (candidate.free_devices, candidate.node.health.rank(), &candidate.node.name));
+    candidates.sort_by_key(|candidate| {
+        (
+            candidate.free_devices,
+            candidate.node.health.rank(),
+            &candidate.node.name,
+        )
+    });
     let used_racks: BTreeSet<_> = existing.iter().map(|node| rack_of(node)).collect();
     let mut used_leaves: BTreeSet<_> = existing.iter().map(|node| leaf_of(node)).collect();
     let mut chosen = Vec::with_capacity(count);
-    for (rack, amount) in fill(group(&candidates, rack_of), count, &used_racks, Some(&used_leaves)) {
+    for (rack, amount) in fill(
+        group(&candidates, rack_of),
+        count,
+        &used_racks,
+        Some(&used_leaves),
+    ) {
         for (leaf, amount) in fill(group(&rack, leaf_of), amount, &used_leaves.clone(), None) {
             used_leaves.extend(leaf.first().map(|candidate| leaf_of(candidate.node)));
             chosen.extend(leaf.iter().take(amount).map(|candidate| candidate.node));
@@ -79,20 +98,47 @@ pub(crate) fn describe(nodes: &[&Node]) -> String {
     let part = |values: BTreeSet<&String>, one: &str, many: &str| match values.len() {
         0 => None,
         1 => Some(format!("1 {one} ({})", words::list(values.iter(), 1))),
-        count => Some(format!("{count} {many} ({})", words::list(values.iter(), 4))),
+        count => Some(format!(
+            "{count} {many} ({})",
+            words::list(values.iter(), 4)
+        )),
     };
-    let racks = part(nodes.iter().filter_map(|node| node.position.rack.as_ref()).collect(), "rack", "racks");
-    let leaves = part(nodes.iter().filter_map(|node| node.position.leaf.as_ref()).collect(), "leaf", "leaves");
+    let racks = part(
+        nodes
+            .iter()
+            .filter_map(|node| node.position.rack.as_ref())
+            .collect(),
+        "rack",
+        "racks",
+    );
+    let leaves = part(
+        nodes
+            .iter()
+            .filter_map(|node| node.position.leaf.as_ref())
+            .collect(),
+        "leaf",
+        "leaves",
+    );
     let parts: Vec<String> = racks.into_iter().chain(leaves).collect();
-    if parts.is_empty() { "fabric position not known".into() } else { parts.join(", ") }
+    if parts.is_empty() {
+        "fabric position not known".into()
+    } else {
+        parts.join(", ")
+    }
 }
 
 type Group<'a> = Vec<Candidate<'a>>;
 
-fn group<'a>(candidates: &[Candidate<'a>], key: fn(&Node) -> GroupKey<'_>) -> Vec<(GroupKey<'a>, Group<'a>)> {
+fn group<'a>(
+    candidates: &[Candidate<'a>],
+    key: fn(&Node) -> GroupKey<'_>,
+) -> Vec<(GroupKey<'a>, Group<'a>)> {
     let mut groups: BTreeMap<GroupKey<'a>, Group<'a>> = BTreeMap::new();
     for candidate in candidates {
-        groups.entry(key(candidate.node)).or_default().push(*candidate);
+        groups
+            .entry(key(candidate.node))
+            .or_default()
+            .push(*candidate);
     }
     groups.into_iter().collect()
 }
@@ -136,10 +182,16 @@ fn fewest<'a>(
 }
 
 /// What taking `count` nodes of a group costs: new leaves, whole nodes broken up, nodes left over, bad health.
-fn cost(group: &[Candidate<'_>], count: usize, used_leaves: Option<&BTreeSet<GroupKey<'_>>>) -> (usize, usize, usize, usize) {
+fn cost(
+    group: &[Candidate<'_>],
+    count: usize,
+    used_leaves: Option<&BTreeSet<GroupKey<'_>>>,
+) -> (usize, usize, usize, usize) {
     let taken = || group.iter().take(count);
     let breaks = taken().filter(|candidate| candidate.breaks_whole).count();
-    let health = taken().map(|candidate| usize::from(candidate.node.health.rank())).sum();
+    let health = taken()
+        .map(|candidate| usize::from(candidate.node.health.rank()))
+        .sum();
     let leaves = used_leaves.map_or(0, |used| new_leaves(group, count, used));
     (leaves, breaks, group.len(), health)
 }
@@ -150,8 +202,16 @@ fn new_leaves(rack: &[Candidate<'_>], count: usize, used: &BTreeSet<GroupKey<'_>
     for candidate in rack {
         *sizes.entry(leaf_of(candidate.node)).or_default() += 1;
     }
-    let free: usize = sizes.iter().filter(|(leaf, _)| used.contains(*leaf)).map(|(_, size)| size).sum();
-    let mut new: Vec<usize> = sizes.iter().filter(|(leaf, _)| !used.contains(*leaf)).map(|(_, size)| *size).collect();
+    let free: usize = sizes
+        .iter()
+        .filter(|(leaf, _)| used.contains(*leaf))
+        .map(|(_, size)| size)
+        .sum();
+    let mut new: Vec<usize> = sizes
+        .iter()
+        .filter(|(leaf, _)| !used.contains(*leaf))
+        .map(|(_, size)| *size)
+        .collect();
     new.sort_unstable_by_key(|size| Reverse(*size));
     let mut rest = count.saturating_sub(free);
     let mut leaves = 0;

@@ -180,7 +180,7 @@ impl Report {
         let mut text = align(&lines);
         let _ = writeln!(
             text,
-            "\n{} nodes; medians; ratio: how many times better {ours} is",
+            "\n{} nodes (goals are for 32); medians; ratio: how many times better {ours} is",
             self.nodes
         );
         let _ = write!(text, "{}", self.machine);

@@ -42,6 +42,7 @@ fn test_directories<'a>(paths: impl Iterator<Item = &'a str>) -> Vec<String> {
         })
         .map(|(directory, _)| directory.to_owned())
         .collect();
+    directories.sort();
     directories.dedup();
     directories
 }
@@ -55,13 +56,15 @@ mod tests {
         let paths = [
             "examples/ring.py",
             "examples/test_a.py",
-            "examples/test_b.py",
             "examples/torch/test_c.py",
+            "examples/zero/test_e.py",
+            "examples/torch_test.py",
+            "examples/test_b.py",
             "tools/test_d.py",
         ];
         assert_eq!(
             test_directories(paths.into_iter()),
-            ["examples", "examples/torch"]
+            ["examples", "examples/torch", "examples/zero"]
         );
     }
 }

@@ -4,7 +4,9 @@ use supernode_types::environment::{EnvironmentDesired, ItemState};
 
 use super::manifest::{FileEntry, Manifest, backup_path};
 use super::wanted::Wanted;
-use super::{EnvironmentError, EnvironmentExecutor, FILE_LIMIT_BYTES, HOSTS, applied, failed, hosts};
+use super::{
+    EnvironmentError, EnvironmentExecutor, FILE_LIMIT_BYTES, HOSTS, applied, failed, hosts,
+};
 use crate::files::{Durability, FileError, Permissions, one_line};
 
 impl EnvironmentExecutor {
@@ -22,11 +24,17 @@ impl EnvironmentExecutor {
         }
         let problems = states.len();
         self.take_back_sysctls(|_| false, &mut manifest, &mut states)?;
-        let restored = before.sysctls.keys().filter(|key| !manifest.sysctls.contains_key(*key));
-        let restored: Vec<ItemState> = restored.map(|key| applied(&format!("sysctl {key}"))).collect();
+        let restored = before
+            .sysctls
+            .keys()
+            .filter(|key| !manifest.sysctls.contains_key(*key));
+        let restored: Vec<ItemState> = restored
+            .map(|key| applied(&format!("sysctl {key}")))
+            .collect();
         states.splice(problems..problems, restored);
         self.remove_directories(&mut manifest)?;
-        let nothing_left = manifest.files.is_empty() && manifest.hosts.is_none() && manifest.sysctls.is_empty();
+        let nothing_left =
+            manifest.files.is_empty() && manifest.hosts.is_none() && manifest.sysctls.is_empty();
         if nothing_left {
             self.change()?;
             Manifest::remove(&self.state)?;
@@ -44,7 +52,12 @@ impl EnvironmentExecutor {
         manifest: &mut Manifest,
         states: &mut Vec<ItemState>,
     ) -> Result<(), EnvironmentError> {
-        let unwanted: Vec<String> = manifest.files.keys().filter(|path| !wanted.named.contains(*path)).cloned().collect();
+        let unwanted: Vec<String> = manifest
+            .files
+            .keys()
+            .filter(|path| !wanted.named.contains(*path))
+            .cloned()
+            .collect();
         for path in unwanted {
             let state = self.take_back_file(&path, manifest)?;
             if manifest.files.contains_key(&path) {
@@ -61,9 +74,15 @@ impl EnvironmentExecutor {
         self.remove_directories(manifest)
     }
 
-    fn take_back_file(&self, path: &str, manifest: &mut Manifest) -> Result<ItemState, EnvironmentError> {
+    fn take_back_file(
+        &self,
+        path: &str,
+        manifest: &mut Manifest,
+    ) -> Result<ItemState, EnvironmentError> {
         let item = format!("file /{path}");
-        let Some(entry) = manifest.files.get(path).cloned() else { return Ok(applied(&item)) };
+        let Some(entry) = manifest.files.get(path).cloned() else {
+            return Ok(applied(&item));
+        };
         self.change()?;
         Ok(match self.restore(path, &entry) {
             Ok(()) => {
@@ -76,26 +95,56 @@ impl EnvironmentExecutor {
 
     fn restore(&self, path: &str, entry: &FileEntry) -> Result<(), String> {
         let Some(original) = &entry.original else {
-            return self.root.remove_file(path).map_err(|error| one_line(&error));
+            return self
+                .root
+                .remove_file(path)
+                .map_err(|error| one_line(&error));
         };
         let content = self
             .state
             .read(&backup_path(&original.backup), FILE_LIMIT_BYTES)
             .map_err(|error| one_line(&error))?
-            .ok_or_else(|| format!("its original, {}, is gone from the agent's directory", original.backup))?;
-        let unchanged = self.same_as(path, &content, original.mode, original.owner).unwrap_or(false);
+            .ok_or_else(|| {
+                format!(
+                    "its original, {}, is gone from the agent's directory",
+                    original.backup
+                )
+            })?;
+        let unchanged = self
+            .same_as(path, &content, original.mode, original.owner)
+            .unwrap_or(false);
         if unchanged {
-            return self.root.remove_unfinished(path).map_err(|error| one_line(&error));
+            return self
+                .root
+                .remove_unfinished(path)
+                .map_err(|error| one_line(&error));
         }
-        let permissions = Permissions { mode: original.mode, owner: Some(original.owner) };
+        let permissions = Permissions {
+            mode: original.mode,
+            owner: Some(original.owner),
+        };
         self.create_parent(path)
-            .and_then(|()| self.root.write_atomic(path, &content, permissions, Durability::Power))
+            .and_then(|()| {
+                self.root
+                    .write_atomic(path, &content, permissions, Durability::Power)
+            })
             .map_err(|error| one_line(&error))
     }
 
-    fn same_as(&self, path: &str, content: &[u8], mode: u32, owner: (u32, u32)) -> Result<bool, FileError> {
-        let Some(status) = self.root.status(path)? else { return Ok(false) };
-        let same_file = self.root.read(path, FILE_LIMIT_BYTES)?.is_some_and(|found| found == content);
+    fn same_as(
+        &self,
+        path: &str,
+        content: &[u8],
+        mode: u32,
+        owner: (u32, u32),
+    ) -> Result<bool, FileError> {
+        let Some(status) = self.root.status(path)? else {
+            return Ok(false);
+        };
+        let same_file = self
+            .root
+            .read(path, FILE_LIMIT_BYTES)?
+            .is_some_and(|found| found == content);
         Ok(same_file && status.st_mode & 0o7777 == mode && (status.st_uid, status.st_gid) == owner)
     }
 

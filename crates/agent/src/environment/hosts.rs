@@ -18,8 +18,12 @@ pub fn block(super_node: &str, members: &[Member]) -> Result<String, String> {
         if !is_host_name(&member.name) {
             return Err(format!("member `{}`: not a host name", member.name));
         }
-        let address: IpAddr =
-            member.address.parse().map_err(|_| format!("member {}: `{}` is not an IP address", member.name, member.address))?;
+        let address: IpAddr = member.address.parse().map_err(|_| {
+            format!(
+                "member {}: `{}` is not an IP address",
+                member.name, member.address
+            )
+        })?;
         writeln!(text, "{address}\t{}", member.name).expect("writing to a string succeeds");
     }
     writeln!(text, "{END}{super_node}").expect("writing to a string succeeds");
@@ -28,7 +32,10 @@ pub fn block(super_node: &str, members: &[Member]) -> Result<String, String> {
 
 /// Whether the text holds exactly this block, and no other of ours.
 pub fn has_block(text: &str, block: &str) -> bool {
-    let markers = text.lines().filter(|line| line.starts_with(BEGIN) || line.starts_with(END)).count();
+    let markers = text
+        .lines()
+        .filter(|line| line.starts_with(BEGIN) || line.starts_with(END))
+        .count();
     let position = text.find(block);
     markers == 2 && position.is_some_and(|at| at == 0 || text.as_bytes()[at - 1] == b'\n')
 }
@@ -65,7 +72,9 @@ fn around(text: &str) -> Result<(String, String), String> {
         }
     }
     if inside {
-        return Err("the supernode block in /etc/hosts has no end marker; repair it by hand".into());
+        return Err(
+            "the supernode block in /etc/hosts has no end marker; repair it by hand".into(),
+        );
     }
     Ok((before, after))
 }
@@ -73,8 +82,12 @@ fn around(text: &str) -> Result<(String, String), String> {
 fn is_host_name(name: &str) -> bool {
     !name.is_empty()
         && name.len() <= 253
-        && name.split('.').all(|label| !label.is_empty() && !label.starts_with('-') && !label.ends_with('-'))
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
+        && name
+            .split('.')
+            .all(|label| !label.is_empty() && !label.starts_with('-') && !label.ends_with('-'))
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
 }
 
 #[cfg(test)]
@@ -82,13 +95,22 @@ mod tests {
     use super::*;
 
     fn members(list: &[(&str, &str)]) -> Vec<Member> {
-        list.iter().map(|(name, address)| Member { name: (*name).into(), address: (*address).into() }).collect()
+        list.iter()
+            .map(|(name, address)| Member {
+                name: (*name).into(),
+                address: (*address).into(),
+            })
+            .collect()
     }
 
     #[test]
     fn a_block_is_put_replaced_and_taken_out() {
-        let first = block("alpha", &members(&[("n1", "10.0.0.1"), ("n2", "fd00::2")])).expect("it is valid");
-        assert_eq!(first, "# BEGIN supernode alpha\n10.0.0.1\tn1\nfd00::2\tn2\n# END supernode alpha\n");
+        let first = block("alpha", &members(&[("n1", "10.0.0.1"), ("n2", "fd00::2")]))
+            .expect("it is valid");
+        assert_eq!(
+            first,
+            "# BEGIN supernode alpha\n10.0.0.1\tn1\nfd00::2\tn2\n# END supernode alpha\n"
+        );
         let original = "127.0.0.1 localhost";
         let once = with_block(original, &first).expect("no block yet");
         assert_eq!(once, format!("127.0.0.1 localhost\n{first}"));
@@ -96,15 +118,24 @@ mod tests {
         let edited = format!("{once}10.9.9.9 mine\n");
         let second = block("beta", &members(&[("n3", "10.0.0.3")])).expect("it is valid");
         let twice = with_block(&edited, &second).expect("the block is whole");
-        assert_eq!(twice, format!("127.0.0.1 localhost\n{second}10.9.9.9 mine\n"));
+        assert_eq!(
+            twice,
+            format!("127.0.0.1 localhost\n{second}10.9.9.9 mine\n")
+        );
         assert!(has_block(&twice, &second) && !has_block(&twice, &first));
-        assert_eq!(without_block(&twice).expect("the block is whole"), "127.0.0.1 localhost\n10.9.9.9 mine\n");
+        assert_eq!(
+            without_block(&twice).expect("the block is whole"),
+            "127.0.0.1 localhost\n10.9.9.9 mine\n"
+        );
     }
 
     #[test]
     fn broken_markers_are_left_alone() {
-        for text in ["# BEGIN supernode a\n1.1.1.1 x\n", "# END supernode a\n", "# BEGIN supernode a\n# BEGIN supernode a\n# END supernode a\n"]
-        {
+        for text in [
+            "# BEGIN supernode a\n1.1.1.1 x\n",
+            "# END supernode a\n",
+            "# BEGIN supernode a\n# BEGIN supernode a\n# END supernode a\n",
+        ] {
             assert!(with_block(text, "").is_err(), "{text}");
             assert!(without_block(text).is_err(), "{text}");
         }

@@ -59,8 +59,12 @@ impl Manifest {
     pub(super) fn load(state: &Directory) -> Result<Self, EnvironmentError> {
         match state.read(MANIFEST, LIMIT_BYTES)? {
             None => Ok(Self::default()),
-            Some(bytes) => serde_json::from_slice(&bytes)
-                .map_err(|error| EnvironmentError::Manifest { path: state.path().join(MANIFEST), why: error.to_string() }),
+            Some(bytes) => {
+                serde_json::from_slice(&bytes).map_err(|error| EnvironmentError::Manifest {
+                    path: state.path().join(MANIFEST),
+                    why: error.to_string(),
+                })
+            }
         }
     }
 

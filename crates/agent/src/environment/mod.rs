@@ -63,10 +63,19 @@ pub struct EnvironmentOptions {
 impl EnvironmentOptions {
     /// What fits a system root: kernel parameters are set only if that is the real one.
     pub fn for_root(system_root: &Path) -> Self {
-        let sysctls =
-            if system_root == Path::new("/") { SysctlMode::Set(PathBuf::from("/proc/sys")) } else { SysctlMode::Record };
-        let allowed_prefixes = ["/etc", "/opt", "/usr/local/etc"].map(str::to_owned).to_vec();
-        Self { allowed_prefixes, sysctls, interrupt_at: None }
+        let sysctls = if system_root == Path::new("/") {
+            SysctlMode::Set(PathBuf::from("/proc/sys"))
+        } else {
+            SysctlMode::Record
+        };
+        let allowed_prefixes = ["/etc", "/opt", "/usr/local/etc"]
+            .map(str::to_owned)
+            .to_vec();
+        Self {
+            allowed_prefixes,
+            sysctls,
+            interrupt_at: None,
+        }
     }
 }
 
@@ -100,15 +109,28 @@ pub struct EnvironmentExecutor {
 
 impl EnvironmentExecutor {
     /// An executor for `system_root`, which keeps its manifest and backups in `state_directory` (only the agent may write there).
-    pub fn open(system_root: &Path, state_directory: &Path, options: EnvironmentOptions) -> Result<Self, EnvironmentError> {
+    pub fn open(
+        system_root: &Path,
+        state_directory: &Path,
+        options: EnvironmentOptions,
+    ) -> Result<Self, EnvironmentError> {
         let root = Directory::open_or_create(system_root, 0o755)?;
         let state = Directory::open_or_create(state_directory, 0o700)?;
         state.create_subdirectory(manifest::BACKUPS, 0o700)?;
-        Ok(Self { root, state, options, changes: Cell::new(0) })
+        Ok(Self {
+            root,
+            state,
+            options,
+            changes: Cell::new(0),
+        })
     }
 
     /// Makes the node so, and says how each item stands now.
-    pub fn apply(&self, desired: &EnvironmentDesired, inventory: &Inventory) -> Result<Vec<ItemState>, EnvironmentError> {
+    pub fn apply(
+        &self,
+        desired: &EnvironmentDesired,
+        inventory: &Inventory,
+    ) -> Result<Vec<ItemState>, EnvironmentError> {
         let before = self.load()?;
         let wanted = Wanted::of(desired, &self.options.allowed_prefixes);
         let mut manifest = before.clone();
@@ -117,7 +139,11 @@ impl EnvironmentExecutor {
 
         let mut files = Vec::new();
         for (item, file) in &wanted.files {
-            match file.clone().map_err(Refusal::Item).and_then(|file| self.claim(&file, &mut manifest).map(|()| file)) {
+            match file
+                .clone()
+                .map_err(Refusal::Item)
+                .and_then(|file| self.claim(&file, &mut manifest).map(|()| file))
+            {
                 Ok(file) => files.push((item, file)),
                 Err(Refusal::Item(why)) => states.push(failed(item, why)),
                 Err(Refusal::Interrupted) => return Err(EnvironmentError::Interrupted),
@@ -156,7 +182,10 @@ impl EnvironmentExecutor {
                 Err(why) => failed(item, why.clone()),
                 Ok(file) => match self.difference(file) {
                     Ok(None) => applied(item),
-                    Ok(Some(why)) => ItemState { item: item.clone(), state: ItemCondition::Drifted { why } },
+                    Ok(Some(why)) => ItemState {
+                        item: item.clone(),
+                        state: ItemCondition::Drifted { why },
+                    },
                     Err(error) => failed(item, one_line(&error)),
                 },
             });
@@ -166,10 +195,17 @@ impl EnvironmentExecutor {
             states.push(match (block, text) {
                 (Err(why), _) => failed("hosts", why.clone()),
                 (_, Err(why)) => failed("hosts", why),
-                (Ok(block), Ok(text)) if hosts::has_block(text.as_deref().unwrap_or_default(), block) => applied("hosts"),
+                (Ok(block), Ok(text))
+                    if hosts::has_block(text.as_deref().unwrap_or_default(), block) =>
+                {
+                    applied("hosts")
+                }
                 (Ok(_), Ok(_)) => {
                     let why = "the members' lines in /etc/hosts are missing or were changed".into();
-                    ItemState { item: "hosts".into(), state: ItemCondition::Drifted { why } }
+                    ItemState {
+                        item: "hosts".into(),
+                        state: ItemCondition::Drifted { why },
+                    }
                 }
             });
         }
@@ -195,19 +231,38 @@ impl EnvironmentExecutor {
             None => None,
             Some(status) => {
                 if FileType::from_raw_mode(status.st_mode) != FileType::RegularFile {
-                    let what = if FileType::from_raw_mode(status.st_mode) == FileType::Symlink { "a symbolic link" } else { "no file" };
-                    return Err(Refusal::Item(format!("/{} is {what}; remove it first", file.path)));
+                    let what = if FileType::from_raw_mode(status.st_mode) == FileType::Symlink {
+                        "a symbolic link"
+                    } else {
+                        "no file"
+                    };
+                    return Err(Refusal::Item(format!(
+                        "/{} is {what}; remove it first",
+                        file.path
+                    )));
                 }
-                let content = self.root.read(&file.path, FILE_LIMIT_BYTES).map_err(item)?.unwrap_or_default();
+                let content = self
+                    .root
+                    .read(&file.path, FILE_LIMIT_BYTES)
+                    .map_err(item)?
+                    .unwrap_or_default();
                 let backup = manifest.next_backup_name();
                 self.change().map_err(|_| Refusal::Interrupted)?;
                 let name = manifest::backup_path(&backup);
-                self.state.write_atomic(&name, &content, Permissions::mode(0o600), Durability::Power).map_err(item)?;
-                Some(Original { backup, mode: status.st_mode & 0o7777, owner: (status.st_uid, status.st_gid) })
+                self.state
+                    .write_atomic(&name, &content, Permissions::mode(0o600), Durability::Power)
+                    .map_err(item)?;
+                Some(Original {
+                    backup,
+                    mode: status.st_mode & 0o7777,
+                    owner: (status.st_uid, status.st_gid),
+                })
             }
         };
         self.note_missing_directories(&file.path, manifest);
-        manifest.files.insert(file.path.clone(), FileEntry { original });
+        manifest
+            .files
+            .insert(file.path.clone(), FileEntry { original });
         Ok(())
     }
 
@@ -231,7 +286,12 @@ impl EnvironmentExecutor {
         }
         self.change()?;
         let written = self.create_parent(&file.path).and_then(|()| {
-            self.root.write_atomic(&file.path, file.content.as_bytes(), Permissions::mode(file.mode), Durability::Power)
+            self.root.write_atomic(
+                &file.path,
+                file.content.as_bytes(),
+                Permissions::mode(file.mode),
+                Durability::Power,
+            )
         });
         Ok(match written {
             Ok(()) => applied(item),
@@ -241,13 +301,20 @@ impl EnvironmentExecutor {
 
     /// What is different about a file, in words; `None` if nothing is.
     fn difference(&self, file: &WantedFile) -> Result<Option<String>, FileError> {
-        let Some(status) = self.root.status(&file.path)? else { return Ok(Some("missing".into())) };
+        let Some(status) = self.root.status(&file.path)? else {
+            return Ok(Some("missing".into()));
+        };
         let content = self.root.read(&file.path, FILE_LIMIT_BYTES)?;
         let mode = status.st_mode & 0o7777;
         Ok(match content {
             None => Some("missing".into()),
-            Some(content) if content != file.content.as_bytes() => Some("the content was changed".into()),
-            Some(_) if mode != file.mode => Some(format!("the mode is {mode:04o} instead of {:04o}", file.mode)),
+            Some(content) if content != file.content.as_bytes() => {
+                Some("the content was changed".into())
+            }
+            Some(_) if mode != file.mode => Some(format!(
+                "the mode is {mode:04o} instead of {:04o}",
+                file.mode
+            )),
             Some(_) => None,
         })
     }
@@ -269,16 +336,23 @@ impl EnvironmentExecutor {
             Err(why) => return Ok(failed("hosts", why)),
         };
         self.change()?;
-        Ok(match self.create_parent(HOSTS).and_then(|()| self.write_hosts(&text)) {
-            Ok(()) => applied("hosts"),
-            Err(error) => failed("hosts", one_line(&error)),
-        })
+        Ok(
+            match self
+                .create_parent(HOSTS)
+                .and_then(|()| self.write_hosts(&text))
+            {
+                Ok(()) => applied("hosts"),
+                Err(error) => failed("hosts", one_line(&error)),
+            },
+        )
     }
 
     /// The hosts file as text; `None` if there is none.
     fn hosts_text(&self) -> Result<Option<String>, String> {
         match self.root.read(HOSTS, FILE_LIMIT_BYTES) {
-            Ok(Some(bytes)) => String::from_utf8(bytes).map(Some).map_err(|_| "/etc/hosts is not UTF-8 text; repair it by hand".into()),
+            Ok(Some(bytes)) => String::from_utf8(bytes)
+                .map(Some)
+                .map_err(|_| "/etc/hosts is not UTF-8 text; repair it by hand".into()),
             Ok(None) => Ok(None),
             Err(error) => Err(one_line(&error)),
         }
@@ -287,10 +361,16 @@ impl EnvironmentExecutor {
     /// Replaces the hosts file; its mode and owner stay.
     fn write_hosts(&self, text: &str) -> Result<(), FileError> {
         let permissions = match self.root.status(HOSTS)? {
-            Some(status) => Permissions { mode: status.st_mode & 0o7777, owner: Some((status.st_uid, status.st_gid)) },
+            Some(status) => Permissions {
+                mode: status.st_mode & 0o7777,
+                owner: Some((status.st_uid, status.st_gid)),
+            },
             None => Permissions::mode(0o644),
         };
-        match self.root.write_atomic(HOSTS, text.as_bytes(), permissions, Durability::Power) {
+        match self
+            .root
+            .write_atomic(HOSTS, text.as_bytes(), permissions, Durability::Power)
+        {
             // In a container it is a mount of its own, which can be written but not replaced.
             Err(error) if matches!(error.errno(), Some(Errno::BUSY | Errno::XDEV)) => {
                 self.root.remove_unfinished(HOSTS)?;
@@ -336,9 +416,15 @@ enum Refusal {
 }
 
 fn applied(item: &str) -> ItemState {
-    ItemState { item: item.to_owned(), state: ItemCondition::Applied }
+    ItemState {
+        item: item.to_owned(),
+        state: ItemCondition::Applied,
+    }
 }
 
 fn failed(item: &str, why: String) -> ItemState {
-    ItemState { item: item.to_owned(), state: ItemCondition::Failed { why } }
+    ItemState {
+        item: item.to_owned(),
+        state: ItemCondition::Failed { why },
+    }
 }

@@ -13,8 +13,16 @@ const LIMIT_BYTES: u64 = 64 * 1024;
 impl EnvironmentExecutor {
     /// Notes the value that each parameter has before we set it for the first time.
     pub(super) fn claim_sysctls(&self, desired: &EnvironmentDesired, manifest: &mut Manifest) {
-        let SysctlMode::Set(directory) = &self.options.sysctls else { return };
-        for key in desired.sysctls.keys().filter(|key| !manifest.sysctls.contains_key(*key)).cloned().collect::<Vec<_>>() {
+        let SysctlMode::Set(directory) = &self.options.sysctls else {
+            return;
+        };
+        for key in desired
+            .sysctls
+            .keys()
+            .filter(|key| !manifest.sysctls.contains_key(*key))
+            .cloned()
+            .collect::<Vec<_>>()
+        {
             // What cannot be read cannot be set either, and says so then.
             if let Ok(value) = read(directory, &key) {
                 manifest.sysctls.insert(key, value);
@@ -22,7 +30,11 @@ impl EnvironmentExecutor {
         }
     }
 
-    pub(super) fn put_sysctls(&self, desired: &EnvironmentDesired, states: &mut Vec<ItemState>) -> Result<(), EnvironmentError> {
+    pub(super) fn put_sysctls(
+        &self,
+        desired: &EnvironmentDesired,
+        states: &mut Vec<ItemState>,
+    ) -> Result<(), EnvironmentError> {
         for (key, value) in &desired.sysctls {
             let item = item(key);
             let SysctlMode::Set(directory) = &self.options.sysctls else {
@@ -36,7 +48,10 @@ impl EnvironmentExecutor {
                     self.change()?;
                     match set(directory, key, value).and_then(|()| read(directory, key)) {
                         Ok(found) if same(&found, value) => applied(&item),
-                        Ok(found) => failed(&item, format!("the kernel made {} of {value}", found.trim())),
+                        Ok(found) => failed(
+                            &item,
+                            format!("the kernel made {} of {value}", found.trim()),
+                        ),
                         Err(state) => ItemState { item, state },
                     }
                 }
@@ -55,9 +70,12 @@ impl EnvironmentExecutor {
             states.push(match read(directory, key) {
                 Err(state) => ItemState { item, state },
                 Ok(found) if same(&found, value) => applied(&item),
-                Ok(found) => {
-                    ItemState { item, state: ItemCondition::Drifted { why: format!("it is {} instead of {value}", found.trim()) } }
-                }
+                Ok(found) => ItemState {
+                    item,
+                    state: ItemCondition::Drifted {
+                        why: format!("it is {} instead of {value}", found.trim()),
+                    },
+                },
             });
         }
     }
@@ -69,7 +87,9 @@ impl EnvironmentExecutor {
         manifest: &mut Manifest,
         states: &mut Vec<ItemState>,
     ) -> Result<(), EnvironmentError> {
-        let SysctlMode::Set(directory) = &self.options.sysctls else { return Ok(()) };
+        let SysctlMode::Set(directory) = &self.options.sysctls else {
+            return Ok(());
+        };
         for (key, before) in manifest.sysctls.clone() {
             if keep(&key) {
                 continue;
@@ -78,7 +98,10 @@ impl EnvironmentExecutor {
             if differs {
                 self.change()?;
                 if let Err(state) = set(directory, &key, &before) {
-                    states.push(ItemState { item: item(&key), state });
+                    states.push(ItemState {
+                        item: item(&key),
+                        state,
+                    });
                     continue;
                 }
             }
@@ -93,39 +116,60 @@ fn item(key: &str) -> String {
 }
 
 fn recorded(item: String) -> ItemState {
-    ItemState { item, state: ItemCondition::Unsupported { why: "recorded, not applied under a private root".into() } }
+    ItemState {
+        item,
+        state: ItemCondition::Unsupported {
+            why: "recorded, not applied under a private root".into(),
+        },
+    }
 }
 
 /// The file of a parameter; its name is checked here, whoever wrote it.
 fn path(key: &str) -> Result<String, ItemCondition> {
     let plain = !key.is_empty()
         && key.split('.').all(|part| !part.is_empty())
-        && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
+        && key
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
     if plain {
         Ok(key.replace('.', "/"))
     } else {
-        Err(ItemCondition::Failed { why: "not the name of a kernel parameter; write it as net.core.somaxconn".into() })
+        Err(ItemCondition::Failed {
+            why: "not the name of a kernel parameter; write it as net.core.somaxconn".into(),
+        })
     }
 }
 
 fn open(directory: &Path) -> Result<Directory, ItemCondition> {
-    Directory::open(directory).map_err(|error| ItemCondition::Failed { why: one_line(&error) })
+    Directory::open(directory).map_err(|error| ItemCondition::Failed {
+        why: one_line(&error),
+    })
 }
 
 fn read(directory: &Path, key: &str) -> Result<String, ItemCondition> {
     match open(directory)?.read(&path(key)?, LIMIT_BYTES) {
         Ok(Some(bytes)) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
-        Ok(None) => Err(ItemCondition::Failed { why: "this kernel has no such parameter".into() }),
-        Err(error) => Err(ItemCondition::Failed { why: one_line(&error) }),
+        Ok(None) => Err(ItemCondition::Failed {
+            why: "this kernel has no such parameter".into(),
+        }),
+        Err(error) => Err(ItemCondition::Failed {
+            why: one_line(&error),
+        }),
     }
 }
 
 fn set(directory: &Path, key: &str, value: &str) -> Result<(), ItemCondition> {
     if value.contains(['\0', '\n']) && value.trim_end_matches('\n').contains(['\0', '\n']) {
-        return Err(ItemCondition::Failed { why: "the value has a line break or a zero byte".into() });
+        return Err(ItemCondition::Failed {
+            why: "the value has a line break or a zero byte".into(),
+        });
     }
     let line = format!("{}\n", value.trim_end_matches('\n'));
-    open(directory)?.overwrite(&path(key)?, line.as_bytes()).map_err(|error| ItemCondition::Failed { why: one_line(&error) })
+    open(directory)?
+        .overwrite(&path(key)?, line.as_bytes())
+        .map_err(|error| ItemCondition::Failed {
+            why: one_line(&error),
+        })
 }
 
 /// The kernel answers with tabs where people write blanks.

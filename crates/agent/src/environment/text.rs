@@ -15,7 +15,9 @@ pub(super) fn variables(variables: &BTreeMap<String, String>) -> Result<String, 
             return Err(format!("`{name}` is no name for a variable"));
         }
         if value.contains(['\0', '\n']) {
-            return Err(format!("the value of {name} has a line break or a zero byte"));
+            return Err(format!(
+                "the value of {name} has a line break or a zero byte"
+            ));
         }
         text.push_str(name);
         text.push_str("=\"");
@@ -35,7 +37,10 @@ pub(super) fn sysctls(values: &BTreeMap<String, String>) -> String {
     let mut text = HEADER.to_owned();
     for (key, value) in values {
         // A value with a line break is refused item by item; it must not become a line here.
-        let value: String = value.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect();
+        let value: String = value
+            .chars()
+            .map(|letter| if letter.is_control() { ' ' } else { letter })
+            .collect();
         writeln!(text, "{key} = {value}").expect("writing to a string succeeds");
     }
     text
@@ -47,13 +52,22 @@ mod tests {
 
     #[test]
     fn a_shell_reads_the_variables_back() {
-        let values = BTreeMap::from([("A".to_owned(), "it's $HOME \"`x`\" \\ done".to_owned()), ("B".to_owned(), String::new())]);
+        let values = BTreeMap::from([
+            ("A".to_owned(), "it's $HOME \"`x`\" \\ done".to_owned()),
+            ("B".to_owned(), String::new()),
+        ]);
         let directory = tempfile::tempdir().expect("a temporary directory");
         let file = directory.path().join("env");
         std::fs::write(&file, variables(&values).expect("they are plain")).expect("it is written");
         let script = format!(". {}; printf '%s|%s' \"$A\" \"$B\"", file.display());
-        let output = std::process::Command::new("sh").args(["-c", &script]).output().expect("sh runs");
-        assert_eq!(String::from_utf8_lossy(&output.stdout), "it's $HOME \"`x`\" \\ done|");
+        let output = std::process::Command::new("sh")
+            .args(["-c", &script])
+            .output()
+            .expect("sh runs");
+        assert_eq!(
+            String::from_utf8_lossy(&output.stdout),
+            "it's $HOME \"`x`\" \\ done|"
+        );
         assert!(variables(&BTreeMap::from([("A B".to_owned(), String::new())])).is_err());
         assert!(variables(&BTreeMap::from([("A".to_owned(), "x\ny".to_owned())])).is_err());
     }

@@ -10,19 +10,30 @@ use supernode_types::environment::{ItemCondition, ItemState};
 use supernode_types::inventory::Inventory;
 
 /// Adds the state of every required version.
-pub(super) fn check(required: &BTreeMap<String, String>, inventory: &Inventory, states: &mut Vec<ItemState>) {
+pub(super) fn check(
+    required: &BTreeMap<String, String>,
+    inventory: &Inventory,
+    states: &mut Vec<ItemState>,
+) {
     for (component, requirement) in required {
         let state = match inventory.version(component) {
-            None => {
-                ItemCondition::Failed { why: format!("the inventory of this node knows no version of {component}; required is {requirement}") }
-            }
+            None => ItemCondition::Failed {
+                why: format!(
+                    "the inventory of this node knows no version of {component}; required is {requirement}"
+                ),
+            },
             Some(found) => match satisfies(found, requirement) {
                 Ok(true) => ItemCondition::Applied,
-                Ok(false) => ItemCondition::Failed { why: format!("{component} is {found}, required is {requirement}") },
+                Ok(false) => ItemCondition::Failed {
+                    why: format!("{component} is {found}, required is {requirement}"),
+                },
                 Err(why) => ItemCondition::Failed { why },
             },
         };
-        states.push(ItemState { item: format!("version {component}"), state });
+        states.push(ItemState {
+            item: format!("version {component}"),
+            state,
+        });
     }
 }
 
@@ -30,11 +41,16 @@ pub(super) fn check(required: &BTreeMap<String, String>, inventory: &Inventory, 
 pub fn satisfies(version: &str, requirement: &str) -> Result<bool, String> {
     let mut met = true;
     for condition in requirement.split(',').map(str::trim) {
-        let operator_length = condition.bytes().take_while(|byte| b"<>=!".contains(byte)).count();
+        let operator_length = condition
+            .bytes()
+            .take_while(|byte| b"<>=!".contains(byte))
+            .count();
         let (operator, wanted) = condition.split_at(operator_length);
         let wanted = wanted.trim();
         if wanted.is_empty() {
-            return Err(format!("requirement `{requirement}` has an empty condition; write for example >=25.0, <26"));
+            return Err(format!(
+                "requirement `{requirement}` has an empty condition; write for example >=25.0, <26"
+            ));
         }
         let order = compare(version, wanted);
         met &= match operator {
@@ -44,7 +60,11 @@ pub fn satisfies(version: &str, requirement: &str) -> Result<bool, String> {
             "<=" => order != Ordering::Greater,
             ">" => order == Ordering::Greater,
             "<" => order == Ordering::Less,
-            _ => return Err(format!("requirement `{requirement}`: `{operator}` is no comparison; use =, !=, <, <=, > or >=")),
+            _ => {
+                return Err(format!(
+                    "requirement `{requirement}`: `{operator}` is no comparison; use =, !=, <, <=, > or >="
+                ));
+            }
         };
     }
     Ok(met)
@@ -55,7 +75,10 @@ pub fn compare(left: &str, right: &str) -> Ordering {
     let (left, right) = (parts(left), parts(right));
     for index in 0..left.len().max(right.len()) {
         let zero = Part::Number(0);
-        let order = left.get(index).unwrap_or(&zero).cmp(right.get(index).unwrap_or(&zero));
+        let order = left
+            .get(index)
+            .unwrap_or(&zero)
+            .cmp(right.get(index).unwrap_or(&zero));
         if order != Ordering::Equal {
             return order;
         }
@@ -71,11 +94,17 @@ enum Part {
 
 fn parts(version: &str) -> Vec<Part> {
     let mut parts = Vec::new();
-    for run in version.split(|letter: char| !letter.is_ascii_alphanumeric()).filter(|run| !run.is_empty()) {
+    for run in version
+        .split(|letter: char| !letter.is_ascii_alphanumeric())
+        .filter(|run| !run.is_empty())
+    {
         let mut rest = run;
         while let Some(first) = rest.chars().next() {
             let digits = first.is_ascii_digit();
-            let length = rest.bytes().take_while(|byte| byte.is_ascii_digit() == digits).count();
+            let length = rest
+                .bytes()
+                .take_while(|byte| byte.is_ascii_digit() == digits)
+                .count();
             let (part, after) = rest.split_at(length);
             parts.push(match part.parse() {
                 Ok(number) if digits => Part::Number(number),
@@ -98,7 +127,11 @@ mod tests {
             ("1.0", "1", Ordering::Equal),
             ("8.3.RC1", "8.3", Ordering::Less),
             ("8.3.RC2", "8.3.rc1", Ordering::Greater),
-            ("5.10.0-60.18.0.50.oe2203.aarch64", "5.10.0-60", Ordering::Greater),
+            (
+                "5.10.0-60.18.0.50.oe2203.aarch64",
+                "5.10.0-60",
+                Ordering::Greater,
+            ),
             ("570.86.15", "570.124.06", Ordering::Less),
         ] {
             assert_eq!(compare(left, right), order, "{left} and {right}");
@@ -107,6 +140,10 @@ mod tests {
         assert_eq!(satisfies("26.0", ">=25.0, <26"), Ok(false));
         assert_eq!(satisfies("12.4", "12.4"), Ok(true));
         assert_eq!(satisfies("12.4", "!=12.4"), Ok(false));
-        assert!(satisfies("1", "").is_err() && satisfies("1", "=>1").is_err() && satisfies("1", ">=1,").is_err());
+        assert!(
+            satisfies("1", "").is_err()
+                && satisfies("1", "=>1").is_err()
+                && satisfies("1", ">=1,").is_err()
+        );
     }
 }

@@ -60,7 +60,10 @@ pub fn rank_environment(place: &RankPlace, devices: &VisibleDevices) -> BTreeMap
     match devices {
         VisibleDevices::Host => {}
         VisibleDevices::Nvidia(devices) => set("CUDA_VISIBLE_DEVICES", comma_separated(devices)),
-        VisibleDevices::Ascend { devices, rank_table_file } => {
+        VisibleDevices::Ascend {
+            devices,
+            rank_table_file,
+        } => {
             set("ASCEND_RT_VISIBLE_DEVICES", comma_separated(devices));
             set("ASCEND_VISIBLE_DEVICES", comma_separated(devices));
             if let Some(path) = rank_table_file {
@@ -72,7 +75,11 @@ pub fn rank_environment(place: &RankPlace, devices: &VisibleDevices) -> BTreeMap
 }
 
 fn comma_separated(devices: &[u32]) -> String {
-    devices.iter().map(u32::to_string).collect::<Vec<_>>().join(",")
+    devices
+        .iter()
+        .map(u32::to_string)
+        .collect::<Vec<_>>()
+        .join(",")
 }
 
 #[cfg(test)]
@@ -101,8 +108,10 @@ mod tests {
         ];
         let mut expected: Vec<&str> = expected.iter().chain(&common).copied().collect();
         expected.sort_unstable();
-        let mut lines: Vec<String> =
-            rank_environment(&place, devices).into_iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let mut lines: Vec<String> = rank_environment(&place, devices)
+            .into_iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
         lines.sort_unstable();
         assert_eq!(lines, expected);
     }
@@ -110,13 +119,29 @@ mod tests {
     #[test]
     fn each_kind_of_device_has_its_own_variables() {
         check(&VisibleDevices::Host, &[]);
-        check(&VisibleDevices::Nvidia(vec![0, 2, 5]), &["CUDA_VISIBLE_DEVICES=0,2,5"]);
-        let with_table = VisibleDevices::Ascend { devices: vec![0, 1], rank_table_file: Some("/w/rank_table.json".into()) };
+        check(
+            &VisibleDevices::Nvidia(vec![0, 2, 5]),
+            &["CUDA_VISIBLE_DEVICES=0,2,5"],
+        );
+        let with_table = VisibleDevices::Ascend {
+            devices: vec![0, 1],
+            rank_table_file: Some("/w/rank_table.json".into()),
+        };
         check(
             &with_table,
-            &["ASCEND_RT_VISIBLE_DEVICES=0,1", "ASCEND_VISIBLE_DEVICES=0,1", "RANK_TABLE_FILE=/w/rank_table.json"],
+            &[
+                "ASCEND_RT_VISIBLE_DEVICES=0,1",
+                "ASCEND_VISIBLE_DEVICES=0,1",
+                "RANK_TABLE_FILE=/w/rank_table.json",
+            ],
         );
-        let without = VisibleDevices::Ascend { devices: vec![7], rank_table_file: None };
-        check(&without, &["ASCEND_RT_VISIBLE_DEVICES=7", "ASCEND_VISIBLE_DEVICES=7"]);
+        let without = VisibleDevices::Ascend {
+            devices: vec![7],
+            rank_table_file: None,
+        };
+        check(
+            &without,
+            &["ASCEND_RT_VISIBLE_DEVICES=7", "ASCEND_VISIBLE_DEVICES=7"],
+        );
     }
 }

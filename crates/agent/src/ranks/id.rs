@@ -13,7 +13,9 @@ pub struct RankId(String);
 
 /// The text is not an id.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is not a rank id; it has 1 to {LONGEST} letters, digits, `-`, `_` and `.` and begins with a letter or digit")]
+#[error(
+    "{text:?} is not a rank id; it has 1 to {LONGEST} letters, digits, `-`, `_` and `.` and begins with a letter or digit"
+)]
 pub struct InvalidRankId {
     /// The text.
     pub text: String,
@@ -27,7 +29,13 @@ impl RankId {
 
     /// Checks a text that should be an id.
     pub fn parse(text: &str) -> Result<Self, InvalidRankId> {
-        if is_plain_name(text) { Ok(Self(text.to_owned())) } else { Err(InvalidRankId { text: text.to_owned() }) }
+        if is_plain_name(text) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(InvalidRankId {
+                text: text.to_owned(),
+            })
+        }
     }
 
     /// The id as text.
@@ -45,8 +53,13 @@ impl fmt::Display for RankId {
 /// Whether the text can be the name of a directory of ours.
 pub(crate) fn is_plain_name(text: &str) -> bool {
     text.len() <= LONGEST
-        && text.bytes().next().is_some_and(|first| first.is_ascii_alphanumeric())
-        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+        && text
+            .bytes()
+            .next()
+            .is_some_and(|first| first.is_ascii_alphanumeric())
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
 }
 
 #[cfg(test)]
@@ -55,8 +68,26 @@ mod tests {
 
     #[test]
     fn an_id_is_never_a_path() {
-        assert_eq!(RankId::new("attempt-7f3a", 12).expect("it is plain").as_str(), "attempt-7f3a.12");
-        for bad in ["", ".", "..", "a/b", "/a", "../a", ".hidden", "-option", "a\0", "a b", "ä", &"x".repeat(121)] {
+        assert_eq!(
+            RankId::new("attempt-7f3a", 12)
+                .expect("it is plain")
+                .as_str(),
+            "attempt-7f3a.12"
+        );
+        for bad in [
+            "",
+            ".",
+            "..",
+            "a/b",
+            "/a",
+            "../a",
+            ".hidden",
+            "-option",
+            "a\0",
+            "a b",
+            "ä",
+            &"x".repeat(121),
+        ] {
             assert!(RankId::parse(bad).is_err(), "{bad:?}");
         }
     }

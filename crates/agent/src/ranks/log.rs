@@ -26,7 +26,11 @@ pub struct LogChunk {
     pub end_of_file: bool,
 }
 
-pub(super) fn read(directory: &Directory, offset: u64, limit_bytes: usize) -> Result<LogChunk, FileError> {
+pub(super) fn read(
+    directory: &Directory,
+    offset: u64,
+    limit_bytes: usize,
+) -> Result<LogChunk, FileError> {
     let limit = limit_bytes.min(LARGEST_CHUNK_BYTES);
     let mut tries = 0;
     loop {
@@ -35,16 +39,33 @@ pub(super) fn read(directory: &Directory, offset: u64, limit_bytes: usize) -> Re
         let ended = directory.status(EXIT)?.is_some();
         let before = window(directory)?;
         let Some(file) = directory.open_file(OUTPUT)? else {
-            return Ok(LogChunk { offset, bytes: Vec::new(), next_offset: offset, start: 0, end_of_file: ended });
+            return Ok(LogChunk {
+                offset,
+                bytes: Vec::new(),
+                next_offset: offset,
+                start: 0,
+                end_of_file: ended,
+            });
         };
-        let failed = |source| FileError::System { path: directory.path().join(OUTPUT), step: "read", source };
+        let failed = |source| FileError::System {
+            path: directory.path().join(OUTPUT),
+            step: "read",
+            source,
+        };
         let end = before.base + file.metadata().map_err(failed)?.len();
         // Past the end means that the rank has just cut its own output; the offset becomes right with the next bytes.
         let from = offset.max(before.start);
-        let mut bytes = vec![0; usize::try_from(end.saturating_sub(from)).unwrap_or(usize::MAX).min(limit)];
+        let mut bytes = vec![
+            0;
+            usize::try_from(end.saturating_sub(from))
+                .unwrap_or(usize::MAX)
+                .min(limit)
+        ];
         let mut filled = 0;
         while filled < bytes.len() {
-            let read = file.read_at(&mut bytes[filled..], from - before.base + filled as u64).map_err(failed)?;
+            let read = file
+                .read_at(&mut bytes[filled..], from - before.base + filled as u64)
+                .map_err(failed)?;
             if read == 0 {
                 break;
             }
@@ -53,7 +74,13 @@ pub(super) fn read(directory: &Directory, offset: u64, limit_bytes: usize) -> Re
         bytes.truncate(filled);
         if window(directory)? == before || tries == TRIES {
             let next_offset = from + filled as u64;
-            return Ok(LogChunk { offset: from, bytes, next_offset, start: before.start, end_of_file: ended && next_offset >= end });
+            return Ok(LogChunk {
+                offset: from,
+                bytes,
+                next_offset,
+                start: before.start,
+                end_of_file: ended && next_offset >= end,
+            });
         }
     }
 }
@@ -61,6 +88,11 @@ pub(super) fn read(directory: &Directory, offset: u64, limit_bytes: usize) -> Re
 /// Which part of the output is kept; all of it, where nothing is said.
 pub(super) fn window(directory: &Directory) -> Result<OutputWindow, FileError> {
     let bytes = directory.read(OUTPUT_START, RECORD_LIMIT_BYTES)?;
-    let window: OutputWindow = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
-    Ok(OutputWindow { start: window.start.max(window.base), base: window.base })
+    let window: OutputWindow = bytes
+        .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+        .unwrap_or_default();
+    Ok(OutputWindow {
+        start: window.start.max(window.base),
+        base: window.base,
+    })
 }

@@ -13,6 +13,7 @@
 //! is alive.
 
 pub mod environment;
+mod error;
 pub mod id;
 pub mod log;
 pub mod rank_table;
@@ -38,11 +39,12 @@ use supernode_types::job::RankEnd;
 use crate::files::{Directory, Durability, FileError, Permissions};
 use crate::supervisor::lease::LeaseFile;
 use crate::supervisor::tree;
+pub use error::RanksError;
 pub use id::{InvalidRankId, RankId};
 pub use log::LogChunk;
 use records::{
-    EXIT, LAUNCH, LOCK, LaunchRecord, RECORD_LIMIT_BYTES, SMALLEST_LOG_CAP_BYTES, STARTED, STOP, StartedRecord, StopRecord, boot_id,
-    wall_micros,
+    EXIT, LAUNCH, LOCK, LaunchRecord, RECORD_LIMIT_BYTES, SMALLEST_LOG_CAP_BYTES, STARTED, STOP,
+    StartedRecord, StopRecord, boot_id, wall_micros,
 };
 pub use records::{Launch, RankExit, User};
 pub use watcher::Watcher;
@@ -52,64 +54,6 @@ pub use work::Work;
 const REMOVED: &str = ".removed-";
 /// How long a supervisor that has written its last record may take to end.
 const SUPERVISOR_END: Duration = Duration::from_secs(2);
-
-/// Why something could not be done with a rank.
-#[derive(Debug, thiserror::Error)]
-pub enum RanksError {
-    /// The launch cannot be carried out as it is.
-    #[error("rank {id}: {why}")]
-    InvalidLaunch {
-        /// The rank.
-        id: RankId,
-        /// What is wrong with it.
-        why: String,
-    },
-    /// The id stands for something else already.
-    #[error("rank {id}: was launched before with other arguments; use a new attempt")]
-    Conflict {
-        /// The rank.
-        id: RankId,
-    },
-    /// The number is no signal.
-    #[error("rank {id}: {signal} is not the number of a signal")]
-    InvalidSignal {
-        /// The rank.
-        id: RankId,
-        /// The number.
-        signal: i32,
-    },
-    /// The supervisor could not be started, or refused.
-    #[error("rank {id}: its supervisor did not start: {why}")]
-    Supervisor {
-        /// The rank.
-        id: RankId,
-        /// What it said.
-        why: String,
-    },
-    /// A process of a rank that lost its supervisor does not die.
-    #[error("rank {id}: lost its supervisor, and processes {pids:?} of it cannot be killed; they may hang in a driver")]
-    Strays {
-        /// The rank.
-        id: RankId,
-        /// The processes.
-        pids: Vec<i32>,
-    },
-    /// Only what has ended can be removed.
-    #[error("rank {id}: still runs; stop it first")]
-    Running {
-        /// The rank.
-        id: RankId,
-    },
-    /// A file operation failed.
-    #[error(transparent)]
-    File(#[from] FileError),
-    /// Changes cannot be watched.
-    #[error("cannot watch the rank directories")]
-    Watch {
-        /// What the system said.
-        source: std::io::Error,
-    },
-}
 
 /// How a supervisor is started: the program and the arguments before the rank directory.
 #[derive(Debug, Clone)]
@@ -123,7 +67,10 @@ pub struct SupervisorCommand {
 impl SupervisorCommand {
     /// The running program itself with the hidden subcommand, also if its file was replaced by an upgrade meanwhile.
     pub fn own_executable() -> Self {
-        Self { program: PathBuf::from("/proc/self/exe"), arguments: vec!["rank-supervisor".into()] }
+        Self {
+            program: PathBuf::from("/proc/self/exe"),
+            arguments: vec!["rank-supervisor".into()],
+        }
     }
 }
 
@@ -157,20 +104,33 @@ pub struct Ranks {
 enum Lock {
     Held,
     /// Nobody does, and nobody begins to while this is held.
-    Free(#[expect(dead_code, reason = "held for its effect: the kernel releases the lock when it is closed")] Option<OwnedFd>),
+    Free(
+        #[expect(
+            dead_code,
+            reason = "held for its effect: the kernel releases the lock when it is closed"
+        )]
+        Option<OwnedFd>,
+    ),
 }
 
 impl Ranks {
     /// Opens or creates the rank directories below `data_directory`, an absolute path that only the agent may write to.
     pub fn open(data_directory: &Path, supervisor: SupervisorCommand) -> Result<Self, RanksError> {
         Directory::open_or_create(data_directory, 0o711)?;
-        let canonical = data_directory.canonicalize().map_err(|source| FileError::System {
-            path: data_directory.to_owned(),
-            step: "find the real path",
-            source,
-        })?;
+        let canonical = data_directory
+            .canonicalize()
+            .map_err(|source| FileError::System {
+                path: data_directory.to_owned(),
+                step: "find the real path",
+                source,
+            })?;
         let directory = Directory::open_or_create(&canonical.join("ranks"), 0o700)?;
-        let ranks = Self { directory, lease: LeaseFile::new(canonical.join("lease")), supervisor, stopping: Mutex::new(()) };
+        let ranks = Self {
+            directory,
+            lease: LeaseFile::new(canonical.join("lease")),
+            supervisor,
+            stopping: Mutex::new(()),
+        };
         ranks.finish_removals()?;
         Ok(ranks)
     }
@@ -187,12 +147,19 @@ impl Ranks {
 
     /// The ranks that have a directory, sorted.
     pub fn list(&self) -> Result<Vec<RankId>, RanksError> {
-        Ok(self.directory.names()?.iter().filter_map(|name| RankId::parse(name).ok()).collect())
+        Ok(self
+            .directory
+            .names()?
+            .iter()
+            .filter_map(|name| RankId::parse(name).ok())
+            .collect())
     }
 
     /// What a rank was launched with.
     pub fn launched(&self, id: &RankId) -> Result<Option<Launch>, RanksError> {
-        let Some(directory) = self.directory.subdirectory(id.as_str())? else { return Ok(None) };
+        let Some(directory) = self.directory.subdirectory(id.as_str())? else {
+            return Ok(None);
+        };
         Ok(record::<LaunchRecord>(&directory, LAUNCH)?.map(|record| record.launch))
     }
 
@@ -201,11 +168,16 @@ impl Ranks {
     pub fn launch(&self, id: &RankId, launch: &Launch) -> Result<RankObservation, RanksError> {
         check(id, launch)?;
         let (directory, _) = self.directory.create_subdirectory(id.as_str(), 0o700)?;
-        let known = LaunchRecord { boot_id: boot_id(), launch: launch.clone() };
+        let known = LaunchRecord {
+            boot_id: boot_id(),
+            launch: launch.clone(),
+        };
         let text = serde_json::to_vec(&known).expect("records are JSON");
         if !directory.create_new(LAUNCH, &text, 0o600)? {
             match record::<LaunchRecord>(&directory, LAUNCH)? {
-                Some(before) if before.launch != *launch => return Err(RanksError::Conflict { id: id.clone() }),
+                Some(before) if before.launch != *launch => {
+                    return Err(RanksError::Conflict { id: id.clone() });
+                }
                 Some(_) => {}
                 // Torn by a loss of power: written in an earlier boot, never acted on in this one.
                 None => write(&directory, LAUNCH, &known, Durability::Process)?,
@@ -228,18 +200,30 @@ impl Ranks {
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .output()
-            .map_err(|error| RanksError::Supervisor { id: id.clone(), why: error.to_string() })?;
+            .map_err(|error| RanksError::Supervisor {
+                id: id.clone(),
+                why: error.to_string(),
+            })?;
         if !answer.status.success() {
             let said = String::from_utf8_lossy(&answer.stderr).trim().to_owned();
-            let why = if said.is_empty() { answer.status.to_string() } else { said };
-            return Err(RanksError::Supervisor { id: id.clone(), why });
+            let why = if said.is_empty() {
+                answer.status.to_string()
+            } else {
+                said
+            };
+            return Err(RanksError::Supervisor {
+                id: id.clone(),
+                why,
+            });
         }
         self.observe(id)
     }
 
     /// How a rank stands. A rank whose supervisor was killed is cleaned up by this call before it is said to have ended.
     pub fn observe(&self, id: &RankId) -> Result<RankObservation, RanksError> {
-        let Some(directory) = self.directory.subdirectory(id.as_str())? else { return Ok(RankObservation::NotStarted) };
+        let Some(directory) = self.directory.subdirectory(id.as_str())? else {
+            return Ok(RankObservation::NotStarted);
+        };
         if let Some(exit) = exit(&directory)? {
             return Ok(RankObservation::Ended(exit));
         }
@@ -252,7 +236,8 @@ impl Ranks {
                 let record: Option<StartedRecord> = record(&directory, STARTED)?;
                 Ok(RankObservation::Running {
                     pid: record.as_ref().and_then(|record| record.rank),
-                    since_micros: record.map_or_else(wall_micros, |record| record.started_at_micros),
+                    since_micros: record
+                        .map_or_else(wall_micros, |record| record.started_at_micros),
                 })
             }
             Lock::Held => Ok(RankObservation::NotStarted),
@@ -270,7 +255,9 @@ impl Ranks {
                     return Ok(RankObservation::NotStarted);
                 }
                 let killed = strays::kill(id, &directory)?;
-                let why = format!("its supervisor was killed; it took its program along, and {killed} other processes were killed");
+                let why = format!(
+                    "its supervisor was killed; it took its program along, and {killed} other processes were killed"
+                );
                 lost(&directory, why).map(RankObservation::Ended)
             }
         }
@@ -278,17 +265,34 @@ impl Ranks {
 
     /// Ends a rank: `signal` to all its processes, and after `grace` the kill. Says how it stands now; it ends later. A rank that
     /// was not started never will be. Repeating it changes nothing, another signal or a shorter grace is acted on.
-    pub fn stop(&self, id: &RankId, signal: i32, grace: Duration, why: &str) -> Result<RankObservation, RanksError> {
+    pub fn stop(
+        &self,
+        id: &RankId,
+        signal: i32,
+        grace: Duration,
+        why: &str,
+    ) -> Result<RankObservation, RanksError> {
         if Signal::from_named_raw(signal).is_none() {
-            return Err(RanksError::InvalidSignal { id: id.clone(), signal });
+            return Err(RanksError::InvalidSignal {
+                id: id.clone(),
+                signal,
+            });
         }
-        let Some(directory) = self.directory.subdirectory(id.as_str())? else { return Ok(RankObservation::NotStarted) };
+        let Some(directory) = self.directory.subdirectory(id.as_str())? else {
+            return Ok(RankObservation::NotStarted);
+        };
         let grace_milliseconds = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
-        let stop = StopRecord { signal, grace_milliseconds, why: why.to_owned() };
+        let stop = StopRecord {
+            signal,
+            grace_milliseconds,
+            why: why.to_owned(),
+        };
         {
             let _writing = self.stopping.lock().unwrap_or_else(PoisonError::into_inner);
             let known: Option<StopRecord> = record(&directory, STOP)?;
-            if !known.is_some_and(|known| known.signal == signal && known.grace_milliseconds == grace_milliseconds) {
+            if !known.is_some_and(|known| {
+                known.signal == signal && known.grace_milliseconds == grace_milliseconds
+            }) {
                 write(&directory, STOP, &stop, Durability::Process)?;
             }
         }
@@ -300,7 +304,9 @@ impl Ranks {
             running @ RankObservation::Running { .. } => {
                 // Only makes it quicker: the supervisor looks for the file four times a second.
                 if let Some(started) = record::<StartedRecord>(&directory, STARTED)? {
-                    tree::signal_if(started.supervisor, Signal::TERM, |status| status.began == started.supervisor_began);
+                    tree::signal_if(started.supervisor, Signal::TERM, |status| {
+                        status.began == started.supervisor_began
+                    });
                 }
                 Ok(running)
             }
@@ -309,24 +315,39 @@ impl Ranks {
     }
 
     /// Output of a rank from `offset` on.
-    pub fn read_log(&self, id: &RankId, offset: u64, limit_bytes: usize) -> Result<LogChunk, RanksError> {
+    pub fn read_log(
+        &self,
+        id: &RankId,
+        offset: u64,
+        limit_bytes: usize,
+    ) -> Result<LogChunk, RanksError> {
         match self.directory.subdirectory(id.as_str())? {
             Some(directory) => Ok(log::read(&directory, offset, limit_bytes)?),
-            None => Ok(LogChunk { offset, bytes: Vec::new(), next_offset: offset, start: 0, end_of_file: false }),
+            None => Ok(LogChunk {
+                offset,
+                bytes: Vec::new(),
+                next_offset: offset,
+                start: 0,
+                end_of_file: false,
+            }),
         }
     }
 
     /// Forgets a rank that does not run, with its log; it need not be there. From then on the same id could be launched again, so
     /// the caller must know that nobody will ask for that.
     pub fn remove(&self, id: &RankId) -> Result<(), RanksError> {
-        let Some(directory) = self.directory.subdirectory(id.as_str())? else { return Ok(()) };
+        let Some(directory) = self.directory.subdirectory(id.as_str())? else {
+            return Ok(());
+        };
         if let RankObservation::Running { .. } = self.observe(id)? {
             return Err(RanksError::Running { id: id.clone() });
         }
         let mut waited = Duration::ZERO;
         let _lock = loop {
             match lock(&directory)? {
-                Lock::Held if waited > SUPERVISOR_END => return Err(RanksError::Running { id: id.clone() }),
+                Lock::Held if waited > SUPERVISOR_END => {
+                    return Err(RanksError::Running { id: id.clone() });
+                }
                 Lock::Held => {
                     // It has written its last record and is about to end.
                     let pause = Duration::from_millis(1);
@@ -337,7 +358,13 @@ impl Ranks {
             }
         };
         let aside = format!("{REMOVED}{id}");
-        rustix::fs::renameat(&self.directory, id.as_str(), &self.directory, aside.as_str()).map_err(|errno| FileError::System {
+        rustix::fs::renameat(
+            &self.directory,
+            id.as_str(),
+            &self.directory,
+            aside.as_str(),
+        )
+        .map_err(|errno| FileError::System {
             path: self.directory.path().join(id.as_str()),
             step: "remove",
             source: errno.into(),
@@ -348,12 +375,18 @@ impl Ranks {
     /// Removes what an interrupted removal left.
     fn finish_removals(&self) -> Result<(), RanksError> {
         let path = self.directory.path();
-        let failed = |source| FileError::System { path: path.to_owned(), step: "remove what is left in", source };
+        let failed = |source| FileError::System {
+            path: path.to_owned(),
+            step: "remove what is left in",
+            source,
+        };
         for entry in std::fs::read_dir(path).map_err(failed)? {
             let entry = entry.map_err(failed)?;
             if entry.file_name().to_string_lossy().starts_with(REMOVED) {
                 match std::fs::remove_dir_all(entry.path()) {
-                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error).into()),
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                        return Err(failed(error).into());
+                    }
                     _ => {}
                 }
             }
@@ -363,14 +396,28 @@ impl Ranks {
 }
 
 fn check(id: &RankId, launch: &Launch) -> Result<(), RanksError> {
-    let refuse = |why: &str| Err(RanksError::InvalidLaunch { id: id.clone(), why: why.to_owned() });
+    let refuse = |why: &str| {
+        Err(RanksError::InvalidLaunch {
+            id: id.clone(),
+            why: why.to_owned(),
+        })
+    };
     if launch.argv.first().is_none_or(String::is_empty) {
         return refuse("names no program to run");
     }
-    if launch.argv.iter().chain(launch.env.values()).any(|text| text.contains('\0')) {
+    if launch
+        .argv
+        .iter()
+        .chain(launch.env.values())
+        .any(|text| text.contains('\0'))
+    {
         return refuse("an argument or variable has a zero byte");
     }
-    if launch.env.keys().any(|name| name.is_empty() || name.contains(['=', '\0'])) {
+    if launch
+        .env
+        .keys()
+        .any(|name| name.is_empty() || name.contains(['=', '\0']))
+    {
         return refuse("a variable has no name, or a `=` or zero byte in it");
     }
     if !launch.workdir.starts_with('/') || launch.workdir.contains('\0') {
@@ -384,10 +431,17 @@ fn check(id: &RankId, launch: &Launch) -> Result<(), RanksError> {
 
 /// A JSON file of a rank directory. One that is missing or torn (by a loss of power) counts as not there.
 fn record<T: DeserializeOwned>(directory: &Directory, name: &str) -> Result<Option<T>, FileError> {
-    Ok(directory.read(name, RECORD_LIMIT_BYTES)?.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+    Ok(directory
+        .read(name, RECORD_LIMIT_BYTES)?
+        .and_then(|bytes| serde_json::from_slice(&bytes).ok()))
 }
 
-fn write(directory: &Directory, name: &str, record: &impl serde::Serialize, durability: Durability) -> Result<(), FileError> {
+fn write(
+    directory: &Directory,
+    name: &str,
+    record: &impl serde::Serialize,
+    durability: Durability,
+) -> Result<(), FileError> {
     let text = serde_json::to_vec(record).expect("records are JSON");
     directory.write_atomic(name, &text, Permissions::mode(0o600), durability)
 }
@@ -397,9 +451,18 @@ fn exit(directory: &Directory) -> Result<Option<RankExit>, FileError> {
 }
 
 fn lock(directory: &Directory) -> Result<Lock, FileError> {
-    let failed = |errno: Errno| FileError::System { path: directory.path().join(LOCK), step: "lock", source: errno.into() };
+    let failed = |errno: Errno| FileError::System {
+        path: directory.path().join(LOCK),
+        step: "lock",
+        source: errno.into(),
+    };
     // Read-only, so that closing it is not the event that tells a watcher of a supervisor's end.
-    match rustix::fs::openat(directory, LOCK, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()) {
+    match rustix::fs::openat(
+        directory,
+        LOCK,
+        OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+        Mode::empty(),
+    ) {
         Err(Errno::NOENT) => Ok(Lock::Free(None)),
         Err(errno) => Err(failed(errno)),
         Ok(handle) => match rustix::fs::flock(&handle, FlockOperation::NonBlockingLockExclusive) {
@@ -430,11 +493,19 @@ fn lost(directory: &Directory, why: String) -> Result<RankExit, RanksError> {
 
 /// Ends a rank that was never started; if a supervisor was quicker, it will find the stop record.
 fn never_start(directory: &Directory, stop: StopRecord) -> Result<(), RanksError> {
-    let nobody = StartedRecord { supervisor: 0, supervisor_began: 0, rank: None, started_at_micros: wall_micros(), cgroup: None };
+    let nobody = StartedRecord {
+        supervisor: 0,
+        supervisor_began: 0,
+        rank: None,
+        started_at_micros: wall_micros(),
+        cgroup: None,
+    };
     let text = serde_json::to_vec(&nobody).expect("the record is JSON");
     if directory.create_new(STARTED, &text, 0o600)? {
         let exit = RankExit {
-            end: RankEnd::Stopped { code: 128 + stop.signal },
+            end: RankEnd::Stopped {
+                code: 128 + stop.signal,
+            },
             stop_why: Some(stop.why),
             started_at_micros: None,
             ended_at_micros: wall_micros(),

@@ -67,7 +67,9 @@ pub enum RankTableError {
         server: String,
     },
     /// Ranks are not 0 … n-1 in the order of the list.
-    #[error("server {server}: device {device} has rank {found}, and {expected} must come next; give ranks to servers one after the other")]
+    #[error(
+        "server {server}: device {device} has rank {found}, and {expected} must come next; give ranks to servers one after the other"
+    )]
     RankOrder {
         /// The server.
         server: String,
@@ -95,7 +97,9 @@ pub enum RankTableError {
         server: String,
     },
     /// Two devices of a server share a port, or a port is 0.
-    #[error("server {server}: {field} {port} is 0 or used twice; every device of a server needs its own")]
+    #[error(
+        "server {server}: {field} {port} is 0 or used twice; every device of a server needs its own"
+    )]
     Port {
         /// The server.
         server: String,
@@ -107,7 +111,10 @@ pub enum RankTableError {
 }
 
 /// The rank table of `servers`, in the order given.
-pub fn rank_table(version: RankTableVersion, servers: &[RankTableServer]) -> Result<Value, RankTableError> {
+pub fn rank_table(
+    version: RankTableVersion,
+    servers: &[RankTableServer],
+) -> Result<Value, RankTableError> {
     check_servers(servers)?;
     let mut table = Map::new();
     let version_text = match version {
@@ -126,8 +133,10 @@ pub fn rank_table(version: RankTableVersion, servers: &[RankTableServer]) -> Res
             several
         }
     };
-    let list: Result<Vec<Value>, RankTableError> =
-        servers.iter().map(|server| server_entry(version, server, address_needed)).collect();
+    let list: Result<Vec<Value>, RankTableError> = servers
+        .iter()
+        .map(|server| server_entry(version, server, address_needed))
+        .collect();
     table.insert("server_list".into(), Value::Array(list?));
     Ok(Value::Object(table))
 }
@@ -141,19 +150,30 @@ fn check_servers(servers: &[RankTableServer]) -> Result<(), RankTableError> {
     for server in servers {
         let name = &server.server_id;
         if name.is_empty() || name.chars().count() > 64 || !seen.insert(name) {
-            return Err(RankTableError::ServerId { server: name.clone() });
+            return Err(RankTableError::ServerId {
+                server: name.clone(),
+            });
         }
         let mut host_ports = BTreeSet::new();
         for device in &server.devices {
             if device.rank_id != expected {
                 let (server, device, found) = (name.clone(), device.device_id, device.rank_id);
-                return Err(RankTableError::RankOrder { server, device, found, expected });
+                return Err(RankTableError::RankOrder {
+                    server,
+                    device,
+                    found,
+                    expected,
+                });
             }
             expected += 1;
             if let Some(port) = device.host_port
                 && (port == 0 || !host_ports.insert(port))
             {
-                return Err(RankTableError::Port { server: name.clone(), field: "host_port", port });
+                return Err(RankTableError::Port {
+                    server: name.clone(),
+                    field: "host_port",
+                    port,
+                });
             }
         }
     }
@@ -165,21 +185,37 @@ fn super_pods(servers: &[RankTableServer]) -> Result<Vec<Value>, RankTableError>
     for server in servers {
         let entry = json!({ "server_id": server.server_id });
         let Some(pod) = server.super_pod_id.as_deref() else {
-            return Err(RankTableError::Missing { server: server.server_id.clone(), field: "super_pod_id" });
+            return Err(RankTableError::Missing {
+                server: server.server_id.clone(),
+                field: "super_pod_id",
+            });
         };
         if pods.last().is_some_and(|(last, _)| *last == pod) {
             pods.last_mut().expect("it was just seen").1.push(entry);
         } else if pods.iter().any(|(known, _)| *known == pod) {
-            return Err(RankTableError::SuperPodSplit { super_pod: pod.to_owned(), server: server.server_id.clone() });
+            return Err(RankTableError::SuperPodSplit {
+                super_pod: pod.to_owned(),
+                server: server.server_id.clone(),
+            });
         } else {
             pods.push((pod, vec![entry]));
         }
     }
-    Ok(pods.into_iter().map(|(pod, members)| json!({ "super_pod_id": pod, "server_list": members })).collect())
+    Ok(pods
+        .into_iter()
+        .map(|(pod, members)| json!({ "super_pod_id": pod, "server_list": members }))
+        .collect())
 }
 
-fn server_entry(version: RankTableVersion, server: &RankTableServer, address_needed: bool) -> Result<Value, RankTableError> {
-    let missing = |field| RankTableError::Missing { server: server.server_id.clone(), field };
+fn server_entry(
+    version: RankTableVersion,
+    server: &RankTableServer,
+    address_needed: bool,
+) -> Result<Value, RankTableError> {
+    let missing = |field| RankTableError::Missing {
+        server: server.server_id.clone(),
+        field,
+    };
     let mut devices = Vec::new();
     for device in &server.devices {
         if address_needed && device.device_ip.is_none() {
@@ -193,14 +229,23 @@ fn server_entry(version: RankTableVersion, server: &RankTableServer, address_nee
         };
         set("device_id", Some(device.device_id.to_string()));
         set("device_ip", device.device_ip.clone());
-        set("device_port", device.device_port.map(|port| port.to_string()));
+        set(
+            "device_port",
+            device.device_port.map(|port| port.to_string()),
+        );
         set("host_port", device.host_port.map(|port| port.to_string()));
         set("rank_id", Some(device.rank_id.to_string()));
         if version == RankTableVersion::V1_2 {
-            let super_device_id = device.super_device_id.clone().ok_or_else(|| missing("super_device_id"))?;
+            let super_device_id = device
+                .super_device_id
+                .clone()
+                .ok_or_else(|| missing("super_device_id"))?;
             set("super_device_id", Some(super_device_id));
             set("backup_device_ip", device.backup_device_ip.clone());
-            set("backup_device_port", device.backup_device_port.map(|port| port.to_string()));
+            set(
+                "backup_device_port",
+                device.backup_device_port.map(|port| port.to_string()),
+            );
         }
         devices.push(Value::Object(entry));
     }
@@ -217,7 +262,12 @@ fn server_entry(version: RankTableVersion, server: &RankTableServer, address_nee
 mod tests {
     use super::*;
 
-    fn server(name: &str, pod: Option<&str>, first_rank: u32, first_address: u32) -> RankTableServer {
+    fn server(
+        name: &str,
+        pod: Option<&str>,
+        first_rank: u32,
+        first_address: u32,
+    ) -> RankTableServer {
         RankTableServer {
             server_id: name.into(),
             host_ip: Some(format!("172.16.0.{}", 100 + first_rank)),
@@ -228,7 +278,8 @@ mod tests {
                     rank_id: first_rank + index,
                     device_ip: Some(format!("192.168.1.{}", first_address + index)),
                     super_device_id: pod.map(|_| (first_rank + index).to_string()),
-                    backup_device_ip: pod.map(|_| format!("192.168.1.{}", first_address + 1 - index)),
+                    backup_device_ip: pod
+                        .map(|_| format!("192.168.1.{}", first_address + 1 - index)),
                     host_port: Some(16_665 + u16::try_from(index).expect("small")),
                     ..RankTableDevice::default()
                 })
@@ -238,7 +289,10 @@ mod tests {
 
     #[test]
     fn version_1_0_as_documented() {
-        let table = rank_table(RankTableVersion::V1_0, &[server("node_0", None, 0, 6), server("node_1", None, 2, 8)]);
+        let table = rank_table(
+            RankTableVersion::V1_0,
+            &[server("node_0", None, 0, 6), server("node_1", None, 2, 8)],
+        );
         assert_eq!(
             table.expect("it is valid"),
             json!({
@@ -256,7 +310,10 @@ mod tests {
 
     #[test]
     fn version_1_2_as_documented() {
-        let servers = [server("node_0", Some("0"), 0, 6), server("node_1", Some("1"), 2, 8)];
+        let servers = [
+            server("node_0", Some("0"), 0, 6),
+            server("node_1", Some("1"), 2, 8),
+        ];
         assert_eq!(
             rank_table(RankTableVersion::V1_2, &servers).expect("it is valid"),
             json!({
@@ -281,28 +338,64 @@ mod tests {
 
     #[test]
     fn what_hccl_would_misread_is_refused() {
-        let refused = |version, servers: &[RankTableServer]| rank_table(version, servers).expect_err("it is not valid");
-        let split = [server("a", Some("0"), 0, 0), server("b", Some("1"), 2, 2), server("c", Some("0"), 4, 4)];
-        assert!(matches!(refused(RankTableVersion::V1_2, &split), RankTableError::SuperPodSplit { server, .. } if server == "c"));
+        let refused = |version, servers: &[RankTableServer]| {
+            rank_table(version, servers).expect_err("it is not valid")
+        };
+        let split = [
+            server("a", Some("0"), 0, 0),
+            server("b", Some("1"), 2, 2),
+            server("c", Some("0"), 4, 4),
+        ];
+        assert!(
+            matches!(refused(RankTableVersion::V1_2, &split), RankTableError::SuperPodSplit { server, .. } if server == "c")
+        );
         let gap = [server("a", None, 0, 0), server("b", None, 3, 2)];
-        assert!(matches!(refused(RankTableVersion::V1_0, &gap), RankTableError::RankOrder { expected: 2, found: 3, .. }));
+        assert!(matches!(
+            refused(RankTableVersion::V1_0, &gap),
+            RankTableError::RankOrder {
+                expected: 2,
+                found: 3,
+                ..
+            }
+        ));
         let twice = [server("a", None, 0, 0), server("a", None, 2, 2)];
-        assert!(matches!(refused(RankTableVersion::V1_0, &twice), RankTableError::ServerId { .. }));
+        assert!(matches!(
+            refused(RankTableVersion::V1_0, &twice),
+            RankTableError::ServerId { .. }
+        ));
         let mut without = [server("a", None, 0, 0), server("b", None, 2, 2)];
         without[1].devices[0].device_ip = None;
-        assert!(matches!(refused(RankTableVersion::V1_0, &without), RankTableError::Missing { field: "device_ip", .. }));
+        assert!(matches!(
+            refused(RankTableVersion::V1_0, &without),
+            RankTableError::Missing {
+                field: "device_ip",
+                ..
+            }
+        ));
         let podless = [server("a", None, 0, 0)];
-        assert!(matches!(refused(RankTableVersion::V1_2, &podless), RankTableError::Missing { field: "super_pod_id", .. }));
+        assert!(matches!(
+            refused(RankTableVersion::V1_2, &podless),
+            RankTableError::Missing {
+                field: "super_pod_id",
+                ..
+            }
+        ));
         let mut ports = [server("a", None, 0, 0)];
         ports[0].devices[1].host_port = Some(16_665);
-        assert!(matches!(refused(RankTableVersion::V1_0, &ports), RankTableError::Port { port: 16_665, .. }));
+        assert!(matches!(
+            refused(RankTableVersion::V1_0, &ports),
+            RankTableError::Port { port: 16_665, .. }
+        ));
         assert_eq!(refused(RankTableVersion::V1_0, &[]), RankTableError::Empty);
     }
 
     #[test]
     fn one_server_needs_no_device_address() {
         let mut alone = [server("a", None, 0, 0)];
-        alone[0].devices.iter_mut().for_each(|device| device.device_ip = None);
+        alone[0]
+            .devices
+            .iter_mut()
+            .for_each(|device| device.device_ip = None);
         assert!(rank_table(RankTableVersion::V1_0, &alone).is_ok());
     }
 }

@@ -124,7 +124,9 @@ pub struct OutputWindow {
 
 /// The id of the running kernel's boot; empty if the kernel does not tell.
 pub fn boot_id() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|text| text.trim().to_owned()).unwrap_or_default()
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .map(|text| text.trim().to_owned())
+        .unwrap_or_default()
 }
 
 /// Wall time in microseconds since 1970.
@@ -132,5 +134,7 @@ pub fn boot_id() -> String {
 /// Read directly and not through a `Clock`: these records are written by a process of its own, and only shown to people.
 pub fn wall_micros() -> i64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
-    time.tv_sec.saturating_mul(1_000_000).saturating_add(time.tv_nsec / 1_000)
+    time.tv_sec
+        .saturating_mul(1_000_000)
+        .saturating_add(time.tv_nsec / 1_000)
 }

@@ -33,7 +33,10 @@ pub(super) fn kill(id: &RankId, directory: &Directory) -> Result<usize, RanksErr
         }
         if waited > PATIENCE {
             let pids = left.into_iter().map(|(pid, _)| pid).collect();
-            return Err(RanksError::Strays { id: id.clone(), pids });
+            return Err(RanksError::Strays {
+                id: id.clone(),
+                pids,
+            });
         }
         if let Some(group) = group {
             cgroup::kill(group);

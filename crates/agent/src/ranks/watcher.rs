@@ -28,10 +28,21 @@ pub struct Watcher {
 impl Watcher {
     /// Watches all ranks in `directory`, present and future.
     pub(super) fn open(directory: PathBuf, present: &[RankId]) -> Result<Self, RanksError> {
-        let failed = |errno: Errno| RanksError::Watch { source: errno.into() };
+        let failed = |errno: Errno| RanksError::Watch {
+            source: errno.into(),
+        };
         let inotify = init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).map_err(failed)?;
-        add_watch(&inotify, &directory, WatchFlags::CREATE | WatchFlags::MOVED_TO | WatchFlags::ONLYDIR).map_err(failed)?;
-        let mut watcher = Self { inotify, directory, ranks: HashMap::new() };
+        add_watch(
+            &inotify,
+            &directory,
+            WatchFlags::CREATE | WatchFlags::MOVED_TO | WatchFlags::ONLYDIR,
+        )
+        .map_err(failed)?;
+        let mut watcher = Self {
+            inotify,
+            directory,
+            ranks: HashMap::new(),
+        };
         for rank in present {
             watcher.add(rank.clone());
         }
@@ -49,14 +60,21 @@ impl Watcher {
             let event = match reader.next() {
                 Ok(event) => event,
                 Err(Errno::AGAIN) => break,
-                Err(errno) => return Err(RanksError::Watch { source: errno.into() }),
+                Err(errno) => {
+                    return Err(RanksError::Watch {
+                        source: errno.into(),
+                    });
+                }
             };
             overflowed |= event.events().contains(ReadFlags::QUEUE_OVERFLOW);
             if event.events().contains(ReadFlags::IGNORED) {
                 self.ranks.remove(&event.wd());
             } else if let Some(rank) = self.ranks.get(&event.wd()) {
                 changed.insert(rank.clone());
-            } else if let Some(rank) = event.file_name().and_then(|name| RankId::parse(name.to_str().ok()?).ok()) {
+            } else if let Some(rank) = event
+                .file_name()
+                .and_then(|name| RankId::parse(name.to_str().ok()?).ok())
+            {
                 created.push(rank);
             }
         }
@@ -81,9 +99,16 @@ impl Watcher {
     }
 
     fn add(&mut self, rank: RankId) {
-        let interesting = WatchFlags::MOVED_TO | WatchFlags::CLOSE_WRITE | WatchFlags::ONLYDIR | WatchFlags::DONT_FOLLOW;
+        let interesting = WatchFlags::MOVED_TO
+            | WatchFlags::CLOSE_WRITE
+            | WatchFlags::ONLYDIR
+            | WatchFlags::DONT_FOLLOW;
         // A directory that is gone again, or a machine without watches to give, is covered by the agent's regular look.
-        if let Ok(watch) = add_watch(&self.inotify, self.directory.join(rank.as_str()), interesting) {
+        if let Ok(watch) = add_watch(
+            &self.inotify,
+            self.directory.join(rank.as_str()),
+            interesting,
+        ) {
             self.ranks.insert(watch, rank);
         }
     }

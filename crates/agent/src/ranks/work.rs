@@ -47,19 +47,30 @@ pub struct Work {
 impl Work {
     /// Opens or creates them below `data_directory`, which other users must be able to pass through.
     pub fn open(data_directory: &Path) -> Result<Self, WorkError> {
-        Ok(Self { directory: Directory::open_or_create(&data_directory.join("work"), 0o711)? })
+        Ok(Self {
+            directory: Directory::open_or_create(&data_directory.join("work"), 0o711)?,
+        })
     }
 
     /// Makes the work directory `name` with `files` (name and content) in it and a scratch directory for `user`; what is there
     /// already is kept. Returns the paths of the directory and of the scratch directory in it.
-    pub fn create(&self, name: &str, user: Option<&User>, files: &[(&str, &[u8])]) -> Result<(PathBuf, PathBuf), WorkError> {
+    pub fn create(
+        &self,
+        name: &str,
+        user: Option<&User>,
+        files: &[(&str, &[u8])],
+    ) -> Result<(PathBuf, PathBuf), WorkError> {
         check(name)?;
         let path = self.directory.path().join(name);
         let scratch = path.join(SCRATCH);
         let (directory, _) = self.directory.create_subdirectory(name, 0o755)?;
         // The mode given at creation passed the umask of the agent.
-        let failed = |path: &Path, step| { let path = path.to_owned(); move |source| WorkError::System { path, step, source } };
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).map_err(failed(&path, "set the permissions"))?;
+        let failed = |path: &Path, step| {
+            let path = path.to_owned();
+            move |source| WorkError::System { path, step, source }
+        };
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755))
+            .map_err(failed(&path, "set the permissions"))?;
         for (file, content) in files {
             check(file)?;
             directory.write_atomic(file, content, Permissions::mode(0o644), Durability::Process)?;
@@ -67,7 +78,8 @@ impl Work {
         let (_, created) = directory.create_subdirectory(SCRATCH, 0o700)?;
         if let (Some(user), false) = (user, created.is_empty()) {
             // Its parent is ours alone, so nobody can have put anything else in this place.
-            chown(&scratch, Some(user.uid), Some(user.gid)).map_err(failed(&scratch, "give to its user"))?;
+            chown(&scratch, Some(user.uid), Some(user.gid))
+                .map_err(failed(&scratch, "give to its user"))?;
         }
         Ok((path, scratch))
     }
@@ -78,7 +90,13 @@ impl Work {
         let path = self.directory.path().join(name);
         // Does not follow links, also not those that a running program puts in its way.
         match std::fs::remove_dir_all(&path) {
-            Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(WorkError::System { path, step: "remove", source }),
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                Err(WorkError::System {
+                    path,
+                    step: "remove",
+                    source,
+                })
+            }
             _ => Ok(()),
         }
     }
@@ -90,7 +108,13 @@ impl Work {
 }
 
 fn check(name: &str) -> Result<(), WorkError> {
-    if is_plain_name(name) && name != SCRATCH { Ok(()) } else { Err(WorkError::InvalidName { name: name.to_owned() }) }
+    if is_plain_name(name) && name != SCRATCH {
+        Ok(())
+    } else {
+        Err(WorkError::InvalidName {
+            name: name.to_owned(),
+        })
+    }
 }
 
 #[cfg(test)]
@@ -102,9 +126,17 @@ mod tests {
     fn a_work_directory_is_made_once_and_removed_without_following_links() {
         let temporary = tempfile::tempdir().expect("a temporary directory");
         let work = Work::open(temporary.path()).expect("it opens");
-        let (path, scratch) = work.create("attempt-1", None, &[("rank_table.json", b"{}")]).expect("it is made");
-        assert_eq!(std::fs::read(path.join("rank_table.json")).expect("it is there"), b"{}");
-        assert_eq!(std::fs::metadata(&scratch).expect("it is there").mode() & 0o777, 0o700);
+        let (path, scratch) = work
+            .create("attempt-1", None, &[("rank_table.json", b"{}")])
+            .expect("it is made");
+        assert_eq!(
+            std::fs::read(path.join("rank_table.json")).expect("it is there"),
+            b"{}"
+        );
+        assert_eq!(
+            std::fs::metadata(&scratch).expect("it is there").mode() & 0o777,
+            0o700
+        );
         std::fs::write(scratch.join("kept"), "x").expect("it is written");
         work.create("attempt-1", None, &[]).expect("again is fine");
         assert!(scratch.join("kept").exists());
@@ -117,7 +149,13 @@ mod tests {
         work.remove("attempt-1").expect("again is fine");
         assert!(outside.join("file").exists() && work.list().expect("it lists").is_empty());
         for bad in ["../x", "a/b", "", "scratch"] {
-            assert!(matches!(work.create(bad, None, &[]), Err(WorkError::InvalidName { .. })), "{bad:?}");
+            assert!(
+                matches!(
+                    work.create(bad, None, &[]),
+                    Err(WorkError::InvalidName { .. })
+                ),
+                "{bad:?}"
+            );
         }
     }
 }

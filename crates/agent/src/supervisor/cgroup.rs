@@ -15,7 +15,10 @@ pub fn create(name: &str) -> Option<PathBuf> {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
         Err(_) => return None,
     }
-    let writable = fs::OpenOptions::new().write(true).open(group.join("cgroup.procs")).is_ok();
+    let writable = fs::OpenOptions::new()
+        .write(true)
+        .open(group.join("cgroup.procs"))
+        .is_ok();
     if writable {
         Some(group)
     } else {
@@ -52,7 +55,10 @@ pub fn remove(group: &Path) {
 fn own_group() -> Option<PathBuf> {
     let membership = fs::read_to_string("/proc/self/cgroup").ok()?;
     // In a container the path may lead out of what is mounted; then there is nothing that is ours to use.
-    let own = membership.lines().find_map(|line| line.strip_prefix("0::")).filter(|path| !path.contains(".."))?;
+    let own = membership
+        .lines()
+        .find_map(|line| line.strip_prefix("0::"))
+        .filter(|path| !path.contains(".."))?;
     let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
     let mount = mounts.lines().find_map(mount_point_of_cgroup2)?;
     Some(Path::new(&mount).join(own.trim_start_matches('/')))
@@ -61,7 +67,9 @@ fn own_group() -> Option<PathBuf> {
 fn mount_point_of_cgroup2(line: &str) -> Option<String> {
     let (before, after) = line.split_once(" - ")?;
     let mut fields = before.split(' ');
-    (after.split(' ').next() == Some("cgroup2")).then(|| fields.nth(4).map(str::to_owned)).flatten()
+    (after.split(' ').next() == Some("cgroup2"))
+        .then(|| fields.nth(4).map(str::to_owned))
+        .flatten()
 }
 
 #[cfg(test)]
@@ -71,7 +79,13 @@ mod tests {
     #[test]
     fn the_mount_point_is_read_from_mountinfo() {
         let line = "42 32 0:29 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw";
-        assert_eq!(mount_point_of_cgroup2(line).as_deref(), Some("/sys/fs/cgroup/unified"));
-        assert_eq!(mount_point_of_cgroup2("33 32 0:30 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu"), None);
+        assert_eq!(
+            mount_point_of_cgroup2(line).as_deref(),
+            Some("/sys/fs/cgroup/unified")
+        );
+        assert_eq!(
+            mount_point_of_cgroup2("33 32 0:30 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu"),
+            None
+        );
     }
 }

@@ -18,7 +18,9 @@ pub const NO_DEADLINE: i64 = i64::MAX;
 /// Nanoseconds of `CLOCK_BOOTTIME` now.
 pub fn boottime_nanoseconds() -> i64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    time.tv_sec.saturating_mul(1_000_000_000).saturating_add(time.tv_nsec)
+    time.tv_sec
+        .saturating_mul(1_000_000_000)
+        .saturating_add(time.tv_nsec)
 }
 
 /// The agent's end: writes deadlines.
@@ -48,7 +50,9 @@ impl LeaseFile {
     /// The deadline as a supervisor would read it now; `None` if there is none to run under.
     pub fn read(&self) -> io::Result<Option<i64>> {
         match std::fs::read(&self.path) {
-            Ok(bytes) => Ok(bytes.first_chunk::<8>().map(|bytes| i64::from_le_bytes(*bytes))),
+            Ok(bytes) => Ok(bytes
+                .first_chunk::<8>()
+                .map(|bytes| i64::from_le_bytes(*bytes))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
@@ -65,7 +69,10 @@ pub struct Lease {
 impl Lease {
     /// Reads the lease for the first time; unreadable counts as expired.
     pub fn open(path: PathBuf) -> Self {
-        let mut lease = Self { file: LeaseFile::new(path), last_known: i64::MIN };
+        let mut lease = Self {
+            file: LeaseFile::new(path),
+            last_known: i64::MIN,
+        };
         lease.renew();
         lease
     }
@@ -76,7 +83,9 @@ impl Lease {
         if self.last_known == NO_DEADLINE {
             return NO_DEADLINE;
         }
-        self.last_known.saturating_sub(boottime_nanoseconds()).max(0)
+        self.last_known
+            .saturating_sub(boottime_nanoseconds())
+            .max(0)
     }
 
     fn renew(&mut self) {
@@ -96,7 +105,8 @@ mod tests {
         let file = LeaseFile::new(directory.path().join("lease"));
         let mut lease = Lease::open(file.path().to_owned());
         assert_eq!(lease.left_nanoseconds(), 0);
-        file.write(boottime_nanoseconds() + 5_000_000_000).expect("it is written");
+        file.write(boottime_nanoseconds() + 5_000_000_000)
+            .expect("it is written");
         let left = lease.left_nanoseconds();
         assert!(left > 4_000_000_000 && left <= 5_000_000_000, "{left}");
         file.write(NO_DEADLINE).expect("it is written");
@@ -109,7 +119,8 @@ mod tests {
     fn an_unreadable_lease_leaves_the_last_deadline_in_force() {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let file = LeaseFile::new(directory.path().join("lease"));
-        file.write(boottime_nanoseconds() + 60_000_000_000).expect("it is written");
+        file.write(boottime_nanoseconds() + 60_000_000_000)
+            .expect("it is written");
         let mut lease = Lease::open(file.path().to_owned());
         std::fs::remove_file(file.path()).expect("it is removed");
         std::fs::create_dir(file.path()).expect("a directory cannot be read as a file");

@@ -46,7 +46,9 @@ use nix::unistd::ForkResult;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 
 use crate::files::{Directory, Durability, Permissions, one_line};
-use crate::ranks::records::{LAUNCH, LOCK, LaunchRecord, RECORD_LIMIT_BYTES, STARTED, StartedRecord, boot_id, wall_micros};
+use crate::ranks::records::{
+    LAUNCH, LOCK, LaunchRecord, RECORD_LIMIT_BYTES, STARTED, StartedRecord, boot_id, wall_micros,
+};
 
 const STARTED_WELL: &[u8] = b"ok";
 /// Somebody may hold the lock for a moment, to look whether it is held.
@@ -107,7 +109,12 @@ impl Claim {
     fn record(&self) {
         let text = serde_json::to_vec(&self.started).expect("the record is JSON");
         // Without it the agent still sees the rank running (lock) and ending (exit.json), only not its process id.
-        let _ = self.directory.write_atomic(STARTED, &text, Permissions::mode(0o600), Durability::Process);
+        let _ = self.directory.write_atomic(
+            STARTED,
+            &text,
+            Permissions::mode(0o600),
+            Durability::Process,
+        );
     }
 }
 
@@ -142,7 +149,8 @@ fn detach() -> Result<(), String> {
         // SAFETY: plain descriptor numbers; this process owns its descriptor table.
         unsafe { libc::dup2(null.as_raw_fd(), descriptor) };
     }
-    rustix::thread::set_name(c"supernode-rank").map_err(|errno| format!("cannot set the process name: {errno}"))?;
+    rustix::thread::set_name(c"supernode-rank")
+        .map_err(|errno| format!("cannot set the process name: {errno}"))?;
     Ok(())
 }
 
@@ -153,21 +161,31 @@ fn claim(path: &Path) -> Result<Option<Claim>, String> {
         .read(LAUNCH, RECORD_LIMIT_BYTES)
         .map_err(|error| one_line(&error))?
         .ok_or_else(|| format!("{}: has no {LAUNCH}", path.display()))?;
-    let launch: LaunchRecord =
-        serde_json::from_slice(&bytes).map_err(|error| format!("{}: {LAUNCH} is damaged: {error}", path.display()))?;
+    let launch: LaunchRecord = serde_json::from_slice(&bytes)
+        .map_err(|error| format!("{}: {LAUNCH} is damaged: {error}", path.display()))?;
     if launch.boot_id != boot_id() {
-        return Err(format!("{}: was to be launched before the host restarted", path.display()));
+        return Err(format!(
+            "{}: was to be launched before the host restarted",
+            path.display()
+        ));
     }
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let lock = rustix::fs::openat(&directory, LOCK, flags, Mode::from_raw_mode(0o600))
         .map_err(|errno| format!("{}: cannot open the lock: {errno}", path.display()))?;
     let mut waited = Duration::ZERO;
     while rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
-        if directory.status(STARTED).map_err(|error| one_line(&error))?.is_some() {
+        if directory
+            .status(STARTED)
+            .map_err(|error| one_line(&error))?
+            .is_some()
+        {
             return Ok(None);
         }
         if waited > LOCK_PATIENCE {
-            return Err(format!("{}: locked by another process, but not started", path.display()));
+            return Err(format!(
+                "{}: locked by another process, but not started",
+                path.display()
+            ));
         }
         let pause = Duration::from_millis(1);
         std::thread::sleep(pause);
@@ -182,6 +200,13 @@ fn claim(path: &Path) -> Result<Option<Claim>, String> {
         cgroup: None,
     };
     let text = serde_json::to_vec(&started).expect("the record is JSON");
-    let first = directory.create_new(STARTED, &text, 0o600).map_err(|error| one_line(&error))?;
-    Ok(first.then_some(Claim { directory, launch, started, _lock: lock }))
+    let first = directory
+        .create_new(STARTED, &text, 0o600)
+        .map_err(|error| one_line(&error))?;
+    Ok(first.then_some(Claim {
+        directory,
+        launch,
+        started,
+        _lock: lock,
+    }))
 }

@@ -31,14 +31,28 @@ pub(crate) struct Output {
 impl Output {
     /// Creates the output file. It belongs to the user of the rank, so that a program may open `/dev/stderr`; it is out of reach
     /// by name, because the rank directory is closed to that user.
-    pub(crate) fn create(directory: &Directory, cap_bytes: u64, user: Option<&User>) -> std::io::Result<Self> {
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    pub(crate) fn create(
+        directory: &Directory,
+        cap_bytes: u64,
+        user: Option<&User>,
+    ) -> std::io::Result<Self> {
+        let flags =
+            OFlags::RDWR | OFlags::CREATE | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let handle = rustix::fs::openat(directory, OUTPUT, flags, Mode::from_raw_mode(0o600))?;
         if let Some(user) = user {
             // Refused to an agent that is not root; then the rank cannot become that user either, and says so.
-            let _ = rustix::fs::fchown(&handle, Some(Uid::from_raw(user.uid)), Some(Gid::from_raw(user.gid)));
+            let _ = rustix::fs::fchown(
+                &handle,
+                Some(Uid::from_raw(user.uid)),
+                Some(Gid::from_raw(user.gid)),
+            );
         }
-        Ok(Self { file: File::from(handle), cap_bytes, window: OutputWindow::default(), last_size: 0 })
+        Ok(Self {
+            file: File::from(handle),
+            cap_bytes,
+            window: OutputWindow::default(),
+            last_size: 0,
+        })
     }
 
     /// The file, for the rank to write to.
@@ -48,7 +62,9 @@ impl Output {
 
     /// Takes out what exceeds the cap. Says whether output grows so fast that it should be called again soon.
     pub(crate) fn limit(&mut self, directory: &Directory) -> bool {
-        let Ok(size) = self.file.metadata().map(|metadata| metadata.len()) else { return false };
+        let Ok(size) = self.file.metadata().map(|metadata| metadata.len()) else {
+            return false;
+        };
         if size < self.last_size {
             self.forget(directory, self.last_size);
             self.last_size = 0;
@@ -58,11 +74,16 @@ impl Output {
         let kept_from = self.window.start - self.window.base;
         if size - kept_from.min(size) > self.cap_bytes {
             let hole_end = (size - self.cap_bytes / 4 * 3) / BLOCK_BYTES * BLOCK_BYTES;
-            let window = OutputWindow { start: self.window.base + hole_end, base: self.window.base };
+            let window = OutputWindow {
+                start: self.window.base + hole_end,
+                base: self.window.base,
+            };
             // Told first, cut second: a reader that sees the old window twice has read bytes that were still there.
             self.tell(directory, window);
             let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-            if rustix::fs::fallocate(&self.file, flags, kept_from, hole_end - kept_from).is_err() && self.file.set_len(0).is_ok() {
+            if rustix::fs::fallocate(&self.file, flags, kept_from, hole_end - kept_from).is_err()
+                && self.file.set_len(0).is_ok()
+            {
                 self.forget(directory, size);
                 self.last_size = 0;
             }
@@ -84,7 +105,12 @@ impl Output {
         self.window = window;
         let text = serde_json::to_vec(&window).expect("two numbers are JSON");
         // On a full disk the old window stays; a reader then gets zero bytes for what was taken out.
-        let _ = directory.write_atomic(OUTPUT_START, &text, Permissions::mode(0o600), Durability::Process);
+        let _ = directory.write_atomic(
+            OUTPUT_START,
+            &text,
+            Permissions::mode(0o600),
+            Durability::Process,
+        );
     }
 }
 
@@ -104,7 +130,11 @@ fn last_lines(text: &str) -> Vec<String> {
     let mut bytes = 0;
     for line in text.lines().rev().take(LAST_LINES) {
         // A progress bar redraws its line; only what stood there last is of interest.
-        let mut shown = line.trim_end_matches('\r').rsplit('\r').next().unwrap_or_default();
+        let mut shown = line
+            .trim_end_matches('\r')
+            .rsplit('\r')
+            .next()
+            .unwrap_or_default();
         let room = LAST_LINES_BYTES - bytes;
         if shown.len() > room {
             if !lines.is_empty() {
@@ -132,7 +162,10 @@ mod tests {
     fn at_most_twenty_lines_and_four_kibibytes_are_kept() {
         let text: Vec<String> = (0..100).map(|number| format!("line {number}")).collect();
         let lines = last_lines(&text.join("\n"));
-        assert_eq!((lines.len(), lines[0].as_str(), lines[19].as_str()), (20, "line 80", "line 99"));
+        assert_eq!(
+            (lines.len(), lines[0].as_str(), lines[19].as_str()),
+            (20, "line 80", "line 99")
+        );
         let long = "ä".repeat(5000);
         let lines = last_lines(&long);
         assert!(lines.len() == 1 && lines[0].len() <= LAST_LINES_BYTES && lines[0].ends_with('ä'));
@@ -150,14 +183,19 @@ mod tests {
             (&output.file).write_all(&block).expect("it is written");
             output.limit(&directory);
         }
-        let window: OutputWindow =
-            serde_json::from_slice(&std::fs::read(temporary.path().join(OUTPUT_START)).expect("it is there")).expect("it is JSON");
+        let window: OutputWindow = serde_json::from_slice(
+            &std::fs::read(temporary.path().join(OUTPUT_START)).expect("it is there"),
+        )
+        .expect("it is JSON");
         assert_eq!(window.base, 0, "this file system makes holes");
         let kept = 256 * 1024 - window.start;
         assert!((48 * 1024..=64 * 1024).contains(&kept), "{kept}");
         let metadata = output.file.metadata().expect("it is there");
         assert_eq!(metadata.len(), 256 * 1024);
-        assert!(std::os::unix::fs::MetadataExt::blocks(&metadata) * 512 <= 80 * 1024, "the hole frees space");
+        assert!(
+            std::os::unix::fs::MetadataExt::blocks(&metadata) * 512 <= 80 * 1024,
+            "the hole frees space"
+        );
     }
 
     #[test]
@@ -165,12 +203,20 @@ mod tests {
         let temporary = tempfile::tempdir().expect("a temporary directory");
         let directory = Directory::open(temporary.path()).expect("it opens");
         let mut output = Output::create(&directory, 64 * 1024, None).expect("it is created");
-        (&output.file).write_all(b"0123456789").expect("it is written");
+        (&output.file)
+            .write_all(b"0123456789")
+            .expect("it is written");
         output.limit(&directory);
         output.file.set_len(0).expect("it is truncated");
         (&output.file).write_all(b"abc").expect("it is written");
         output.limit(&directory);
-        assert_eq!(output.window, OutputWindow { start: 10, base: 10 });
+        assert_eq!(
+            output.window,
+            OutputWindow {
+                start: 10,
+                base: 10
+            }
+        );
         assert_eq!(output.last_lines(), ["abc"]);
     }
 }

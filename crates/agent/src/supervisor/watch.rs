@@ -71,7 +71,11 @@ pub(super) fn supervise(mut claim: Claim, lease_file: &Path) -> ExitCode {
     if let Some(group) = &claim.started.cgroup {
         cgroup::remove(Path::new(group));
     }
-    if written { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if written {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 fn run(claim: &mut Claim, lease_file: &Path) -> RankExit {
@@ -80,11 +84,17 @@ fn run(claim: &mut Claim, lease_file: &Path) -> RankExit {
         return never_started(RankEnd::Fenced, None);
     }
     if let Some(stop) = read_stop(claim) {
-        return never_started(RankEnd::Stopped { code: 128 + stop.signal }, Some(stop.why));
+        return never_started(
+            RankEnd::Stopped {
+                code: 128 + stop.signal,
+            },
+            Some(stop.why),
+        );
     }
     let launch = claim.launch.launch.clone();
     let not_started = |why: String| never_started(RankEnd::NotStarted { why }, None);
-    let output = match Output::create(&claim.directory, launch.log_cap_bytes, launch.user.as_ref()) {
+    let output = match Output::create(&claim.directory, launch.log_cap_bytes, launch.user.as_ref())
+    {
         Ok(output) => output,
         Err(error) => return not_started(format!("cannot create the output file: {error}")),
     };
@@ -94,10 +104,11 @@ fn run(claim: &mut Claim, lease_file: &Path) -> RankExit {
     let mut wanted = SigSet::empty();
     wanted.add(nix::sys::signal::Signal::SIGCHLD);
     wanted.add(nix::sys::signal::Signal::SIGTERM);
-    let signals = match SignalFd::with_flags(&wanted, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK) {
-        Ok(signals) => signals,
-        Err(errno) => return not_started(format!("cannot receive signals: {errno}")),
-    };
+    let signals =
+        match SignalFd::with_flags(&wanted, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK) {
+            Ok(signals) => signals,
+            Err(errno) => return not_started(format!("cannot receive signals: {errno}")),
+        };
     let path = claim.directory.path().to_owned();
     let group = cgroup::create(&group_name(&path));
     claim.started.cgroup = group.as_ref().map(|group| group.display().to_string());
@@ -147,7 +158,11 @@ impl Watch<'_> {
                 self.fenced |= self.status.is_none();
                 self.kill_at_nanoseconds = Some(0);
             }
-            timeout = if self.output.limit(&self.claim.directory) { FAST_TICK } else { TICK };
+            timeout = if self.output.limit(&self.claim.directory) {
+                FAST_TICK
+            } else {
+                TICK
+            };
             timeout = timeout.min(from_nanoseconds(lease_left));
             if let Some(at) = self.kill_at_nanoseconds {
                 let left = at.saturating_sub(boottime_nanoseconds());
@@ -169,24 +184,30 @@ impl Watch<'_> {
             descriptors.push(PollFd::new(report.as_fd(), PollFlags::POLLIN));
         }
         // Rounded up: waking just before a deadline would only mean to wait again.
-        let milliseconds = u16::try_from(timeout.as_nanos().div_ceil(1_000_000)).unwrap_or(u16::MAX);
+        let milliseconds =
+            u16::try_from(timeout.as_nanos().div_ceil(1_000_000)).unwrap_or(u16::MAX);
         // Interrupted or failed is the same as timed out: everything is looked at after every wait.
         let _ = nix::poll::poll(&mut descriptors, PollTimeout::from(milliseconds));
         let mut terminated = false;
         while let Ok(Some(received)) = self.signals.read_signal() {
-            terminated |= i32::try_from(received.ssi_signo).is_ok_and(|signal| signal == libc::SIGTERM);
+            terminated |=
+                i32::try_from(received.ssi_signo).is_ok_and(|signal| signal == libc::SIGTERM);
         }
         terminated
     }
 
     /// Takes the sentence that the start left in its pipe, if it failed; an end without one means that the program runs.
     fn read_report(&mut self) {
-        let Some(report) = self.report.take() else { return };
+        let Some(report) = self.report.take() else {
+            return;
+        };
         let mut file = std::fs::File::from(report);
         let mut text = [0; 4096];
         match file.read(&mut text) {
             Ok(0) => {}
-            Ok(length) => self.not_started = Some(String::from_utf8_lossy(&text[..length]).into_owned()),
+            Ok(length) => {
+                self.not_started = Some(String::from_utf8_lossy(&text[..length]).into_owned());
+            }
             Err(_) => self.report = Some(file.into()),
         }
     }
@@ -225,10 +246,9 @@ impl Watch<'_> {
             },
             None => return,
         };
-        let same = self
-            .stop
-            .as_ref()
-            .is_some_and(|known| known.signal == stop.signal && known.grace_milliseconds == stop.grace_milliseconds);
+        let same = self.stop.as_ref().is_some_and(|known| {
+            known.signal == stop.signal && known.grace_milliseconds == stop.grace_milliseconds
+        });
         if same {
             return;
         }
@@ -259,7 +279,10 @@ impl Watch<'_> {
             // The program's end is always seen before "no child is left"; anything else is no end.
             _ => (128 + libc::SIGKILL, Some(libc::SIGKILL)),
         };
-        let started = self.not_started.is_none().then_some(self.claim.started.started_at_micros);
+        let started = self
+            .not_started
+            .is_none()
+            .then_some(self.claim.started.started_at_micros);
         let end = match (self.not_started, signal) {
             (Some(why), _) => RankEnd::NotStarted { why },
             (None, _) if self.fenced => RankEnd::Fenced,
@@ -285,24 +308,35 @@ fn signal_tree(signal: Signal) {
 }
 
 fn never_started(end: RankEnd, stop_why: Option<String>) -> RankExit {
-    RankExit { end, stop_why, started_at_micros: None, ended_at_micros: wall_micros(), last_lines: Vec::new() }
+    RankExit {
+        end,
+        stop_why,
+        started_at_micros: None,
+        ended_at_micros: wall_micros(),
+        last_lines: Vec::new(),
+    }
 }
 
 /// The stop file; one that cannot be understood still means "stop".
 fn read_stop(claim: &Claim) -> Option<StopRecord> {
     let bytes = claim.directory.read(STOP, RECORD_LIMIT_BYTES).ok()??;
-    Some(serde_json::from_slice(&bytes).unwrap_or_else(|_| StopRecord {
-        signal: libc::SIGTERM,
-        grace_milliseconds: DEFAULT_GRACE_MILLISECONDS,
-        why: "a stop was asked for, and its record is damaged".into(),
-    }))
+    Some(
+        serde_json::from_slice(&bytes).unwrap_or_else(|_| StopRecord {
+            signal: libc::SIGTERM,
+            grace_milliseconds: DEFAULT_GRACE_MILLISECONDS,
+            why: "a stop was asked for, and its record is damaged".into(),
+        }),
+    )
 }
 
 /// Writes the exit record; a full disk is waited for, first with and then without the last lines.
 fn write_exit(claim: &Claim, mut exit: RankExit) -> bool {
     for _ in 0..EXIT_TRIES {
         let text = serde_json::to_vec(&exit).expect("the record is JSON");
-        match claim.directory.write_atomic(EXIT, &text, Permissions::mode(0o600), Durability::Power) {
+        match claim
+            .directory
+            .write_atomic(EXIT, &text, Permissions::mode(0o600), Durability::Power)
+        {
             Ok(()) => return true,
             // The rank directory itself is gone: nobody is left who would read it.
             Err(error) if error.errno() == Some(rustix::io::Errno::NOENT) => return false,
@@ -316,8 +350,17 @@ fn write_exit(claim: &Claim, mut exit: RankExit) -> bool {
 
 /// A name that no other rank of this host has: ranks of two agents may share an id.
 fn group_name(rank_directory: &Path) -> String {
-    let unique: String =
-        rank_directory.to_string_lossy().chars().map(|letter| if letter.is_ascii_alphanumeric() { letter } else { '_' }).collect();
+    let unique: String = rank_directory
+        .to_string_lossy()
+        .chars()
+        .map(|letter| {
+            if letter.is_ascii_alphanumeric() {
+                letter
+            } else {
+                '_'
+            }
+        })
+        .collect();
     let tail = unique.len().saturating_sub(200);
     format!("supernode-{}", &unique[tail..])
 }

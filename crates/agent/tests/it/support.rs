@@ -29,9 +29,16 @@ pub(crate) fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) 
 /// The example program that stands in for the agent's binary.
 pub(crate) fn supervisor_program() -> PathBuf {
     let test = std::env::current_exe().expect("a test has a path");
-    let target = test.parent().and_then(Path::parent).expect("tests are in target/PROFILE/deps");
+    let target = test
+        .parent()
+        .and_then(Path::parent)
+        .expect("tests are in target/PROFILE/deps");
     let program = target.join("examples/rank_supervisor");
-    assert!(program.exists(), "{} is missing: run the tests of the whole package, which builds its examples", program.display());
+    assert!(
+        program.exists(),
+        "{} is missing: run the tests of the whole package, which builds its examples",
+        program.display()
+    );
     program
 }
 
@@ -45,9 +52,13 @@ impl Node {
     pub(crate) fn new() -> Self {
         let temporary = tempfile::tempdir().expect("a temporary directory");
         // So that another user can reach the scratch directory.
-        std::fs::set_permissions(temporary.path(), std::fs::Permissions::from_mode(0o755)).expect("it is ours");
+        std::fs::set_permissions(temporary.path(), std::fs::Permissions::from_mode(0o755))
+            .expect("it is ours");
         let ranks = Self::open(temporary.path());
-        ranks.lease().write(NO_DEADLINE).expect("the lease is written");
+        ranks
+            .lease()
+            .write(NO_DEADLINE)
+            .expect("the lease is written");
         std::fs::create_dir(temporary.path().join("scratch")).expect("it is made");
         Self { ranks, temporary }
     }
@@ -58,7 +69,10 @@ impl Node {
     }
 
     fn open(data: &Path) -> Ranks {
-        let command = SupervisorCommand { program: supervisor_program(), arguments: Vec::new() };
+        let command = SupervisorCommand {
+            program: supervisor_program(),
+            arguments: Vec::new(),
+        };
         Ranks::open(data, command).expect("the data directory opens")
     }
 
@@ -96,9 +110,11 @@ impl Node {
 
     /// Waits until the rank has ended.
     pub(crate) fn end(&self, id: &RankId) -> RankExit {
-        wait_for("the end of a rank", || match self.ranks.observe(id).expect("it can be observed") {
-            RankObservation::Ended(exit) => Some(exit),
-            _ => None,
+        wait_for("the end of a rank", || {
+            match self.ranks.observe(id).expect("it can be observed") {
+                RankObservation::Ended(exit) => Some(exit),
+                _ => None,
+            }
         })
     }
 
@@ -110,13 +126,24 @@ impl Node {
 
     /// Waits for a process id that the rank writes into a file of its scratch directory.
     pub(crate) fn pid_in(&self, name: &str) -> i32 {
-        wait_for(name, || std::fs::read_to_string(self.scratch(name)).ok()?.strip_suffix('\n')?.parse().ok())
+        wait_for(name, || {
+            std::fs::read_to_string(self.scratch(name))
+                .ok()?
+                .strip_suffix('\n')?
+                .parse()
+                .ok()
+        })
     }
 
     pub(crate) fn supervisor_pid(&self, id: &RankId) -> i32 {
-        let path = self.data().join("ranks").join(id.as_str()).join("started.json");
+        let path = self
+            .data()
+            .join("ranks")
+            .join(id.as_str())
+            .join("started.json");
         wait_for("the supervisor's process id", || {
-            let record: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).ok()?).ok()?;
+            let record: serde_json::Value =
+                serde_json::from_slice(&std::fs::read(&path).ok()?).ok()?;
             record["rank"].as_i64()?;
             i32::try_from(record["supervisor"].as_i64()?).ok()
         })
@@ -134,11 +161,23 @@ impl Drop for Node {
 
 /// Whether the process exists and is not a zombie.
 pub(crate) fn alive(pid: i32) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/stat"))
-        .is_ok_and(|stat| !matches!(stat.rsplit(") ").next().and_then(|rest| rest.chars().next()), Some('Z' | 'X') | None))
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
+        !matches!(
+            stat.rsplit(") ")
+                .next()
+                .and_then(|rest| rest.chars().next()),
+            Some('Z' | 'X') | None
+        )
+    })
 }
 
 pub(crate) fn kill(pid: i32, signal: i32) {
-    let status = std::process::Command::new("kill").arg(format!("-{signal}")).arg(pid.to_string()).status();
-    assert!(status.expect("kill runs").success(), "{pid} could be signalled");
+    let status = std::process::Command::new("kill")
+        .arg(format!("-{signal}"))
+        .arg(pid.to_string())
+        .status();
+    assert!(
+        status.expect("kill runs").success(),
+        "{pid} could be signalled"
+    );
 }

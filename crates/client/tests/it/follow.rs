@@ -33,6 +33,16 @@ async fn events_go_on_behind_the_last_one_after_a_break() {
     assert_eq!(lines, ["GET /api/v1/events?limit=1 HTTP/1.1".to_owned(), asked(4), asked(6), asked(6), asked(7)]);
 }
 
+#[tokio::test]
+async fn the_last_frame_of_a_refused_stream_is_an_error() {
+    let body = json!({"code": "unauthenticated", "message": "the token was revoked", "request_id": "r"});
+    let frames = format!("HTTP/1.1 200 OK\r\nconnection: close\r\n\r\ndata: {}\n\nevent: error\ndata: {body}\n\n", event(5));
+    let server = Server::start(vec![Reaction::Raw(frames)]).await;
+    let query = EventListQuery { after_sequence: Some(4), ..EventListQuery::default() };
+    let found: Vec<_> = server.client(limits()).events(query).into_stream().collect().await;
+    assert!(matches!(&found[..], [Ok(_), Err(ClientError::Api(body))] if body.message == "the token was revoked"), "{found:?}");
+}
+
 fn chunk(attempt: &str, offset: u64, content: &str, end: bool) -> Reaction {
     let next = offset + u64::try_from(content.len()).expect("short");
     Reaction::Answer(200, json!({"attempt": attempt, "offset": offset, "next_offset": next, "content": content, "end": end}).to_string())

@@ -10,16 +10,38 @@ use supernode_types::{Generation, OperationId};
 use super::{GivenUp, Planner, active, failed};
 use crate::words;
 
-pub(super) fn plan<'a>(planner: &mut Planner<'a, '_>, operation: &'a Operation, revision: i64, generation: Generation) {
+pub(super) fn plan<'a>(
+    planner: &mut Planner<'a, '_>,
+    operation: &'a Operation,
+    revision: i64,
+    generation: Generation,
+) {
     let super_nodes = &planner.index.snapshot.super_nodes;
-    let Some(super_node) = operation.super_node.as_ref().and_then(|id| super_nodes.get(id)) else {
-        end(planner, operation, generation, OperationState::Failed { reason: "its super node was deleted".into() });
+    let Some(super_node) = operation
+        .super_node
+        .as_ref()
+        .and_then(|id| super_nodes.get(id))
+    else {
+        end(
+            planner,
+            operation,
+            generation,
+            OperationState::Failed {
+                reason: "its super node was deleted".into(),
+            },
+        );
         return;
     };
     let missing: Vec<String> = planner
         .index
         .members_of(&super_node.id)
-        .filter_map(|node| Some(format!("node {}: {}", node.name, missing(node, revision, generation)?)))
+        .filter_map(|node| {
+            Some(format!(
+                "node {}: {}",
+                node.name,
+                missing(node, revision, generation)?
+            ))
+        })
         .collect();
     let Some(line) = words::first_and_more(&missing) else {
         end(planner, operation, generation, OperationState::Succeeded);
@@ -27,20 +49,44 @@ pub(super) fn plan<'a>(planner: &mut Planner<'a, '_>, operation: &'a Operation, 
     };
     if let Some((newer, newer_revision)) = newer(planner, operation, revision) {
         let reason = format!("superseded by {newer} (revision {newer_revision})");
-        end(planner, operation, generation, OperationState::Failed { reason });
+        end(
+            planner,
+            operation,
+            generation,
+            OperationState::Failed { reason },
+        );
         return;
     }
     if super_node.environment_revision > revision {
         let reason = format!("superseded by revision {}", super_node.environment_revision);
-        end(planner, operation, generation, OperationState::Failed { reason });
+        end(
+            planner,
+            operation,
+            generation,
+            OperationState::Failed { reason },
+        );
         return;
     }
     match planner.given_up(operation) {
         Some(GivenUp::Cancelled) => {
-            let detail = format!("revision {revision} stays in force and reaches the nodes as they can take it; set the former one to go back");
-            end(planner, operation, generation, OperationState::Cancelled { detail });
+            let detail = format!(
+                "revision {revision} stays in force and reaches the nodes as they can take it; set the former one to go back"
+            );
+            end(
+                planner,
+                operation,
+                generation,
+                OperationState::Cancelled { detail },
+            );
         }
-        Some(cause) => end(planner, operation, generation, OperationState::Failed { reason: format!("{}; {line}", cause.words()) }),
+        Some(cause) => end(
+            planner,
+            operation,
+            generation,
+            OperationState::Failed {
+                reason: format!("{}; {line}", cause.words()),
+            },
+        ),
         None => {
             let states = states(planner, operation, revision, generation);
             planner.record(operation, &states);
@@ -50,10 +96,21 @@ pub(super) fn plan<'a>(planner: &mut Planner<'a, '_>, operation: &'a Operation, 
 }
 
 /// An open change of the same super node with a later revision.
-fn newer<'a>(planner: &Planner<'a, '_>, operation: &Operation, revision: i64) -> Option<(&'a OperationId, i64)> {
-    let others = planner.index.snapshot.operations.values().filter(|other| other.super_node == operation.super_node && !other.state.ended());
+fn newer<'a>(
+    planner: &Planner<'a, '_>,
+    operation: &Operation,
+    revision: i64,
+) -> Option<(&'a OperationId, i64)> {
+    let others = planner
+        .index
+        .snapshot
+        .operations
+        .values()
+        .filter(|other| other.super_node == operation.super_node && !other.state.ended());
     let newer = others.filter_map(|other| match other.kind {
-        OperationKind::EnvironmentChange { revision: later, .. } if later > revision => Some((&other.id, later)),
+        OperationKind::EnvironmentChange {
+            revision: later, ..
+        } if later > revision => Some((&other.id, later)),
         _ => None,
     });
     newer.max_by_key(|(_, later)| *later)
@@ -67,16 +124,32 @@ fn missing(node: &Node, revision: i64, generation: Generation) -> Option<String>
     if let Some(problem) = words::first_and_more(&node.environment_problems) {
         return Some(format!("environment revision {revision}: {problem}"));
     }
-    (node.environment_applied < generation).then(|| format!("environment revision {revision} is being applied"))
+    (node.environment_applied < generation)
+        .then(|| format!("environment revision {revision} is being applied"))
 }
 
-fn states(planner: &Planner<'_, '_>, operation: &Operation, revision: i64, generation: Generation) -> Vec<TargetState> {
-    let nodes = operation.targets.iter().map(|target| planner.index.snapshot.nodes.get(target.node.as_ref()?));
+fn states(
+    planner: &Planner<'_, '_>,
+    operation: &Operation,
+    revision: i64,
+    generation: Generation,
+) -> Vec<TargetState> {
+    let nodes = operation
+        .targets
+        .iter()
+        .map(|target| planner.index.snapshot.nodes.get(target.node.as_ref()?));
     let state = |node: Option<&Node>| match node {
-        Some(node) if operation.super_node.as_ref().is_some_and(|super_node| node.membership.member_of(super_node)) => {
+        Some(node)
+            if operation
+                .super_node
+                .as_ref()
+                .is_some_and(|super_node| node.membership.member_of(super_node)) =>
+        {
             match missing(node, revision, generation) {
                 Some(step) => active(step),
-                None if node.environment_applied < generation => active("it is lost; it gets the environment when it returns"),
+                None if node.environment_applied < generation => {
+                    active("it is lost; it gets the environment when it returns")
+                }
                 None => TargetState::Done,
             }
         }
@@ -86,7 +159,12 @@ fn states(planner: &Planner<'_, '_>, operation: &Operation, revision: i64, gener
     nodes.map(state).collect()
 }
 
-fn end(planner: &mut Planner<'_, '_>, operation: &Operation, generation: Generation, state: OperationState) {
+fn end(
+    planner: &mut Planner<'_, '_>,
+    operation: &Operation,
+    generation: Generation,
+    state: OperationState,
+) {
     let revision = match operation.kind {
         OperationKind::EnvironmentChange { revision, .. } => revision,
         _ => 0,

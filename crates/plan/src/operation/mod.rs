@@ -28,14 +28,35 @@ pub const FOLLOW_UP: Duration = Duration::from_mins(2);
 
 /// What all open operations need now.
 pub(crate) fn plan(index: &Index<'_>) -> Vec<Action> {
-    let mut planner = Planner { index, actions: Vec::new(), claimed: HashSet::new(), released: HashSet::new(), departed: HashMap::new() };
-    for operation in index.snapshot.operations.values().filter(|operation| !operation.state.ended()) {
+    let mut planner = Planner {
+        index,
+        actions: Vec::new(),
+        claimed: HashSet::new(),
+        released: HashSet::new(),
+        departed: HashMap::new(),
+    };
+    for operation in index
+        .snapshot
+        .operations
+        .values()
+        .filter(|operation| !operation.state.ended())
+    {
         match &operation.kind {
-            OperationKind::SuperNodeCreate | OperationKind::ScaleUp => scale_up::plan(&mut planner, operation),
+            OperationKind::SuperNodeCreate | OperationKind::ScaleUp => {
+                scale_up::plan(&mut planner, operation)
+            }
             OperationKind::ScaleDown { .. } => scale_down::plan(&mut planner, operation),
             OperationKind::SuperNodeDelete => super_node_delete::plan(&mut planner, operation),
-            OperationKind::EnvironmentChange { revision, environment_generation } => {
-                environment_change::plan(&mut planner, operation, *revision, *environment_generation);
+            OperationKind::EnvironmentChange {
+                revision,
+                environment_generation,
+            } => {
+                environment_change::plan(
+                    &mut planner,
+                    operation,
+                    *revision,
+                    *environment_generation,
+                );
             }
             OperationKind::NodeRemove => node_remove::plan(&mut planner, operation),
         }
@@ -91,33 +112,57 @@ impl<'a> Planner<'a, '_> {
 
     /// What a person calls the node of a target.
     fn name(&self, target: &Target) -> String {
-        let provision = || target.provision.as_ref().and_then(|id| self.index.snapshot.provisions.get(id));
+        let provision = || {
+            target
+                .provision
+                .as_ref()
+                .and_then(|id| self.index.snapshot.provisions.get(id))
+        };
         match target.node.as_ref() {
-            Some(id) => self.index.snapshot.nodes.get(id).map_or_else(|| id.to_string(), |node| node.name.to_string()),
-            None => provision().map_or_else(|| format!("of target {}", target.slot), |provision| provision.node_name.clone()),
+            Some(id) => self
+                .index
+                .snapshot
+                .nodes
+                .get(id)
+                .map_or_else(|| id.to_string(), |node| node.name.to_string()),
+            None => provision().map_or_else(
+                || format!("of target {}", target.slot),
+                |provision| provision.node_name.clone(),
+            ),
         }
     }
 
     /// Takes a full member out unless it would be the last; `false` if it would.
-    fn leave_if_not_last(&mut self, operation: &'a Operation, node: &'a Node, super_node: &'a SuperNodeId) -> bool {
+    fn leave_if_not_last(
+        &mut self,
+        operation: &'a Operation,
+        node: &'a Node,
+        super_node: &'a SuperNodeId,
+    ) -> bool {
         let members = self.index.members_of(super_node).count();
         let departed = self.departed.entry(super_node).or_default();
         if *departed + 1 >= members {
             return false;
         }
         *departed += 1;
-        self.actions.push(Action::Leave { node: node.id.clone(), operation: operation.id.clone() });
+        self.actions.push(Action::Leave {
+            node: node.id.clone(),
+            operation: operation.id.clone(),
+        });
         true
     }
 
     /// Releases a node that leaves, on behalf of `operation`, once it is clean, lost, or waited for long enough. Says whether it did.
     fn release(&mut self, operation: &Operation, node: &Node) -> bool {
-        let clean = node.environment_applied == 0 || matches!(node.condition, NodeCondition::Lost { .. });
+        let clean =
+            node.environment_applied == 0 || matches!(node.condition, NodeCondition::Lost { .. });
         if !clean && !self.overdue(operation) {
             return false;
         }
         if self.released.insert(node.id.clone()) {
-            self.actions.push(Action::Release { node: node.id.clone() });
+            self.actions.push(Action::Release {
+                node: node.id.clone(),
+            });
             self.put_back(operation, node);
         }
         true
@@ -125,8 +170,12 @@ impl<'a> Planner<'a, '_> {
 
     /// Ends the drain that `operation` began on a node.
     fn put_back(&mut self, operation: &Operation, node: &Node) {
-        if matches!(&node.policy, NodePolicy::Draining { operation: by, .. } if *by == operation.id) {
-            self.actions.push(Action::SetPolicy { node: node.id.clone(), policy: node.policy.clone().drained() });
+        if matches!(&node.policy, NodePolicy::Draining { operation: by, .. } if *by == operation.id)
+        {
+            self.actions.push(Action::SetPolicy {
+                node: node.id.clone(),
+                policy: node.policy.clone().drained(),
+            });
         }
     }
 
@@ -134,7 +183,11 @@ impl<'a> Planner<'a, '_> {
     fn record(&mut self, operation: &Operation, states: &[TargetState]) {
         for (target, state) in operation.targets.iter().zip(states) {
             if target.state != *state {
-                self.actions.push(Action::SetTarget { operation: operation.id.clone(), slot: target.slot, state: state.clone() });
+                self.actions.push(Action::SetTarget {
+                    operation: operation.id.clone(),
+                    slot: target.slot,
+                    state: state.clone(),
+                });
             }
         }
     }
@@ -145,46 +198,75 @@ impl<'a> Planner<'a, '_> {
 
     fn set(&mut self, operation: &Operation, state: OperationState) {
         if operation.state != state {
-            self.actions.push(Action::SetOperation { operation: operation.id.clone(), state });
+            self.actions.push(Action::SetOperation {
+                operation: operation.id.clone(),
+                state,
+            });
         }
     }
 
     /// What the active targets wait for, in one line; `None` when none is active.
     fn waits_for(&self, operation: &Operation, states: &[TargetState]) -> Option<String> {
-        let lines: Vec<String> = operation.targets.iter().zip(states).filter_map(|(target, state)| match state {
-            TargetState::Active { step } => Some(format!("node {}: {step}", self.name(target))),
-            TargetState::Done | TargetState::Failed { .. } => None,
-        }).collect();
+        let lines: Vec<String> = operation
+            .targets
+            .iter()
+            .zip(states)
+            .filter_map(|(target, state)| match state {
+                TargetState::Active { step } => Some(format!("node {}: {step}", self.name(target))),
+                TargetState::Done | TargetState::Failed { .. } => None,
+            })
+            .collect();
         words::first_and_more(&lines)
     }
 
     /// Which targets failed and why, in one line.
     fn failures(&self, operation: &Operation, states: &[TargetState]) -> String {
-        let lines: Vec<String> = operation.targets.iter().zip(states).filter_map(|(target, state)| match state {
-            TargetState::Failed { reason } => Some(format!("node {}: {reason}", self.name(target))),
-            TargetState::Done | TargetState::Active { .. } => None,
-        }).collect();
+        let lines: Vec<String> = operation
+            .targets
+            .iter()
+            .zip(states)
+            .filter_map(|(target, state)| match state {
+                TargetState::Failed { reason } => {
+                    Some(format!("node {}: {reason}", self.name(target)))
+                }
+                TargetState::Done | TargetState::Active { .. } => None,
+            })
+            .collect();
         words::list(lines.iter(), 3)
     }
 
     /// `2 of 3 nodes joined`.
     fn tally(states: &[TargetState], did: &str) -> String {
-        let done = states.iter().filter(|state| **state == TargetState::Done).count();
+        let done = states
+            .iter()
+            .filter(|state| **state == TargetState::Done)
+            .count();
         format!("{done} of {} {did}", words::count(states.len(), "node"))
     }
 
     /// Ends the queued jobs of a super node that has no nodes any more and deletes it; `false` while jobs are left.
     fn delete_super_node(&mut self, operation: &Operation, super_node: &SuperNodeId) -> bool {
         let mut none_left = true;
-        for job in self.index.snapshot.jobs.values().filter(|job| job.super_node == *super_node && !job.state.ended()) {
+        for job in self
+            .index
+            .snapshot
+            .jobs
+            .values()
+            .filter(|job| job.super_node == *super_node && !job.state.ended())
+        {
             none_left = false;
             if matches!(job.state, JobState::Queued { .. }) && job.cancel_requested_by.is_none() {
                 let by = format!("{} (deletion of the super node)", operation.actor);
-                self.actions.push(Action::End { job: job.id.clone(), outcome: JobOutcome::Cancelled { by } });
+                self.actions.push(Action::End {
+                    job: job.id.clone(),
+                    outcome: JobOutcome::Cancelled { by },
+                });
             }
         }
         if none_left {
-            self.actions.push(Action::DeleteSuperNode { super_node: super_node.clone() });
+            self.actions.push(Action::DeleteSuperNode {
+                super_node: super_node.clone(),
+            });
         }
         none_left
     }
@@ -200,7 +282,9 @@ fn active(step: impl Into<String>) -> TargetState {
 }
 
 fn failed(reason: impl Into<String>) -> TargetState {
-    TargetState::Failed { reason: reason.into() }
+    TargetState::Failed {
+        reason: reason.into(),
+    }
 }
 
 /// The step that a target was in.

@@ -22,14 +22,21 @@ pub(super) fn plan<'a>(planner: &mut Planner<'a, '_>, operation: &'a Operation) 
         return;
     }
     let failures = planner.failures(operation, &states);
-    planner.set(operation, match given_up {
-        _ if failures.is_empty() => OperationState::Succeeded,
-        Some(GivenUp::Cancelled) => OperationState::Cancelled { detail: failures },
-        _ => OperationState::Failed { reason: failures },
-    });
+    planner.set(
+        operation,
+        match given_up {
+            _ if failures.is_empty() => OperationState::Succeeded,
+            Some(GivenUp::Cancelled) => OperationState::Cancelled { detail: failures },
+            _ => OperationState::Failed { reason: failures },
+        },
+    );
 }
 
-fn advance<'a>(planner: &mut Planner<'a, '_>, target: &'a Target, given_up: Option<GivenUp>) -> TargetState {
+fn advance<'a>(
+    planner: &mut Planner<'a, '_>,
+    target: &'a Target,
+    given_up: Option<GivenUp>,
+) -> TargetState {
     let Some(node) = planner.node(target) else {
         return TargetState::Done;
     };
@@ -40,12 +47,19 @@ fn advance<'a>(planner: &mut Planner<'a, '_>, target: &'a Target, given_up: Opti
     let provision = node.provision.as_ref().and_then(|id| provisions.get(id));
     match provision.map(|provision| (&provision.id, &provision.state)) {
         None | Some((_, ProvisionState::Deleted)) => {
-            planner.actions.push(Action::Remove { node: node.id.clone() });
+            planner.actions.push(Action::Remove {
+                node: node.id.clone(),
+            });
             TargetState::Done
         }
-        Some((_, ProvisionState::Failed { reason })) => failed(format!("its provisioner cannot delete it: {reason}")),
+        Some((_, ProvisionState::Failed { reason })) => {
+            failed(format!("its provisioner cannot delete it: {reason}"))
+        }
         Some((_, ProvisionState::Deleting { message })) => match given_up {
-            Some(cause) => failed(format!("{}; it stays known, and its provisioner goes on deleting it", cause.words())),
+            Some(cause) => failed(format!(
+                "{}; it stays known, and its provisioner goes on deleting it",
+                cause.words()
+            )),
             None if message.is_empty() => active("its provisioner deletes it"),
             None => active(format!("its provisioner deletes it: {message}")),
         },
@@ -53,8 +67,13 @@ fn advance<'a>(planner: &mut Planner<'a, '_>, target: &'a Target, given_up: Opti
             if let Some(cause) = given_up {
                 return failed(format!("{}; it stays", cause.words()));
             }
-            let state = ProvisionState::Deleting { message: String::new() };
-            planner.actions.push(Action::SetProvision { provision: id.clone(), state });
+            let state = ProvisionState::Deleting {
+                message: String::new(),
+            };
+            planner.actions.push(Action::SetProvision {
+                provision: id.clone(),
+                state,
+            });
             active("its provisioner deletes it")
         }
     }

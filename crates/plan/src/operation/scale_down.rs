@@ -29,22 +29,40 @@ pub(super) fn plan<'a>(planner: &mut Planner<'a, '_>, operation: &'a Operation) 
     }
     let failures = planner.failures(operation, &states);
     let tally = Planner::tally(&states, "left");
-    planner.set(operation, match given_up {
-        _ if failures.is_empty() => OperationState::Succeeded,
-        Some(GivenUp::Cancelled) => OperationState::Cancelled { detail: format!("{tally}; {failures}") },
-        Some(cause) => OperationState::Failed { reason: format!("{}; {tally}; {failures}", cause.words()) },
-        None => OperationState::Failed { reason: format!("{tally}; {failures}") },
-    });
+    planner.set(
+        operation,
+        match given_up {
+            _ if failures.is_empty() => OperationState::Succeeded,
+            Some(GivenUp::Cancelled) => OperationState::Cancelled {
+                detail: format!("{tally}; {failures}"),
+            },
+            Some(cause) => OperationState::Failed {
+                reason: format!("{}; {tally}; {failures}", cause.words()),
+            },
+            None => OperationState::Failed {
+                reason: format!("{tally}; {failures}"),
+            },
+        },
+    );
 }
 
-fn advance<'a>(planner: &mut Planner<'a, '_>, operation: &'a Operation, target: &'a Target, given_up: Option<GivenUp>) -> TargetState {
+fn advance<'a>(
+    planner: &mut Planner<'a, '_>,
+    operation: &'a Operation,
+    target: &'a Target,
+    given_up: Option<GivenUp>,
+) -> TargetState {
     let Some(node) = planner.node(target) else {
         // It was removed, so it has left.
         return TargetState::Done;
     };
     match &node.membership {
         Membership::Leaving { .. } if leaves_by(node, operation) => {
-            if planner.release(operation, node) { TargetState::Done } else { active("its environment is being removed") }
+            if planner.release(operation, node) {
+                TargetState::Done
+            } else {
+                active("its environment is being removed")
+            }
         }
         Membership::Leaving { .. } => failed("another operation takes it out"),
         Membership::Spare => {
@@ -52,13 +70,19 @@ fn advance<'a>(planner: &mut Planner<'a, '_>, operation: &'a Operation, target: 
             TargetState::Done
         }
         Membership::Joining { .. } => failed("it left and joins again"),
-        Membership::Member { .. } if !drained_by(node, operation) => failed("it is not being drained any more"),
+        Membership::Member { .. } if !drained_by(node, operation) => {
+            failed("it is not being drained any more")
+        }
         Membership::Member { super_node } => {
             let jobs = planner.index.jobs_on(&node.id);
             if let Some(cause) = given_up {
                 planner.put_back(operation, node);
                 let back = format!("back as it was before ({})", cause.words());
-                return failed(if jobs.is_empty() { back } else { format!("{back}; {} on it", words::list(jobs.iter(), 3)) });
+                return failed(if jobs.is_empty() {
+                    back
+                } else {
+                    format!("{back}; {} on it", words::list(jobs.iter(), 3))
+                });
             }
             if !jobs.is_empty() {
                 return active(format!("{} on it", words::list(jobs.iter(), 3)));

@@ -15,14 +15,26 @@ use crate::{Action, choose, words};
 
 pub(super) fn plan<'a>(planner: &mut Planner<'a, '_>, operation: &'a Operation) {
     let super_nodes = &planner.index.snapshot.super_nodes;
-    let super_node = operation.super_node.as_ref().and_then(|id| super_nodes.get(id));
+    let super_node = operation
+        .super_node
+        .as_ref()
+        .and_then(|id| super_nodes.get(id));
     let going = super_node.is_none_or(|super_node| super_node.deleting.is_some());
-    let given_up = planner.given_up(operation).or(going.then_some(GivenUp::SuperNodeGoes));
+    let given_up = planner
+        .given_up(operation)
+        .or(going.then_some(GivenUp::SuperNodeGoes));
     let mut states = Vec::with_capacity(operation.targets.len());
     for target in &operation.targets {
         states.push(match (&target.state, given_up, super_node) {
-            (TargetState::Active { .. }, None, Some(super_node)) => forward(planner, operation, target, super_node),
-            (TargetState::Active { .. }, cause, _) => take_back(planner, operation, target, cause.unwrap_or(GivenUp::SuperNodeGoes)),
+            (TargetState::Active { .. }, None, Some(super_node)) => {
+                forward(planner, operation, target, super_node)
+            }
+            (TargetState::Active { .. }, cause, _) => take_back(
+                planner,
+                operation,
+                target,
+                cause.unwrap_or(GivenUp::SuperNodeGoes),
+            ),
             (ended, ..) => ended.clone(),
         });
     }
@@ -42,42 +54,74 @@ pub(super) fn plan<'a>(planner: &mut Planner<'a, '_>, operation: &'a Operation) 
         && !states.contains(&TargetState::Done)
     {
         if !planner.index.nodes_of(&super_node.id).is_empty() {
-            planner.wait(operation, format!("nodes leave super node {}", super_node.name));
+            planner.wait(
+                operation,
+                format!("nodes leave super node {}", super_node.name),
+            );
             return;
         }
         if !planner.delete_super_node(operation, &super_node.id) {
-            planner.wait(operation, format!("jobs of super node {} end", super_node.name));
+            planner.wait(
+                operation,
+                format!("jobs of super node {} end", super_node.name),
+            );
             return;
         }
     }
     let tally = Planner::tally(&states, "joined");
-    let because = if failures.is_empty() { String::new() } else { format!("; {failures}") };
-    planner.set(operation, match given_up {
-        Some(GivenUp::Cancelled) => OperationState::Cancelled { detail: format!("{tally} and stay{because}") },
-        Some(cause) if failures.is_empty() => {
-            // All have joined; at most the others do not know it yet.
-            let lagging = super_node.map(|super_node| lagging(planner, super_node).0).unwrap_or_default();
-            if lagging.is_empty() {
-                OperationState::Succeeded
-            } else {
-                OperationState::Failed { reason: format!("{}; {tally}; {}", cause.words(), words::list(lagging.iter(), 3)) }
+    let because = if failures.is_empty() {
+        String::new()
+    } else {
+        format!("; {failures}")
+    };
+    planner.set(
+        operation,
+        match given_up {
+            Some(GivenUp::Cancelled) => OperationState::Cancelled {
+                detail: format!("{tally} and stay{because}"),
+            },
+            Some(cause) if failures.is_empty() => {
+                // All have joined; at most the others do not know it yet.
+                let lagging = super_node
+                    .map(|super_node| lagging(planner, super_node).0)
+                    .unwrap_or_default();
+                if lagging.is_empty() {
+                    OperationState::Succeeded
+                } else {
+                    OperationState::Failed {
+                        reason: format!(
+                            "{}; {tally}; {}",
+                            cause.words(),
+                            words::list(lagging.iter(), 3)
+                        ),
+                    }
+                }
             }
-        }
-        Some(cause) => OperationState::Failed { reason: format!("{}; {tally}{because}", cause.words()) },
-        None => OperationState::Failed { reason: format!("{tally}{because}") },
-    });
+            Some(cause) => OperationState::Failed {
+                reason: format!("{}; {tally}{because}", cause.words()),
+            },
+            None => OperationState::Failed {
+                reason: format!("{tally}{because}"),
+            },
+        },
+    );
 }
 
 /// Ends in success once every other member that can knows of the new ones.
 fn settle(planner: &mut Planner<'_, '_>, operation: &Operation, super_node: Option<&SuperNode>) {
-    let (lagging, excused) = super_node.map(|super_node| lagging(planner, super_node)).unwrap_or_default();
+    let (lagging, excused) = super_node
+        .map(|super_node| lagging(planner, super_node))
+        .unwrap_or_default();
     if lagging.is_empty() {
         planner.set(operation, OperationState::Succeeded);
         return;
     }
     let mut line = words::list(lagging.iter(), 3);
     if !excused.is_empty() {
-        line = format!("{line} (not waited for: {})", words::list(excused.iter(), 3));
+        line = format!(
+            "{line} (not waited for: {})",
+            words::list(excused.iter(), 3)
+        );
     }
     planner.wait(operation, line);
 }
@@ -85,18 +129,33 @@ fn settle(planner: &mut Planner<'_, '_>, operation: &Operation, super_node: Opti
 /// Ready members that have not applied the environment that lists the new ones, and members that are not waited for.
 fn lagging(planner: &Planner<'_, '_>, super_node: &SuperNode) -> (Vec<String>, Vec<String>) {
     let (mut lagging, mut excused) = (Vec::new(), Vec::new());
-    for node in planner.index.nodes_of(&super_node.id).iter().filter(|node| node.membership.member_of(&super_node.id)) {
+    for node in planner
+        .index
+        .nodes_of(&super_node.id)
+        .iter()
+        .filter(|node| node.membership.member_of(&super_node.id))
+    {
         let behind = node.environment_applied < super_node.environment_generation;
         match node.condition {
-            NodeCondition::Ready if behind => lagging.push(format!("node {} applies the new list of members", node.name)),
-            NodeCondition::Lost { .. } | NodeCondition::Degraded { .. } if behind => excused.push(format!("node {} is {}", node.name, node.condition.word())),
+            NodeCondition::Ready if behind => lagging.push(format!(
+                "node {} applies the new list of members",
+                node.name
+            )),
+            NodeCondition::Lost { .. } | NodeCondition::Degraded { .. } if behind => {
+                excused.push(format!("node {} is {}", node.name, node.condition.word()))
+            }
             _ => {}
         }
     }
     (lagging, excused)
 }
 
-fn forward<'a>(planner: &mut Planner<'a, '_>, operation: &'a Operation, target: &'a Target, super_node: &SuperNode) -> TargetState {
+fn forward<'a>(
+    planner: &mut Planner<'a, '_>,
+    operation: &'a Operation,
+    target: &'a Target,
+    super_node: &SuperNode,
+) -> TargetState {
     if target.node.is_none() {
         return provision::plan(planner, operation, target, super_node);
     }
@@ -105,14 +164,25 @@ fn forward<'a>(planner: &mut Planner<'a, '_>, operation: &'a Operation, target: 
     };
     match &node.membership {
         Membership::Spare => claim(planner, operation, node, super_node),
-        Membership::Joining { operation: by, .. } if *by == operation.id => join(planner, node, super_node),
+        Membership::Joining { operation: by, .. } if *by == operation.id => {
+            join(planner, node, super_node)
+        }
         Membership::Member { super_node: found } if *found == super_node.id => TargetState::Done,
-        Membership::Leaving { .. } if leaves_by(node, operation) => leaving(planner, operation, target, node),
-        Membership::Joining { .. } | Membership::Member { .. } | Membership::Leaving { .. } => failed("it was taken for something else"),
+        Membership::Leaving { .. } if leaves_by(node, operation) => {
+            leaving(planner, operation, target, node)
+        }
+        Membership::Joining { .. } | Membership::Member { .. } | Membership::Leaving { .. } => {
+            failed("it was taken for something else")
+        }
     }
 }
 
-fn claim<'a>(planner: &mut Planner<'a, '_>, operation: &Operation, node: &'a Node, super_node: &SuperNode) -> TargetState {
+fn claim<'a>(
+    planner: &mut Planner<'a, '_>,
+    operation: &Operation,
+    node: &'a Node,
+    super_node: &SuperNode,
+) -> TargetState {
     if let Some(why) = choose::standing(node) {
         return failed(format!("it {why}"));
     }
@@ -129,7 +199,11 @@ fn claim<'a>(planner: &mut Planner<'a, '_>, operation: &Operation, node: &'a Nod
     if !planner.claimed.insert(&node.id) {
         return active("another operation claims it");
     }
-    planner.actions.push(Action::Claim { node: node.id.clone(), super_node: super_node.id.clone(), operation: operation.id.clone() });
+    planner.actions.push(Action::Claim {
+        node: node.id.clone(),
+        super_node: super_node.id.clone(),
+        operation: operation.id.clone(),
+    });
     active("gets the environment and the list of members")
 }
 
@@ -139,7 +213,9 @@ fn join(planner: &mut Planner<'_, '_>, node: &Node, super_node: &SuperNode) -> T
     }
     match &node.condition {
         NodeCondition::Ready if node.environment_applied >= super_node.environment_generation => {
-            planner.actions.push(Action::Join { node: node.id.clone() });
+            planner.actions.push(Action::Join {
+                node: node.id.clone(),
+            });
             TargetState::Done
         }
         NodeCondition::Ready => active("gets the environment and the list of members"),
@@ -150,7 +226,12 @@ fn join(planner: &mut Planner<'_, '_>, node: &Node, super_node: &SuperNode) -> T
     }
 }
 
-fn take_back<'a>(planner: &mut Planner<'a, '_>, operation: &'a Operation, target: &'a Target, cause: GivenUp) -> TargetState {
+fn take_back<'a>(
+    planner: &mut Planner<'a, '_>,
+    operation: &'a Operation,
+    target: &'a Target,
+    cause: GivenUp,
+) -> TargetState {
     if target.node.is_none() {
         return provision::take_back(planner, target, cause);
     }
@@ -164,16 +245,34 @@ fn take_back<'a>(planner: &mut Planner<'a, '_>, operation: &'a Operation, target
     match &node.membership {
         Membership::Spare => failed(waited(target)),
         Membership::Joining { operation: by, .. } if *by == operation.id => {
-            planner.actions.push(Action::Leave { node: node.id.clone(), operation: operation.id.clone() });
+            planner.actions.push(Action::Leave {
+                node: node.id.clone(),
+                operation: operation.id.clone(),
+            });
             active(waited(target))
         }
-        Membership::Member { super_node } if operation.super_node.as_ref() == Some(super_node) => TargetState::Done,
-        Membership::Leaving { .. } if leaves_by(node, operation) => leaving(planner, operation, target, node),
-        Membership::Joining { .. } | Membership::Member { .. } | Membership::Leaving { .. } => failed("it was taken for something else"),
+        Membership::Member { super_node } if operation.super_node.as_ref() == Some(super_node) => {
+            TargetState::Done
+        }
+        Membership::Leaving { .. } if leaves_by(node, operation) => {
+            leaving(planner, operation, target, node)
+        }
+        Membership::Joining { .. } | Membership::Member { .. } | Membership::Leaving { .. } => {
+            failed("it was taken for something else")
+        }
     }
 }
 
 /// A node that is being taken back; its step says why.
-fn leaving(planner: &mut Planner<'_, '_>, operation: &Operation, target: &Target, node: &Node) -> TargetState {
-    if planner.release(operation, node) { failed(step_of(target)) } else { target.state.clone() }
+fn leaving(
+    planner: &mut Planner<'_, '_>,
+    operation: &Operation,
+    target: &Target,
+    node: &Node,
+) -> TargetState {
+    if planner.release(operation, node) {
+        failed(step_of(target))
+    } else {
+        target.state.clone()
+    }
 }

@@ -11,38 +11,65 @@ use crate::{Action, words};
 
 pub(super) fn plan<'a>(planner: &mut Planner<'a, '_>, operation: &'a Operation) {
     let super_nodes = &planner.index.snapshot.super_nodes;
-    let Some(super_node) = operation.super_node.as_ref().and_then(|id| super_nodes.get(id)) else {
+    let Some(super_node) = operation
+        .super_node
+        .as_ref()
+        .and_then(|id| super_nodes.get(id))
+    else {
         finish(planner, operation);
         return;
     };
     let nodes: Vec<&Node> = planner.index.nodes_of(&super_node.id).to_vec();
-    let under_way = nodes.iter().any(|node| leaves_by(node, operation)) || operation.targets.iter().any(|target| target.state == TargetState::Done);
+    // A super node without a member can only go.
+    let is_member = |node: &Node| node.membership.member_of(&super_node.id);
+    let under_way = !nodes.iter().any(|node| is_member(node))
+        || operation.targets.iter().any(|target| !node_of(planner, target).is_some_and(is_member));
     let given_up = planner.given_up(operation).filter(|_| !under_way);
     if let Some(cause) = given_up {
         put_back(planner, operation, cause);
         return;
     }
-    let empty = nodes.iter().all(|node| planner.index.leases_on(&node.id).is_empty());
+    let empty = nodes
+        .iter()
+        .all(|node| planner.index.leases_on(&node.id).is_empty());
     for node in &nodes {
         match &node.membership {
-            Membership::Member { .. } if empty => planner.actions.push(Action::Leave { node: node.id.clone(), operation: operation.id.clone() }),
-            Membership::Leaving { .. } if leaves_by(node, operation) || planner.overdue(operation) => {
+            Membership::Member { .. } if empty => planner.actions.push(Action::Leave {
+                node: node.id.clone(),
+                operation: operation.id.clone(),
+            }),
+            Membership::Leaving { .. }
+                if leaves_by(node, operation) || planner.overdue(operation) =>
+            {
                 planner.release(operation, node);
             }
             _ => {}
         }
     }
     let state = |target: &Target| match node_of(planner, target) {
-        Some(node) if node.membership.super_node() == Some(&super_node.id) => active(step(planner, operation, node, empty)),
+        Some(node) if node.membership.super_node() == Some(&super_node.id) => {
+            active(step(planner, operation, node, empty))
+        }
         _ => TargetState::Done,
     };
     let states: Vec<TargetState> = operation.targets.iter().map(state).collect();
     planner.record(operation, &states);
     if let Some(waits_for) = planner.waits_for(operation, &states) {
-        let late = if operation.cancel_requested { " (too late to cancel: nodes have left)" } else { "" };
+        let late = if operation.cancel_requested {
+            " (too late to cancel: nodes have left)"
+        } else {
+            ""
+        };
         planner.wait(operation, format!("{waits_for}{late}"));
     } else if let Some(node) = nodes.first() {
-        planner.wait(operation, format!("node {}: {}", node.name, step(planner, operation, node, empty)));
+        planner.wait(
+            operation,
+            format!(
+                "node {}: {}",
+                node.name,
+                step(planner, operation, node, empty)
+            ),
+        );
     } else if planner.delete_super_node(operation, &super_node.id) {
         planner.set(operation, OperationState::Succeeded);
     } else {
@@ -60,29 +87,52 @@ fn step(planner: &Planner<'_, '_>, operation: &Operation, node: &Node, empty: bo
         _ if !jobs.is_empty() => format!("{} on it", words::list(jobs.iter(), 3)),
         Membership::Member { .. } if !empty => "waits until no job is left on the others".into(),
         Membership::Joining { operation, .. } => format!("{operation} takes it back"),
-        Membership::Leaving { operation: by, .. } if *by != operation.id => format!("{by} takes it out"),
+        Membership::Leaving { operation: by, .. } if *by != operation.id => {
+            format!("{by} takes it out")
+        }
         _ => "its environment is being removed".into(),
     }
 }
 
 /// Nothing has left yet: everything is as before.
 fn put_back(planner: &mut Planner<'_, '_>, operation: &Operation, cause: GivenUp) {
-    for node in operation.targets.iter().filter_map(|target| node_of(planner, target)).collect::<Vec<_>>() {
+    for node in operation
+        .targets
+        .iter()
+        .filter_map(|target| node_of(planner, target))
+        .collect::<Vec<_>>()
+    {
         planner.put_back(operation, node);
     }
-    let states: Vec<_> = operation.targets.iter().map(|_| failed(format!("back as it was before ({})", cause.words()))).collect();
+    let states: Vec<_> = operation
+        .targets
+        .iter()
+        .map(|_| failed(format!("back as it was before ({})", cause.words())))
+        .collect();
     planner.record(operation, &states);
-    planner.set(operation, match cause {
-        GivenUp::Cancelled => OperationState::Cancelled { detail: "no node had left; the super node is as it was".into() },
-        GivenUp::DeadlinePassed | GivenUp::SuperNodeGoes => {
-            OperationState::Failed { reason: format!("{}; no node had left, the super node is as it was", cause.words()) }
-        }
-    });
+    planner.set(
+        operation,
+        match cause {
+            GivenUp::Cancelled => OperationState::Cancelled {
+                detail: "no node had left; the super node is as it was".into(),
+            },
+            GivenUp::DeadlinePassed | GivenUp::SuperNodeGoes => OperationState::Failed {
+                reason: format!(
+                    "{}; no node had left, the super node is as it was",
+                    cause.words()
+                ),
+            },
+        },
+    );
 }
 
 /// The super node is gone.
 fn finish(planner: &mut Planner<'_, '_>, operation: &Operation) {
-    let states: Vec<_> = operation.targets.iter().map(|_| TargetState::Done).collect();
+    let states: Vec<_> = operation
+        .targets
+        .iter()
+        .map(|_| TargetState::Done)
+        .collect();
     planner.record(operation, &states);
     planner.set(operation, OperationState::Succeeded);
 }

@@ -40,11 +40,20 @@ pub(crate) fn plan(index: &Index<'_>, limits: &Limits) -> Vec<Action> {
     let mut actions = Vec::new();
     for (id, mut jobs) in queues {
         // Without a node nothing runs, and an operation ends the jobs.
-        let Some(super_node) = index.snapshot.super_nodes.get(id).filter(|_| !index.nodes_of(id).is_empty()) else {
+        let Some(super_node) = index
+            .snapshot
+            .super_nodes
+            .get(id)
+            .filter(|_| !index.nodes_of(id).is_empty())
+        else {
             continue;
         };
         jobs.sort_by(|one, other| {
-            (other.spec.priority, one.submitted_at, &one.id).cmp(&(one.spec.priority, other.submitted_at, &other.id))
+            (other.spec.priority, one.submitted_at, &one.id).cmp(&(
+                one.spec.priority,
+                other.submitted_at,
+                &other.id,
+            ))
         });
         let mut queue = Queue::new(index, limits, super_node, &ends);
         queue.run(&jobs, &mut ports, &mut actions);
@@ -53,7 +62,10 @@ pub(crate) fn plan(index: &Index<'_>, limits: &Limits) -> Vec<Action> {
 }
 
 /// When each job that holds leases gives them back at the latest; `None` when nobody knows.
-fn expected_ends<'a>(snapshot: &'a Snapshot, limits: &Limits) -> HashMap<&'a JobId, Option<Timestamp>> {
+fn expected_ends<'a>(
+    snapshot: &'a Snapshot,
+    limits: &Limits,
+) -> HashMap<&'a JobId, Option<Timestamp>> {
     let mut ends = HashMap::new();
     for job in snapshot.jobs.values() {
         let end = match &job.state {
@@ -89,7 +101,11 @@ struct Slot<'a> {
 }
 
 impl<'a> Slot<'a> {
-    fn new(index: &Index<'a>, node: &'a Node, ends: &HashMap<&'a JobId, Option<Timestamp>>) -> Self {
+    fn new(
+        index: &Index<'a>,
+        node: &'a Node,
+        ends: &HashMap<&'a JobId, Option<Timestamp>>,
+    ) -> Self {
         let leases = index.leases_on(&node.id);
         let mut taken = leases.iter().map(|lease| lease.device).peekable();
         let mut free = Vec::with_capacity(node.device_count as usize);
@@ -99,8 +115,16 @@ impl<'a> Slot<'a> {
                 free.push(device);
             }
         }
-        let held = leases.iter().map(|lease| (&lease.job, ends.get(&lease.job).copied().flatten())).collect();
-        Self { node, usable: usable(node), free, held }
+        let held = leases
+            .iter()
+            .map(|lease| (&lease.job, ends.get(&lease.job).copied().flatten()))
+            .collect();
+        Self {
+            node,
+            usable: usable(node),
+            free,
+            held,
+        }
     }
 
     fn whole(&self) -> bool {
@@ -110,7 +134,9 @@ impl<'a> Slot<'a> {
 
 /// Whether a member takes new work.
 fn usable(node: &Node) -> bool {
-    node.policy == NodePolicy::InService && node.condition == NodeCondition::Ready && node.health.schedulable()
+    node.policy == NodePolicy::InService
+        && node.condition == NodeCondition::Ready
+        && node.health.schedulable()
 }
 
 /// The queue of one super node while it is being planned.
@@ -134,11 +160,34 @@ enum Blocked {
 }
 
 impl<'a, 'b> Queue<'a, 'b> {
-    fn new(index: &'b Index<'a>, limits: &'b Limits, super_node: &'a SuperNode, ends: &HashMap<&'a JobId, Option<Timestamp>>) -> Self {
-        let slots: Vec<_> = index.members_of(&super_node.id).map(|node| Slot::new(index, node, ends)).collect();
-        let whole = slots.iter().map(|slot| slot.node.device_count).max().unwrap_or(1);
-        let least = slots.iter().map(|slot| slot.node.device_count).min().unwrap_or(1);
-        Self { index, limits, super_node, slots, whole, least }
+    fn new(
+        index: &'b Index<'a>,
+        limits: &'b Limits,
+        super_node: &'a SuperNode,
+        ends: &HashMap<&'a JobId, Option<Timestamp>>,
+    ) -> Self {
+        let slots: Vec<_> = index
+            .members_of(&super_node.id)
+            .map(|node| Slot::new(index, node, ends))
+            .collect();
+        let whole = slots
+            .iter()
+            .map(|slot| slot.node.device_count)
+            .max()
+            .unwrap_or(1);
+        let least = slots
+            .iter()
+            .map(|slot| slot.node.device_count)
+            .min()
+            .unwrap_or(1);
+        Self {
+            index,
+            limits,
+            super_node,
+            slots,
+            whole,
+            least,
+        }
     }
 
     fn run(&mut self, jobs: &[&'a Job], ports: &mut Ports<'a>, actions: &mut Vec<Action>) {
@@ -152,23 +201,42 @@ impl<'a, 'b> Queue<'a, 'b> {
             }
             let look = looked_at < self.limits.queue_depth && self.super_node.deleting.is_none();
             looked_at += 1;
-            let result = if look { self.start(job, first_in_line.as_ref(), ports) } else { Err(Blocked::Nodes) };
+            let result = if look {
+                self.start(job, first_in_line.as_ref(), ports)
+            } else {
+                Err(Blocked::Nodes)
+            };
             match result {
                 Ok(start) => {
                     actions.push(start);
                     continue;
                 }
-                Err(_) if self.super_node.deleting.is_some() => set_reason(job, "its super node is being deleted".into(), actions),
+                Err(_) if self.super_node.deleting.is_some() => {
+                    set_reason(job, "its super node is being deleted".into(), actions)
+                }
                 Err(blocked) => match before {
                     None => {
-                        first_in_line = Some(reservation::reserve(&self.slots, self.devices_of(job), job.spec.nodes as usize, self.index.snapshot.now));
+                        first_in_line = Some(reservation::reserve(
+                            &self.slots,
+                            self.devices_of(job),
+                            job.spec.nodes as usize,
+                            self.index.snapshot.now,
+                        ));
                         let line = match blocked {
-                            Blocked::Nodes => reason::first_in_line(&self.slots, job.spec.nodes as usize, self.devices_of(job)),
-                            Blocked::Port { address } => reason::port(&address, self.limits.master_ports),
+                            Blocked::Nodes => reason::first_in_line(
+                                &self.slots,
+                                job.spec.nodes as usize,
+                                self.devices_of(job),
+                            ),
+                            Blocked::Port { address } => {
+                                reason::port(&address, self.limits.master_ports)
+                            }
                         };
                         set_reason(job, line, actions);
                     }
-                    Some(before) => set_reason(job, format!("in line behind {}", before.id), actions),
+                    Some(before) => {
+                        set_reason(job, format!("in line behind {}", before.id), actions)
+                    }
                 },
             }
             before = Some(job);
@@ -184,58 +252,110 @@ impl<'a, 'b> Queue<'a, 'b> {
         let (nodes, devices) = (job.spec.nodes as usize, self.devices_of(job));
         let name = &self.super_node.name;
         if nodes == 0 || devices == 0 {
-            return Some("asks for nothing: cancel it and submit it with at least 1 node and 1 device".into());
+            return Some(
+                "asks for nothing: cancel it and submit it with at least 1 node and 1 device"
+                    .into(),
+            );
         }
         if nodes > self.slots.len() {
-            let (asked, members) = (words::count(nodes, "node"), words::count(self.slots.len(), "node"));
-            return Some(format!("cannot run: it asks for {asked} and {name} has {members}; scale {name} up, or submit a smaller job"));
+            let (asked, members) = (
+                words::count(nodes, "node"),
+                words::count(self.slots.len(), "node"),
+            );
+            return Some(format!(
+                "cannot run: it asks for {asked} and {name} has {members}; scale {name} up, or submit a smaller job"
+            ));
         }
         if devices <= self.least as usize {
             return None;
         }
-        let fitting = self.slots.iter().filter(|slot| slot.node.device_count as usize >= devices).count();
+        let fitting = self
+            .slots
+            .iter()
+            .filter(|slot| slot.node.device_count as usize >= devices)
+            .count();
         (fitting < nodes).then(|| {
-            format!("cannot run: it asks for {} per node and nodes of {name} have {}", words::count(devices, "device"), self.whole)
+            format!(
+                "cannot run: it asks for {} per node and nodes of {name} have {}",
+                words::count(devices, "device"),
+                self.whole
+            )
         })
     }
 
     /// Places the whole gang, or nothing.
-    fn start(&mut self, job: &'a Job, ahead: Option<&Reservation>, ports: &mut Ports<'a>) -> Result<Action, Blocked> {
+    fn start(
+        &mut self,
+        job: &'a Job,
+        ahead: Option<&Reservation>,
+        ports: &mut Ports<'a>,
+    ) -> Result<Action, Blocked> {
         let devices = self.devices_of(job);
         let nodes = job.spec.nodes as usize;
         let now = self.index.snapshot.now;
         let end = latest_end(job, now.plus(self.limits.start_timeout));
         let allowed = |position: usize, slot: &Slot<'_>| {
-            slot.usable && slot.free.len() >= devices && ahead.is_none_or(|ahead| ahead.allows(position, end))
+            slot.usable
+                && slot.free.len() >= devices
+                && ahead.is_none_or(|ahead| ahead.allows(position, end))
         };
-        let positions: Vec<usize> = (0..self.slots.len()).filter(|position| allowed(*position, &self.slots[*position])).collect();
+        let positions: Vec<usize> = (0..self.slots.len())
+            .filter(|position| allowed(*position, &self.slots[*position]))
+            .collect();
         if positions.len() < nodes {
             return Err(Blocked::Nodes);
         }
         let partial = devices < self.whole as usize;
         let candidate = |position: &usize| {
             let slot = &self.slots[*position];
-            Candidate { node: slot.node, free_devices: if partial { slot.free.len() } else { 0 }, breaks_whole: partial && slot.whole() }
+            Candidate {
+                node: slot.node,
+                free_devices: if partial { slot.free.len() } else { 0 },
+                breaks_whole: partial && slot.whole(),
+            }
         };
-        let chosen = topology::select(positions.iter().map(candidate).collect(), nodes, &[]).ok_or(Blocked::Nodes)?;
+        let chosen = topology::select(positions.iter().map(candidate).collect(), nodes, &[])
+            .ok_or(Blocked::Nodes)?;
         let master = chosen.first().ok_or(Blocked::Nodes)?;
         let Some(master_port) = ports.take(&master.address, job) else {
-            return Err(Blocked::Port { address: master.address.clone() });
+            return Err(Blocked::Port {
+                address: master.address.clone(),
+            });
         };
-        let chosen_because = format!("{} of {} free: {}", words::count(nodes, "node"), positions.len(), topology::describe(&chosen));
-        let by_id: HashMap<&NodeId, usize> = positions.iter().map(|position| (&self.slots[*position].node.id, *position)).collect();
+        let chosen_because = format!(
+            "{} of {} free: {}",
+            words::count(nodes, "node"),
+            positions.len(),
+            topology::describe(&chosen)
+        );
+        let by_id: HashMap<&NodeId, usize> = positions
+            .iter()
+            .map(|position| (&self.slots[*position].node.id, *position))
+            .collect();
         let mut placement = Vec::with_capacity(nodes * devices);
         for node in chosen {
             let slot = &mut self.slots[by_id[&node.id]];
-            placement.extend(slot.free.drain(..devices).map(|device| Placement { node: node.id.clone(), device }));
-            slot.held.extend(std::iter::repeat_n((&job.id, end), devices));
+            placement.extend(slot.free.drain(..devices).map(|device| Placement {
+                node: node.id.clone(),
+                device,
+            }));
+            slot.held
+                .extend(std::iter::repeat_n((&job.id, end), devices));
         }
-        Ok(Action::Start { job: job.id.clone(), placement, master_port, chosen_because })
+        Ok(Action::Start {
+            job: job.id.clone(),
+            placement,
+            master_port,
+            chosen_because,
+        })
     }
 }
 
 fn set_reason(job: &Job, reason: String, actions: &mut Vec<Action>) {
     if !matches!(&job.state, JobState::Queued { reason: present } if *present == reason) {
-        actions.push(Action::SetQueueReason { job: job.id.clone(), reason });
+        actions.push(Action::SetQueueReason {
+            job: job.id.clone(),
+            reason,
+        });
     }
 }

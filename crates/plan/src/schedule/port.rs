@@ -32,7 +32,9 @@ impl<'a> Ports<'a> {
         let size = u64::from(last.checked_sub(first)?) + 1;
         let used = self.used.entry(address).or_default();
         let start = hash(job.id.as_str()).wrapping_add(u64::from(job.attempts)) % size;
-        let port = (0..size).map(|step| first + u16::try_from((start + step) % size).expect("a port range fits")).find(|port| !used.contains(port))?;
+        let port = (0..size)
+            .map(|step| first + u16::try_from((start + step) % size).expect("a port range fits"))
+            .find(|port| !used.contains(port))?;
         used.insert(port);
         Some(port)
     }
@@ -40,5 +42,7 @@ impl<'a> Ports<'a> {
 
 /// FNV-1a: the same everywhere and for ever, unlike the hashers of the standard library.
 fn hash(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }

@@ -21,7 +21,10 @@ pub(super) fn first_in_line(slots: &[Slot<'_>], nodes: usize, devices: usize) ->
                 others.entry((order, word)).or_default().insert(who);
             }
             None if slot.held.is_empty() => {
-                others.entry((9, "too small")).or_default().insert(slot.node.name.to_string());
+                others
+                    .entry((9, "too small"))
+                    .or_default()
+                    .insert(slot.node.name.to_string());
             }
             None => {
                 busy += 1;
@@ -30,10 +33,20 @@ pub(super) fn first_in_line(slots: &[Slot<'_>], nodes: usize, devices: usize) ->
         }
     }
     let busy = (busy > 0).then(|| format!("{busy} busy ({})", words::list(holders.iter(), 3)));
-    let others = others.iter().map(|((_, word), who)| format!("{} {word} ({})", who.len(), words::list(who.iter(), 3)));
+    let others = others
+        .iter()
+        .map(|((_, word), who)| format!("{} {word} ({})", who.len(), words::list(who.iter(), 3)));
     let causes: Vec<String> = busy.into_iter().chain(others).collect();
-    let what = if nodes == 1 { "1 node".into() } else { format!("{missing} of {nodes} nodes") };
-    if causes.is_empty() { format!("waits for {what}") } else { format!("waits for {what}: {}", causes.join(", ")) }
+    let what = if nodes == 1 {
+        "1 node".into()
+    } else {
+        format!("{missing} of {nodes} nodes")
+    };
+    if causes.is_empty() {
+        format!("waits for {what}")
+    } else {
+        format!("waits for {what}: {}", causes.join(", "))
+    }
 }
 
 /// `waits for a free port …`.
@@ -45,9 +58,17 @@ fn out_of_service(node: &Node) -> Option<(u8, &'static str, String)> {
     let name = &node.name;
     let policy = match &node.policy {
         NodePolicy::InService => None,
-        NodePolicy::Cordoned(cordon) if cordon.reason.is_empty() => Some((0, "cordoned", format!("{name} by {}", cordon.by))),
-        NodePolicy::Cordoned(cordon) => Some((0, "cordoned", format!("{name} by {}: {}", cordon.by, cordon.reason))),
-        NodePolicy::Draining { operation, .. } => Some((1, "draining", format!("{name} by {operation}"))),
+        NodePolicy::Cordoned(cordon) if cordon.reason.is_empty() => {
+            Some((0, "cordoned", format!("{name} by {}", cordon.by)))
+        }
+        NodePolicy::Cordoned(cordon) => Some((
+            0,
+            "cordoned",
+            format!("{name} by {}: {}", cordon.by, cordon.reason),
+        )),
+        NodePolicy::Draining { operation, .. } => {
+            Some((1, "draining", format!("{name} by {operation}")))
+        }
         NodePolicy::Removed => Some((2, "removed", name.to_string())),
     };
     let condition = || match &node.condition {
@@ -58,7 +79,9 @@ fn out_of_service(node: &Node) -> Option<(u8, &'static str, String)> {
         NodeCondition::Unknown => Some((5, "not ready", format!("{name}: not heard of yet"))),
     };
     let health = || match &node.health {
-        NodeHealth::Quarantined { finding } => Some((6, "quarantined", format!("{name}: {finding}"))),
+        NodeHealth::Quarantined { finding } => {
+            Some((6, "quarantined", format!("{name}: {finding}")))
+        }
         NodeHealth::Unproven | NodeHealth::Proven { .. } | NodeHealth::Suspect { .. } => None,
     };
     policy.or_else(condition).or_else(health)

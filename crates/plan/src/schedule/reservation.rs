@@ -25,20 +25,39 @@ impl Reservation {
 }
 
 /// Reserves `nodes` slots with `devices` each.
-pub(super) fn reserve(slots: &[Slot<'_>], devices: usize, nodes: usize, now: Timestamp) -> Reservation {
+pub(super) fn reserve(
+    slots: &[Slot<'_>],
+    devices: usize,
+    nodes: usize,
+    now: Timestamp,
+) -> Reservation {
     let mut known = Vec::new();
     let mut unknown = Vec::new();
-    for (position, slot) in slots.iter().enumerate().filter(|(_, slot)| slot.usable && slot.node.device_count as usize >= devices) {
+    for (position, slot) in slots
+        .iter()
+        .enumerate()
+        .filter(|(_, slot)| slot.usable && slot.node.device_count as usize >= devices)
+    {
         match free_at(slot, devices, now) {
             Some(time) => known.push((time, position)),
             None => unknown.push(position),
         }
     }
-    known.sort_by(|(time, one), (other_time, other)| (time, &slots[*one].node.name).cmp(&(other_time, &slots[*other].node.name)));
-    let begins = nodes.checked_sub(1).and_then(|last| known.get(last)).map(|(time, _)| *time);
+    known.sort_by(|(time, one), (other_time, other)| {
+        (time, &slots[*one].node.name).cmp(&(other_time, &slots[*other].node.name))
+    });
+    let begins = nodes
+        .checked_sub(1)
+        .and_then(|last| known.get(last))
+        .map(|(time, _)| *time);
     unknown.sort_by_key(|position| (slots[*position].held.len(), &slots[*position].node.name));
     let mut reserved = vec![false; slots.len()];
-    for position in known.into_iter().map(|(_, position)| position).chain(unknown).take(nodes) {
+    for position in known
+        .into_iter()
+        .map(|(_, position)| position)
+        .chain(unknown)
+        .take(nodes)
+    {
         reserved[position] = true;
     }
     Reservation { reserved, begins }
@@ -46,7 +65,10 @@ pub(super) fn reserve(slots: &[Slot<'_>], devices: usize, nodes: usize, now: Tim
 
 /// When a slot has `devices` free ones; `None` when nobody knows.
 fn free_at(slot: &Slot<'_>, devices: usize, now: Timestamp) -> Option<Timestamp> {
-    let Some(missing) = devices.checked_sub(slot.free.len()).filter(|missing| *missing > 0) else {
+    let Some(missing) = devices
+        .checked_sub(slot.free.len())
+        .filter(|missing| *missing > 0)
+    else {
         return Some(now);
     };
     let mut ends: Vec<Timestamp> = slot.held.iter().filter_map(|(_, end)| *end).collect();

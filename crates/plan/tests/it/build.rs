@@ -5,8 +5,12 @@ use std::time::Duration;
 
 use supernode_plan::{Contact, Limits, SpecLimit, choose};
 use supernode_types::job::{Job, JobSpec, JobState, RankEnd, RankState};
-use supernode_types::node::{Membership, Node, NodeCondition, NodeHealth, NodePolicy, Position, SpecMatch};
-use supernode_types::operation::{Operation, OperationKind, OperationState, Provision, ProvisionState, Target, TargetState};
+use supernode_types::node::{
+    Membership, Node, NodeCondition, NodeHealth, NodePolicy, Position, SpecMatch,
+};
+use supernode_types::operation::{
+    Operation, OperationKind, OperationState, Provision, ProvisionState, Target, TargetState,
+};
 use supernode_types::super_node::{DrainMode, SuperNode};
 use supernode_types::{JobId, Name, NodeId, OperationId, ProvisionId, SpecId, SuperNodeId};
 
@@ -45,10 +49,21 @@ pub(crate) fn job_spec(nodes: u32) -> JobSpec {
 impl Model {
     /// The spec with this name, declared if it is not yet.
     pub(crate) fn spec(&mut self, text: &str) -> SpecId {
-        let found = self.snapshot.specs.iter().find(|(_, limit)| limit.name.as_str() == text).map(|(id, _)| id.clone());
+        let found = self
+            .snapshot
+            .specs
+            .iter()
+            .find(|(_, limit)| limit.name.as_str() == text)
+            .map(|(id, _)| id.clone());
         found.unwrap_or_else(|| {
             let id = SpecId::new(self.snapshot.now, &self.entropy);
-            self.snapshot.specs.insert(id.clone(), SpecLimit { name: name(text), maximum_nodes: 48 });
+            self.snapshot.specs.insert(
+                id.clone(),
+                SpecLimit {
+                    name: name(text),
+                    maximum_nodes: 48,
+                },
+            );
             id
         })
     }
@@ -66,7 +81,11 @@ impl Model {
             condition: NodeCondition::Ready,
             health: NodeHealth::Unproven,
             labels: BTreeMap::new(),
-            position: Position { hyperplane: Some("h1".into()), rack: None, leaf: None },
+            position: Position {
+                hyperplane: Some("h1".into()),
+                rack: None,
+                leaf: None,
+            },
             address: "127.0.0.1".into(),
             device_count: devices,
             boot_id: "boot-0".into(),
@@ -79,7 +98,9 @@ impl Model {
             enrolled_at: self.snapshot.now,
         };
         self.snapshot.nodes.insert(id.clone(), node);
-        self.snapshot.contacts.insert(id.clone(), Contact::Connected);
+        self.snapshot
+            .contacts
+            .insert(id.clone(), Contact::Connected);
         id
     }
 
@@ -114,7 +135,9 @@ impl Model {
         let id = self.empty_super_node(text);
         for node in nodes {
             let node = self.node(node);
-            node.membership = Membership::Member { super_node: id.clone() };
+            node.membership = Membership::Member {
+                super_node: id.clone(),
+            };
             node.environment_applied = 1;
         }
         id
@@ -122,7 +145,9 @@ impl Model {
 
     /// `train` with `count` members `n1`, `n2`, … of `devices` devices.
     pub(crate) fn train(&mut self, count: usize, devices: u32) -> (SuperNodeId, Vec<NodeId>) {
-        let nodes: Vec<NodeId> = (1..=count).map(|number| self.spare(&format!("n{number}"), devices)).collect();
+        let nodes: Vec<NodeId> = (1..=count)
+            .map(|number| self.spare(&format!("n{number}"), devices))
+            .collect();
         (self.super_node("train", &nodes), nodes)
     }
 
@@ -135,7 +160,9 @@ impl Model {
             owner: "ada".into(),
             super_node: super_node.clone(),
             spec,
-            state: JobState::Queued { reason: "submitted".into() },
+            state: JobState::Queued {
+                reason: "submitted".into(),
+            },
             attempts: 0,
             requeues: 0,
             cancel_requested_by: None,
@@ -159,22 +186,44 @@ impl Model {
 
     /// Says of all ranks of a job that have not ended how they stand.
     pub(crate) fn set_ranks(&mut self, job: &JobId, state: &RankState) {
-        let attempt = self.snapshot.jobs[job].state.attempt().expect("the job has an attempt").clone();
-        let ranks = self.snapshot.ranks.get_mut(&attempt).expect("an attempt has ranks");
+        let attempt = self.snapshot.jobs[job]
+            .state
+            .attempt()
+            .expect("the job has an attempt")
+            .clone();
+        let ranks = self
+            .snapshot
+            .ranks
+            .get_mut(&attempt)
+            .expect("an attempt has ranks");
         for rank in ranks.iter_mut().filter(|rank| !rank.state.ended()) {
             rank.state = state.clone();
         }
     }
 
     pub(crate) fn set_rank(&mut self, job: &JobId, rank: usize, state: RankState) {
-        let attempt = self.snapshot.jobs[job].state.attempt().expect("the job has an attempt").clone();
-        self.snapshot.ranks.get_mut(&attempt).expect("an attempt has ranks")[rank].state = state;
+        let attempt = self.snapshot.jobs[job]
+            .state
+            .attempt()
+            .expect("the job has an attempt")
+            .clone();
+        self.snapshot
+            .ranks
+            .get_mut(&attempt)
+            .expect("an attempt has ranks")[rank]
+            .state = state;
     }
 
     /// The names of the nodes that a job runs on, in rank order.
     pub(crate) fn placed(&self, job: &JobId) -> Vec<String> {
-        let attempt = self.snapshot.jobs[job].state.attempt().expect("the job has an attempt");
-        let mut names: Vec<String> = self.snapshot.ranks[attempt].iter().map(|rank| self.snapshot.nodes[&rank.node].name.to_string()).collect();
+        let attempt = self.snapshot.jobs[job]
+            .state
+            .attempt()
+            .expect("the job has an attempt");
+        let mut names: Vec<String> = self.snapshot.ranks[attempt]
+            .iter()
+            .map(|rank| self.snapshot.nodes[&rank.node].name.to_string())
+            .collect();
         names.dedup();
         names
     }
@@ -193,7 +242,12 @@ impl Model {
         }
     }
 
-    pub(crate) fn operation(&mut self, kind: OperationKind, super_node: Option<&SuperNodeId>, nodes: &[NodeId]) -> OperationId {
+    pub(crate) fn operation(
+        &mut self,
+        kind: OperationKind,
+        super_node: Option<&SuperNodeId>,
+        nodes: &[NodeId],
+    ) -> OperationId {
         self.advance(Duration::from_millis(1));
         let id = OperationId::new(self.snapshot.now, &self.entropy);
         let target = |(slot, node): (usize, &NodeId)| Target {
@@ -201,13 +255,17 @@ impl Model {
             node: Some(node.clone()),
             provision: None,
             chosen_because: "test".into(),
-            state: TargetState::Active { step: "accepted".into() },
+            state: TargetState::Active {
+                step: "accepted".into(),
+            },
         };
         let operation = Operation {
             id: id.clone(),
             kind,
             super_node: super_node.cloned(),
-            state: OperationState::Running { waits_for: "accepted".into() },
+            state: OperationState::Running {
+                waits_for: "accepted".into(),
+            },
             targets: nodes.iter().enumerate().map(target).collect(),
             actor: "ada".into(),
             deadline: self.snapshot.now.plus(DEADLINE),
@@ -221,10 +279,28 @@ impl Model {
     }
 
     /// A scale-up by `count`, as `control` accepts it: spares first, then provisions.
-    pub(crate) fn scale_up(&mut self, kind: OperationKind, super_node: &SuperNodeId, count: usize, provisioned: usize) -> Option<OperationId> {
+    pub(crate) fn scale_up(
+        &mut self,
+        kind: OperationKind,
+        super_node: &SuperNodeId,
+        count: usize,
+        provisioned: usize,
+    ) -> Option<OperationId> {
         let found = self.snapshot.super_nodes[super_node].clone();
-        let existing: Vec<&Node> = self.snapshot.nodes.values().filter(|node| node.membership.listed_in(super_node)).collect();
-        let chosen = choose::choose_spares(&self.snapshot, &found.spec, found.hyperplane.as_deref(), &existing, count).ok()?;
+        let existing: Vec<&Node> = self
+            .snapshot
+            .nodes
+            .values()
+            .filter(|node| node.membership.listed_in(super_node))
+            .collect();
+        let chosen = choose::choose_spares(
+            &self.snapshot,
+            &found.spec,
+            found.hyperplane.as_deref(),
+            &existing,
+            count,
+        )
+        .ok()?;
         let nodes: Vec<NodeId> = chosen.into_iter().map(|choice| choice.node).collect();
         let id = self.operation(kind, Some(super_node), &nodes);
         for slot in count..count + provisioned {
@@ -233,27 +309,44 @@ impl Model {
                 id: provision.clone(),
                 operation: id.clone(),
                 super_node: super_node.clone(),
-                node_name: format!("made-{}", &provision.as_str()[provision.as_str().len() - 6..]),
+                node_name: format!(
+                    "made-{}",
+                    &provision.as_str()[provision.as_str().len() - 6..]
+                ),
                 node: None,
-                state: ProvisionState::Creating { message: String::new() },
+                state: ProvisionState::Creating {
+                    message: String::new(),
+                },
                 calls: 0,
                 next_call_at: self.snapshot.now,
             };
             self.snapshot.provisions.insert(provision.clone(), wanted);
-            let targets = &mut self.snapshot.operations.get_mut(&id).expect("just made").targets;
+            let targets = &mut self
+                .snapshot
+                .operations
+                .get_mut(&id)
+                .expect("just made")
+                .targets;
             targets.push(Target {
                 slot: u32::try_from(slot).expect("few"),
                 node: None,
                 provision: Some(provision),
                 chosen_because: "made by the provisioner".into(),
-                state: TargetState::Active { step: "accepted".into() },
+                state: TargetState::Active {
+                    step: "accepted".into(),
+                },
             });
         }
         Some(id)
     }
 
     /// A scale-down of these members, as `control` accepts it: the drain is part of the acceptance.
-    pub(crate) fn scale_down(&mut self, super_node: &SuperNodeId, nodes: &[NodeId], mode: DrainMode) -> OperationId {
+    pub(crate) fn scale_down(
+        &mut self,
+        super_node: &SuperNodeId,
+        nodes: &[NodeId],
+        mode: DrainMode,
+    ) -> OperationId {
         let id = self.operation(OperationKind::ScaleDown { mode }, Some(super_node), nodes);
         self.drain(&id, nodes);
         id
@@ -261,39 +354,75 @@ impl Model {
 
     /// A deletion, as `control` accepts it.
     pub(crate) fn delete(&mut self, super_node: &SuperNodeId) -> OperationId {
-        let nodes: Vec<NodeId> = self.snapshot.members(super_node).map(|node| node.id.clone()).collect();
+        let nodes: Vec<NodeId> = self
+            .snapshot
+            .members(super_node)
+            .map(|node| node.id.clone())
+            .collect();
         let id = self.operation(OperationKind::SuperNodeDelete, Some(super_node), &nodes);
         self.drain(&id, &nodes);
-        self.snapshot.super_nodes.get_mut(super_node).expect("known").deleting = Some(id.clone());
+        self.snapshot
+            .super_nodes
+            .get_mut(super_node)
+            .expect("known")
+            .deleting = Some(id.clone());
         id
     }
 
     fn drain(&mut self, operation: &OperationId, nodes: &[NodeId]) {
         for node in nodes {
             let node = self.node(node);
-            node.policy = node.policy.clone().drain(operation.clone()).expect("the test drains what can be drained");
+            node.policy = node
+                .policy
+                .clone()
+                .drain(operation.clone())
+                .expect("the test drains what can be drained");
         }
     }
 
     pub(crate) fn cancel(&mut self, operation: &OperationId) {
-        self.snapshot.operations.get_mut(operation).expect("open").cancel_requested = true;
+        self.snapshot
+            .operations
+            .get_mut(operation)
+            .expect("open")
+            .cancel_requested = true;
     }
 
     /// A new environment revision, as `control` accepts it.
     pub(crate) fn change_environment(&mut self, super_node: &SuperNodeId) -> OperationId {
-        let found = self.snapshot.super_nodes.get_mut(super_node).expect("known");
+        let found = self
+            .snapshot
+            .super_nodes
+            .get_mut(super_node)
+            .expect("known");
         found.environment_revision += 1;
         found.environment_generation += 1;
-        let (revision, environment_generation) = (found.environment_revision, found.environment_generation);
-        let nodes: Vec<NodeId> = self.snapshot.members(super_node).map(|node| node.id.clone()).collect();
-        self.operation(OperationKind::EnvironmentChange { revision, environment_generation }, Some(super_node), &nodes)
+        let (revision, environment_generation) =
+            (found.environment_revision, found.environment_generation);
+        let nodes: Vec<NodeId> = self
+            .snapshot
+            .members(super_node)
+            .map(|node| node.id.clone())
+            .collect();
+        self.operation(
+            OperationKind::EnvironmentChange {
+                revision,
+                environment_generation,
+            },
+            Some(super_node),
+            &nodes,
+        )
     }
 
     /// The agent of a node does what it is told about the environment.
     pub(crate) fn apply_environment(&mut self, node: &NodeId) {
         let membership = self.node(node).membership.clone();
-        let wanted = membership.super_node().filter(|super_node| membership.listed_in(super_node));
-        let generation = wanted.map_or(0, |super_node| self.snapshot.super_nodes[super_node].environment_generation);
+        let wanted = membership
+            .super_node()
+            .filter(|super_node| membership.listed_in(super_node));
+        let generation = wanted.map_or(0, |super_node| {
+            self.snapshot.super_nodes[super_node].environment_generation
+        });
         let node = self.node(node);
         node.environment_applied = generation;
         node.environment_problems.clear();
@@ -303,8 +432,10 @@ impl Model {
     pub(crate) fn settle(&mut self) {
         for _ in 0..4 {
             let nodes: Vec<NodeId> = self.snapshot.nodes.keys().cloned().collect();
-            for node in nodes.iter().filter(|node| self.snapshot.contacts.get(node) == Some(&Contact::Connected)) {
-                self.apply_environment(node);
+            for node in &nodes {
+                if self.snapshot.contacts.get(node) == Some(&Contact::Connected) {
+                    self.apply_environment(node);
+                }
             }
             self.reconcile();
         }
@@ -312,9 +443,15 @@ impl Model {
 }
 
 pub(crate) fn exited(code: i32) -> RankState {
-    RankState::Ended { end: RankEnd::Exited { code }, last_lines: vec![format!("code {code}")] }
+    RankState::Ended {
+        end: RankEnd::Exited { code },
+        last_lines: vec![format!("code {code}")],
+    }
 }
 
 pub(crate) fn stopped() -> RankState {
-    RankState::Ended { end: RankEnd::Stopped { code: 143 }, last_lines: Vec::new() }
+    RankState::Ended {
+        end: RankEnd::Stopped { code: 143 },
+        last_lines: Vec::new(),
+    }
 }

@@ -52,8 +52,11 @@ impl Connection {
         let database: Arc<str> = url.to_string().into();
         match url.target() {
             Target::SqliteMemory => SqliteConnection::open_memory(database).map(Self::Sqlite),
-            Target::SqliteFile(path) => SqliteConnection::open_file(database, path, role).map(Self::Sqlite),
-            Target::Postgres(target) => PostgresConnection::open(database, target).map(|engine| Self::Postgres(Box::new(engine))),
+            Target::SqliteFile(path) => {
+                SqliteConnection::open_file(database, path, role).map(Self::Sqlite)
+            }
+            Target::Postgres(target) => PostgresConnection::open(database, target)
+                .map(|engine| Self::Postgres(Box::new(engine))),
         }
     }
 
@@ -83,11 +86,21 @@ impl Connection {
         on_engine!(self, engine => engine.undo_to_savepoint())
     }
 
-    pub(crate) fn execute(&mut self, sql: &'static str, params: &[Value], access: Access) -> Result<u64, Failure> {
+    pub(crate) fn execute(
+        &mut self,
+        sql: &'static str,
+        params: &[Value],
+        access: Access,
+    ) -> Result<u64, Failure> {
         on_engine!(self, engine => engine.execute(sql, params, access))
     }
 
-    pub(crate) fn query(&mut self, sql: &'static str, params: &[Value], access: Access) -> Result<Vec<Row>, Failure> {
+    pub(crate) fn query(
+        &mut self,
+        sql: &'static str,
+        params: &[Value],
+        access: Access,
+    ) -> Result<Vec<Row>, Failure> {
         on_engine!(self, engine => engine.query(sql, params, access))
     }
 

@@ -39,7 +39,9 @@ pub enum StoreError {
         holder: String,
     },
     /// No space: nothing of this request was stored.
-    #[error("database {database} has no space left, nothing was stored: free or add space, then ask again ({reason})")]
+    #[error(
+        "database {database} has no space left, nothing was stored: free or add space, then ask again ({reason})"
+    )]
     Full {
         /// Which database.
         database: String,
@@ -47,7 +49,9 @@ pub enum StoreError {
         reason: String,
     },
     /// The stored data is damaged.
-    #[error("database {database} is damaged: stop the server and restore the latest backup ({reason})")]
+    #[error(
+        "database {database} is damaged: stop the server and restore the latest backup ({reason})"
+    )]
     Corrupt {
         /// Which database.
         database: String,
@@ -129,7 +133,10 @@ impl StoreError {
     /// Whether the same request can succeed later with nothing changed in it. True for [`StoreError::Unknown`] too:
     /// there the caller must ask with the same idempotency key.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Full { .. } | Self::Unavailable { .. } | Self::Unknown { .. })
+        matches!(
+            self,
+            Self::Full { .. } | Self::Unavailable { .. } | Self::Unknown { .. }
+        )
     }
 }
 
@@ -173,7 +180,11 @@ impl Failure {
     pub(crate) fn statement(database: &str, sql: &str, reason: impl Into<String>) -> Self {
         Self::new(
             Scope::Closure,
-            StoreError::Statement { database: database.to_owned(), reason: reason.into(), sql: sql.to_owned() },
+            StoreError::Statement {
+                database: database.to_owned(),
+                reason: reason.into(),
+                sql: sql.to_owned(),
+            },
         )
     }
 }

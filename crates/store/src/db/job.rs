@@ -31,14 +31,26 @@ struct TypedJob<F, T, E> {
 }
 
 /// A job, and where its answer arrives.
-pub(crate) fn job<F, T, E>(name: &'static str, closure: F) -> (Box<dyn Job>, oneshot::Receiver<Result<T, E>>)
+pub(crate) fn job<F, T, E>(
+    name: &'static str,
+    closure: F,
+) -> (Box<dyn Job>, oneshot::Receiver<Result<T, E>>)
 where
     F: FnMut(&mut Tx<'_>) -> Result<T, E> + Send + 'static,
     T: Send + 'static,
     E: From<StoreError> + Send + 'static,
 {
     let (caller, answer) = oneshot::channel();
-    (Box::new(TypedJob { name, closure, result: None, panicked: false, caller }), answer)
+    (
+        Box::new(TypedJob {
+            name,
+            closure,
+            result: None,
+            panicked: false,
+            caller,
+        }),
+        answer,
+    )
 }
 
 impl<F, T, E> Job for TypedJob<F, T, E>
@@ -64,7 +76,10 @@ where
             },
             Err(panic) => {
                 self.panicked = true;
-                Err(E::from(StoreError::Panicked { name: self.name, message: panic_message(panic.as_ref()) }))
+                Err(E::from(StoreError::Panicked {
+                    name: self.name,
+                    message: panic_message(panic.as_ref()),
+                }))
             }
         };
         let keep = result.is_ok();
@@ -76,7 +91,9 @@ where
         let answer = match (outcome, self.result) {
             (Ok(()), Some(result)) => result,
             (Err(error), _) => Err(E::from(error)),
-            (Ok(()), None) => unreachable!("a transaction is committed only after each of its closures has run"),
+            (Ok(()), None) => {
+                unreachable!("a transaction is committed only after each of its closures has run")
+            }
         };
         let _ = self.caller.send(answer);
     }

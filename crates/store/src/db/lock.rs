@@ -39,16 +39,24 @@ impl FileLock {
         match file.try_lock() {
             Ok(()) => {
                 // The number only serves the message that another server prints; the lock holds without it.
-                let _ = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| {
-                    file.write_all(std::process::id().to_string().as_bytes())
-                });
+                let _ = file
+                    .set_len(0)
+                    .and_then(|()| file.rewind())
+                    .and_then(|()| file.write_all(std::process::id().to_string().as_bytes()));
                 Ok(Self { _file: file })
             }
             Err(TryLockError::WouldBlock) => {
                 let mut holder = String::new();
                 let _ = file.read_to_string(&mut holder);
-                let holder = if holder.is_empty() { holder } else { format!(" (process {holder})") };
-                Err(StoreError::Locked { path: path.display().to_string(), holder })
+                let holder = if holder.is_empty() {
+                    holder
+                } else {
+                    format!(" (process {holder})")
+                };
+                Err(StoreError::Locked {
+                    path: path.display().to_string(),
+                    holder,
+                })
             }
             Err(TryLockError::Error(error)) => Err(unusable(error)),
         }

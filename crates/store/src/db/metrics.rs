@@ -42,8 +42,10 @@ impl Counters {
         let nanoseconds = u64::try_from(commit_time.as_nanos()).unwrap_or(u64::MAX);
         self.batches.fetch_add(1, Ordering::Relaxed);
         self.closures.fetch_add(closures as u64, Ordering::Relaxed);
-        self.commit_nanoseconds_sum.fetch_add(nanoseconds, Ordering::Relaxed);
-        self.commit_nanoseconds_max.fetch_max(nanoseconds, Ordering::Relaxed);
+        self.commit_nanoseconds_sum
+            .fetch_add(nanoseconds, Ordering::Relaxed);
+        self.commit_nanoseconds_max
+            .fetch_max(nanoseconds, Ordering::Relaxed);
     }
 
     pub(crate) fn failed(&self, closures: usize) {
@@ -66,8 +68,12 @@ impl Counters {
             reads: self.reads.load(Ordering::Relaxed),
             retries: self.retries.load(Ordering::Relaxed),
             failed_batches: self.failed_batches.load(Ordering::Relaxed),
-            commit_time_sum: Duration::from_nanos(self.commit_nanoseconds_sum.load(Ordering::Relaxed)),
-            commit_time_max: Duration::from_nanos(self.commit_nanoseconds_max.load(Ordering::Relaxed)),
+            commit_time_sum: Duration::from_nanos(
+                self.commit_nanoseconds_sum.load(Ordering::Relaxed),
+            ),
+            commit_time_max: Duration::from_nanos(
+                self.commit_nanoseconds_max.load(Ordering::Relaxed),
+            ),
             queue_length,
         }
     }

@@ -28,13 +28,14 @@ impl Migration {
         let hash = self
             .sql
             .bytes()
-            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+                (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+            });
         format!("{hash:016x}")
     }
 }
 
-const CREATE_TABLE: &str =
-    "CREATE TABLE schema_migration (version BIGINT PRIMARY KEY, name TEXT NOT NULL, checksum TEXT NOT NULL)";
+const CREATE_TABLE: &str = "CREATE TABLE schema_migration (version BIGINT PRIMARY KEY, name TEXT NOT NULL, checksum TEXT NOT NULL)";
 
 /// Brings the schema up to the last of `migrations`.
 pub(crate) fn migrate(
@@ -42,7 +43,9 @@ pub(crate) fn migrate(
     database: &str,
     migrations: &[Migration],
 ) -> Result<(), StoreError> {
-    connection.begin(Access::Migrate).map_err(|failure| failure.error)?;
+    connection
+        .begin(Access::Migrate)
+        .map_err(|failure| failure.error)?;
     match migrate_in_transaction(connection, database, migrations) {
         Ok(()) => connection.commit().map_err(|failure| {
             connection.abandon();
@@ -63,21 +66,36 @@ fn migrate_in_transaction(
     let applied = if let Some(applied) = applied(connection, Access::Migrate)? {
         applied
     } else {
-        connection.execute_script(CREATE_TABLE).map_err(|failure| failure.error)?;
+        connection
+            .execute_script(CREATE_TABLE)
+            .map_err(|failure| failure.error)?;
         Vec::new()
     };
     if let Some(reason) = mismatch(&applied, migrations) {
-        return Err(StoreError::Schema { database: database.to_owned(), reason });
+        return Err(StoreError::Schema {
+            database: database.to_owned(),
+            reason,
+        });
     }
     for migration in &migrations[applied.len()..] {
         apply(connection, migration).map_err(|failure| match failure.error {
-            StoreError::Statement { database, reason, .. } => StoreError::Schema {
+            StoreError::Statement {
+                database, reason, ..
+            } => StoreError::Schema {
                 database,
-                reason: format!("step {} ({}) failed: {reason}", migration.number, migration.name),
+                reason: format!(
+                    "step {} ({}) failed: {reason}",
+                    migration.number, migration.name
+                ),
             },
             error => error,
         })?;
-        tracing::info!(database, version = migration.number, name = migration.name, "schema step applied");
+        tracing::info!(
+            database,
+            version = migration.number,
+            name = migration.name,
+            "schema step applied"
+        );
     }
     Ok(())
 }
@@ -102,20 +120,36 @@ pub(crate) struct Applied {
 }
 
 /// The applied steps in order; `None` when the database has no schema yet.
-pub(crate) fn applied(connection: &mut Connection, access: Access) -> Result<Option<Vec<Applied>>, StoreError> {
+pub(crate) fn applied(
+    connection: &mut Connection,
+    access: Access,
+) -> Result<Option<Vec<Applied>>, StoreError> {
     let exists = match connection {
-        Connection::Sqlite(_) => "SELECT 1 AS one FROM sqlite_master WHERE type = 'table' AND name = 'schema_migration'",
-        Connection::Postgres(_) => "SELECT 1 AS one WHERE to_regclass('schema_migration') IS NOT NULL",
+        Connection::Sqlite(_) => {
+            "SELECT 1 AS one FROM sqlite_master WHERE type = 'table' AND name = 'schema_migration'"
+        }
+        Connection::Postgres(_) => {
+            "SELECT 1 AS one WHERE to_regclass('schema_migration') IS NOT NULL"
+        }
     };
     let mut tx = Tx::new(connection, access);
     if tx.query_optional(exists, params![])?.is_none() {
         return Ok(None);
     }
-    tx.query("SELECT version, name, checksum FROM schema_migration ORDER BY version", params![])?
-        .iter()
-        .map(|row| Ok(Applied { version: row.get("version")?, name: row.get("name")?, checksum: row.get("checksum")? }))
-        .collect::<Result<Vec<_>, StoreError>>()
-        .map(Some)
+    tx.query(
+        "SELECT version, name, checksum FROM schema_migration ORDER BY version",
+        params![],
+    )?
+    .iter()
+    .map(|row| {
+        Ok(Applied {
+            version: row.get("version")?,
+            name: row.get("name")?,
+            checksum: row.get("checksum")?,
+        })
+    })
+    .collect::<Result<Vec<_>, StoreError>>()
+    .map(Some)
 }
 
 /// Why a database with these steps is not one that `migrations` can go on from.
@@ -141,7 +175,10 @@ pub(crate) fn mismatch(applied: &[Applied], migrations: &[Migration]) -> Option<
 }
 
 /// Every table with its columns, as lines of text: what both engines can be compared by.
-pub(crate) fn tables_and_columns(connection: &mut Connection, access: Access) -> Result<Vec<String>, StoreError> {
+pub(crate) fn tables_and_columns(
+    connection: &mut Connection,
+    access: Access,
+) -> Result<Vec<String>, StoreError> {
     let sql = match connection {
         Connection::Sqlite(_) => {
             "SELECT m.name || '.' || c.name AS line FROM sqlite_master m, pragma_table_info(m.name) c
@@ -162,7 +199,9 @@ pub(crate) fn tables_and_columns(connection: &mut Connection, access: Access) ->
 }
 
 /// What [`tables_and_columns`] says about a fresh database with these steps.
-pub(crate) fn expected_tables_and_columns(migrations: &[Migration]) -> Result<Vec<String>, StoreError> {
+pub(crate) fn expected_tables_and_columns(
+    migrations: &[Migration],
+) -> Result<Vec<String>, StoreError> {
     let url = DatabaseUrl::sqlite_memory();
     let mut reference = Connection::open(&url, Role::Writer)?;
     migrate(&mut reference, "(reference)", migrations)?;

@@ -38,7 +38,10 @@ impl Reader {
     }
 
     fn next(&self) -> Option<Box<dyn Job>> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv()
+        self.queue
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .blocking_recv()
     }
 
     fn read(&mut self, job: &mut dyn Job) -> Result<(), StoreError> {

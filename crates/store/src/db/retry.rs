@@ -9,7 +9,10 @@ const PAUSE_MIN: Duration = Duration::from_millis(1);
 const PAUSE_MAX: Duration = Duration::from_millis(250);
 
 /// Now, for measuring how long something took. Never stored, never compared with another machine's.
-#[expect(clippy::disallowed_methods, reason = "durations of this process only; a store without threads never asks")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "durations of this process only; a store without threads never asks"
+)]
 pub(crate) fn monotonic_now() -> Instant {
     Instant::now()
 }
@@ -24,7 +27,11 @@ pub(crate) struct Retry {
 
 impl Retry {
     pub(crate) fn new(limit: Duration) -> Self {
-        Self { since: monotonic_now(), limit, pause: PAUSE_MIN }
+        Self {
+            since: monotonic_now(),
+            limit,
+            pause: PAUSE_MIN,
+        }
     }
 
     /// Waits before the next try; false, without waiting, when the limit is used up.

@@ -22,8 +22,10 @@ impl Row {
     ///
     /// Fails with [`StoreError::Decode`] when the result has no such column, or the value is not a `T`.
     pub fn get<T: FromValue>(&self, column: &str) -> Result<T, StoreError> {
-        T::from_value(self.value(column)?)
-            .map_err(|reason| StoreError::Decode { column: column.to_owned(), reason })
+        T::from_value(self.value(column)?).map_err(|reason| StoreError::Decode {
+            column: column.to_owned(),
+            reason,
+        })
     }
 
     /// The JSON text in `column` as a `T`. A null column is read as JSON `null`.
@@ -31,13 +33,16 @@ impl Row {
     /// Fails with [`StoreError::Decode`] as [`Row::get`] does, and when the text is not the JSON of a `T`.
     pub fn json<T: DeserializeOwned>(&self, column: &str) -> Result<T, StoreError> {
         let decoded = match self.value(column)? {
-            Value::Text(text) => serde_json::from_str(text).map_err(|error| format!("not the expected JSON: {error}")),
-            Value::Null => {
-                serde_json::from_value(serde_json::Value::Null).map_err(|_| "null where JSON is expected".to_owned())
-            }
+            Value::Text(text) => serde_json::from_str(text)
+                .map_err(|error| format!("not the expected JSON: {error}")),
+            Value::Null => serde_json::from_value(serde_json::Value::Null)
+                .map_err(|_| "null where JSON is expected".to_owned()),
             other => Err(format!("{} where JSON text is expected", other.kind())),
         };
-        decoded.map_err(|reason| StoreError::Decode { column: column.to_owned(), reason })
+        decoded.map_err(|reason| StoreError::Decode {
+            column: column.to_owned(),
+            reason,
+        })
     }
 
     /// The names of the columns, in the order of the query.
@@ -46,10 +51,14 @@ impl Row {
     }
 
     fn value(&self, column: &str) -> Result<&Value, StoreError> {
-        let index = self.columns.iter().position(|name| name == column).ok_or_else(|| StoreError::Decode {
-            column: column.to_owned(),
-            reason: format!("the result only has {}", self.columns.join(", ")),
-        })?;
+        let index = self
+            .columns
+            .iter()
+            .position(|name| name == column)
+            .ok_or_else(|| StoreError::Decode {
+                column: column.to_owned(),
+                reason: format!("the result only has {}", self.columns.join(", ")),
+            })?;
         Ok(&self.values[index])
     }
 }

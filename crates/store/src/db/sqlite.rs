@@ -44,12 +44,22 @@ impl SqliteConnection {
     pub(crate) fn open_memory(database: Arc<str>) -> Result<Self, StoreError> {
         let connection = rusqlite::Connection::open_in_memory()
             .map_err(|error| failure_of(&database, "(open)", &error).error)?;
-        let this = Self { connection, database, wrote: false, _lock: None };
-        this.configure("PRAGMA foreign_keys=ON;").map_err(|failure| failure.error)?;
+        let this = Self {
+            connection,
+            database,
+            wrote: false,
+            _lock: None,
+        };
+        this.configure("PRAGMA foreign_keys=ON;")
+            .map_err(|failure| failure.error)?;
         Ok(this)
     }
 
-    pub(crate) fn open_file(database: Arc<str>, path: &Path, role: Role) -> Result<Self, StoreError> {
+    pub(crate) fn open_file(
+        database: Arc<str>,
+        path: &Path,
+        role: Role,
+    ) -> Result<Self, StoreError> {
         let path = resolved(&database, path)?;
         let (lock, flags) = match role {
             Role::Writer => {
@@ -59,9 +69,15 @@ impl SqliteConnection {
             }
             Role::Reader => (None, OpenFlags::SQLITE_OPEN_READ_ONLY),
         };
-        let connection = rusqlite::Connection::open_with_flags(&path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)
-            .map_err(|error| failure_of(&database, "(open)", &error).error)?;
-        let this = Self { connection, database, wrote: false, _lock: lock };
+        let connection =
+            rusqlite::Connection::open_with_flags(&path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)
+                .map_err(|error| failure_of(&database, "(open)", &error).error)?;
+        let this = Self {
+            connection,
+            database,
+            wrote: false,
+            _lock: lock,
+        };
         this.configure(match role {
             Role::Writer => {
                 "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON;
@@ -77,7 +93,8 @@ impl SqliteConnection {
     }
 
     fn configure(&self, pragmas: &str) -> Result<(), Failure> {
-        self.connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
+        self.connection
+            .set_prepared_statement_cache_capacity(STATEMENTS_MAX);
         self.connection
             .busy_timeout(BUSY_TIMEOUT)
             .and_then(|()| self.connection.execute_batch(pragmas))
@@ -109,13 +126,16 @@ impl SqliteConnection {
     }
 
     pub(crate) fn commit(&mut self) -> Result<(), Failure> {
-        self.control("COMMIT").map_err(|failure| match failure.error {
-            // The record may be in the log although writing or syncing it was reported as failed.
-            StoreError::Unavailable { database, reason } if failure.scope == Scope::Transaction && self.wrote => {
-                Failure::new(Scope::Unknown, StoreError::Unknown { database, reason })
-            }
-            error => Failure::new(failure.scope, error),
-        })
+        self.control("COMMIT")
+            .map_err(|failure| match failure.error {
+                // The record may be in the log although writing or syncing it was reported as failed.
+                StoreError::Unavailable { database, reason }
+                    if failure.scope == Scope::Transaction && self.wrote =>
+                {
+                    Failure::new(Scope::Unknown, StoreError::Unknown { database, reason })
+                }
+                error => Failure::new(failure.scope, error),
+            })
     }
 
     pub(crate) fn abandon(&mut self) {
@@ -138,26 +158,58 @@ impl SqliteConnection {
         self.control("RELEASE closure")
     }
 
-    pub(crate) fn execute(&mut self, sql: &'static str, params: &[Value], access: Access) -> Result<u64, Failure> {
-        let Self { connection, database, wrote, .. } = self;
+    pub(crate) fn execute(
+        &mut self,
+        sql: &'static str,
+        params: &[Value],
+        access: Access,
+    ) -> Result<u64, Failure> {
+        let Self {
+            connection,
+            database,
+            wrote,
+            ..
+        } = self;
         let mut statement = prepared(connection, database, sql, params, access, wrote)?;
         if statement.column_count() > 0 {
-            return Err(Failure::statement(database, sql, "it returns rows: use a query function"));
+            return Err(Failure::statement(
+                database,
+                sql,
+                "it returns rows: use a query function",
+            ));
         }
         let outcome = statement.raw_execute();
         drop(statement);
-        outcome.map(|rows| rows as u64).map_err(|error| failed_inside(connection, database, sql, &error))
+        outcome
+            .map(|rows| rows as u64)
+            .map_err(|error| failed_inside(connection, database, sql, &error))
     }
 
-    pub(crate) fn query(&mut self, sql: &'static str, params: &[Value], access: Access) -> Result<Vec<Row>, Failure> {
-        let Self { connection, database, wrote, .. } = self;
+    pub(crate) fn query(
+        &mut self,
+        sql: &'static str,
+        params: &[Value],
+        access: Access,
+    ) -> Result<Vec<Row>, Failure> {
+        let Self {
+            connection,
+            database,
+            wrote,
+            ..
+        } = self;
         let mut statement = prepared(connection, database, sql, params, access, wrote)?;
-        let columns: Arc<[String]> = statement.column_names().into_iter().map(str::to_owned).collect();
+        let columns: Arc<[String]> = statement
+            .column_names()
+            .into_iter()
+            .map(str::to_owned)
+            .collect();
         let mut found = Vec::new();
         let mut rows = statement.raw_query();
         loop {
             match rows.next() {
-                Ok(Some(row)) => found.push(decoded(row, &columns).map_err(|error| Failure::new(Scope::Closure, error))?),
+                Ok(Some(row)) => found.push(
+                    decoded(row, &columns).map_err(|error| Failure::new(Scope::Closure, error))?,
+                ),
                 Ok(None) => return Ok(found),
                 Err(error) => {
                     drop(rows);
@@ -170,7 +222,9 @@ impl SqliteConnection {
 
     pub(crate) fn execute_script(&mut self, sql: &str) -> Result<(), Failure> {
         self.wrote = true;
-        self.connection.execute_batch(sql).map_err(|error| failed_inside(&self.connection, &self.database, sql, &error))
+        self.connection
+            .execute_batch(sql)
+            .map_err(|error| failed_inside(&self.connection, &self.database, sql, &error))
     }
 
     fn control(&self, sql: &'static str) -> Result<(), Failure> {
@@ -184,17 +238,29 @@ impl SqliteConnection {
 
 /// The database's path with its directory resolved, so that two spellings of it share one lock.
 fn resolved(database: &str, path: &Path) -> Result<PathBuf, StoreError> {
-    let unusable = |reason: String| StoreError::Open { database: database.to_owned(), reason };
+    let unusable = |reason: String| StoreError::Open {
+        database: database.to_owned(),
+        reason,
+    };
     if let Ok(path) = path.canonicalize() {
-        return if path.is_dir() { Err(unusable("it is a directory: name a file in it".to_owned())) } else { Ok(path) };
+        return if path.is_dir() {
+            Err(unusable("it is a directory: name a file in it".to_owned()))
+        } else {
+            Ok(path)
+        };
     }
-    let name = path.file_name().ok_or_else(|| unusable("it does not name a file".to_owned()))?;
+    let name = path
+        .file_name()
+        .ok_or_else(|| unusable("it does not name a file".to_owned()))?;
     let directory = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
     let directory = directory.canonicalize().map_err(|error| {
-        unusable(format!("its directory {} cannot be used ({error}): create it first", directory.display()))
+        unusable(format!(
+            "its directory {} cannot be used ({error}): create it first",
+            directory.display()
+        ))
     })?;
     Ok(directory.join(name))
 }
@@ -219,7 +285,9 @@ fn prepared<'c>(
     wrote: &mut bool,
 ) -> Result<CachedStatement<'c>, Failure> {
     let wrong = |reason: String| Failure::statement(database, sql, reason);
-    let mut statement = connection.prepare_cached(sql).map_err(|error| failed_inside(connection, database, sql, &error))?;
+    let mut statement = connection
+        .prepare_cached(sql)
+        .map_err(|error| failed_inside(connection, database, sql, &error))?;
     if !statement.readonly() {
         if access == Access::Read {
             return Err(wrong("it writes, in a read transaction".to_owned()));
@@ -228,7 +296,10 @@ fn prepared<'c>(
     }
     let count = statement.parameter_count();
     if count != params.len() {
-        return Err(wrong(format!("it has {count} parameters and got {} values", params.len())));
+        return Err(wrong(format!(
+            "it has {count} parameters and got {} values",
+            params.len()
+        )));
     }
     for index in 1..=count {
         let value = statement
@@ -239,7 +310,9 @@ fn prepared<'c>(
         if let Some(refusal) = value.refusal() {
             return Err(wrong(refusal));
         }
-        statement.raw_bind_parameter(index, value).map_err(|error| failed_inside(connection, database, sql, &error))?;
+        statement
+            .raw_bind_parameter(index, value)
+            .map_err(|error| failed_inside(connection, database, sql, &error))?;
     }
     Ok(statement)
 }
@@ -252,7 +325,9 @@ impl ToSql for Value {
             Value::Text(text) => ValueRef::Text(text.as_bytes()),
             Value::Bytes(bytes) => ValueRef::Blob(bytes),
             Value::TooLarge(number) => {
-                return Err(rusqlite::Error::ToSqlConversionFailure(format!("{number} is too large").into()));
+                return Err(rusqlite::Error::ToSqlConversionFailure(
+                    format!("{number} is too large").into(),
+                ));
             }
         }))
     }
@@ -260,7 +335,10 @@ impl ToSql for Value {
 
 fn decoded(row: &rusqlite::Row<'_>, columns: &Arc<[String]>) -> Result<Row, StoreError> {
     let value = |(index, column): (usize, &String)| {
-        let wrong = |reason: &str| StoreError::Decode { column: column.clone(), reason: reason.to_owned() };
+        let wrong = |reason: &str| StoreError::Decode {
+            column: column.clone(),
+            reason: reason.to_owned(),
+        };
         match row.get_ref(index) {
             Ok(ValueRef::Null) => Ok(Value::Null),
             Ok(ValueRef::Integer(number)) => Ok(Value::Int(number)),
@@ -269,20 +347,33 @@ fn decoded(row: &rusqlite::Row<'_>, columns: &Arc<[String]>) -> Result<Row, Stor
                 Err(_) => Err(wrong("text that is not UTF-8")),
             },
             Ok(ValueRef::Blob(bytes)) => Ok(Value::Bytes(bytes.to_vec())),
-            Ok(ValueRef::Real(_)) => Err(wrong("a floating-point number: cast it to BIGINT or TEXT")),
+            Ok(ValueRef::Real(_)) => {
+                Err(wrong("a floating-point number: cast it to BIGINT or TEXT"))
+            }
             Err(error) => Err(wrong(&error.to_string())),
         }
     };
-    let values = columns.iter().enumerate().map(value).collect::<Result<Vec<_>, _>>()?;
+    let values = columns
+        .iter()
+        .enumerate()
+        .map(value)
+        .collect::<Result<Vec<_>, _>>()?;
     Ok(Row::new(Arc::clone(columns), values))
 }
 
 /// A failure of a statement inside a transaction. Some errors make `SQLite` roll back everything; then every closure of
 /// the transaction is concerned.
-fn failed_inside(connection: &rusqlite::Connection, database: &str, sql: &str, error: &rusqlite::Error) -> Failure {
+fn failed_inside(
+    connection: &rusqlite::Connection,
+    database: &str,
+    sql: &str,
+    error: &rusqlite::Error,
+) -> Failure {
     let failure = failure_of(database, sql, error);
     match failure.scope {
-        Scope::Closure if connection.is_autocommit() => Failure::new(Scope::Transaction, failure.error),
+        Scope::Closure if connection.is_autocommit() => {
+            Failure::new(Scope::Transaction, failure.error)
+        }
         _ => failure,
     }
 }
@@ -295,7 +386,9 @@ pub(crate) fn failure_of(database: &str, sql: &str, error: &rusqlite::Error) -> 
     let reason = message.clone().unwrap_or_else(|| cause.to_string());
     let whole = |error| Failure::new(Scope::Transaction, error);
     match cause.code {
-        ErrorCode::ConstraintViolation => Failure::new(Scope::Closure, conflict_of(cause.extended_code, &reason)),
+        ErrorCode::ConstraintViolation => {
+            Failure::new(Scope::Closure, conflict_of(cause.extended_code, &reason))
+        }
         ErrorCode::DiskFull => whole(StoreError::Full { database, reason }),
         ErrorCode::DatabaseCorrupt => whole(StoreError::Corrupt { database, reason }),
         ErrorCode::NotADatabase => whole(StoreError::Corrupt {
@@ -304,19 +397,27 @@ pub(crate) fn failure_of(database: &str, sql: &str, error: &rusqlite::Error) -> 
         }),
         ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => Failure::new(
             Scope::Contention,
-            StoreError::Unavailable { database, reason: format!("another program holds its lock: {reason}") },
-        ),
-        ErrorCode::CannotOpen | ErrorCode::ReadOnly | ErrorCode::PermissionDenied | ErrorCode::AuthorizationForStatementDenied => {
-            whole(StoreError::Open {
+            StoreError::Unavailable {
                 database,
-                reason: format!("{reason}: make the file and its directory exist and writable for this user"),
-            })
-        }
+                reason: format!("another program holds its lock: {reason}"),
+            },
+        ),
+        ErrorCode::CannotOpen
+        | ErrorCode::ReadOnly
+        | ErrorCode::PermissionDenied
+        | ErrorCode::AuthorizationForStatementDenied => whole(StoreError::Open {
+            database,
+            reason: format!(
+                "{reason}: make the file and its directory exist and writable for this user"
+            ),
+        }),
         ErrorCode::SystemIoFailure => whole(StoreError::Unavailable {
             database,
             reason: format!("{reason}, extended code {}", cause.extended_code),
         }),
-        ErrorCode::OutOfMemory | ErrorCode::OperationInterrupted | ErrorCode::FileLockingProtocolFailed => {
+        ErrorCode::OutOfMemory
+        | ErrorCode::OperationInterrupted
+        | ErrorCode::FileLockingProtocolFailed => {
             whole(StoreError::Unavailable { database, reason })
         }
         _ => Failure::statement(&database, sql, reason),
@@ -331,6 +432,9 @@ fn conflict_of(extended_code: i32, message: &str) -> StoreError {
         ffi::SQLITE_CONSTRAINT_NOTNULL => ConflictKind::NotNull,
         _ => ConflictKind::Unique,
     };
-    let what = message.split_once(": ").map(|(_, what)| what.to_owned()).unwrap_or_default();
+    let what = message
+        .split_once(": ")
+        .map(|(_, what)| what.to_owned())
+        .unwrap_or_default();
     StoreError::Conflict { kind, what }
 }

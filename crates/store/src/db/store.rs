@@ -111,7 +111,13 @@ impl Store {
         } else {
             Engine::Threads(Threads::start(url, options, &counters)?)
         };
-        Ok(Self { inner: Arc::new(Inner { database: url.to_string(), counters, engine }) })
+        Ok(Self {
+            inner: Arc::new(Inner {
+                database: url.to_string(),
+                counters,
+                engine,
+            }),
+        })
     }
 
     /// Looks whether the database is sound and has the program's schema. Changes nothing, and works beside a server.
@@ -122,7 +128,10 @@ impl Store {
     }
 
     /// As [`Store::check`], against another schema.
-    pub fn check_with(url: &DatabaseUrl, migrations: &'static [Migration]) -> Result<CheckReport, StoreError> {
+    pub fn check_with(
+        url: &DatabaseUrl,
+        migrations: &'static [Migration],
+    ) -> Result<CheckReport, StoreError> {
         // The PostgreSQL client must not be used on a thread that runs asynchronous tasks, and this may be one.
         thread::scope(|scope| scope.spawn(|| check::check(url, migrations)).join())
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
@@ -147,7 +156,9 @@ impl Store {
             }
             Engine::Threads(threads) => {
                 self.sent(threads.queues().writes.send(job).await)?;
-                answer.await.unwrap_or_else(|_| Err(E::from(self.worker_died())))
+                answer
+                    .await
+                    .unwrap_or_else(|_| Err(E::from(self.worker_died())))
             }
         }
     }
@@ -168,7 +179,9 @@ impl Store {
             }
             Engine::Threads(threads) => {
                 self.sent(threads.queues().reads.send(job).await)?;
-                answer.await.unwrap_or_else(|_| Err(E::from(self.worker_died())))
+                answer
+                    .await
+                    .unwrap_or_else(|_| Err(E::from(self.worker_died())))
             }
         }
     }
@@ -190,7 +203,9 @@ impl Store {
             }
             Engine::Threads(threads) => {
                 self.sent(threads.queues().writes.blocking_send(job))?;
-                answer.blocking_recv().unwrap_or_else(|_| Err(E::from(self.worker_died())))
+                answer
+                    .blocking_recv()
+                    .unwrap_or_else(|_| Err(E::from(self.worker_died())))
             }
         }
     }
@@ -210,7 +225,9 @@ impl Store {
             }
             Engine::Threads(threads) => {
                 self.sent(threads.queues().reads.blocking_send(job))?;
-                answer.blocking_recv().unwrap_or_else(|_| Err(E::from(self.worker_died())))
+                answer
+                    .blocking_recv()
+                    .unwrap_or_else(|_| Err(E::from(self.worker_died())))
             }
         }
     }
@@ -236,9 +253,14 @@ impl Store {
         let mut connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
         let connection = &mut *connection;
         let mut batch = vec![job];
-        let outcome = batch::run_closures(connection, &mut batch, &mut |_| None).and_then(|to_commit| {
-            if to_commit { connection.commit().inspect_err(|_| connection.abandon()) } else { Ok(()) }
-        });
+        let outcome =
+            batch::run_closures(connection, &mut batch, &mut |_| None).and_then(|to_commit| {
+                if to_commit {
+                    connection.commit().inspect_err(|_| connection.abandon())
+                } else {
+                    Ok(())
+                }
+            });
         match &outcome {
             Ok(()) => self.inner.counters.committed(1, Duration::ZERO),
             Err(_) => self.inner.counters.failed(1),
@@ -255,11 +277,19 @@ impl Store {
         job.answer(outcome.map_err(|failure| failure.error));
     }
 
-    fn answered<T, E: From<StoreError>>(&self, mut answer: oneshot::Receiver<Result<T, E>>) -> Result<T, E> {
-        answer.try_recv().unwrap_or_else(|_| Err(E::from(self.worker_died())))
+    fn answered<T, E: From<StoreError>>(
+        &self,
+        mut answer: oneshot::Receiver<Result<T, E>>,
+    ) -> Result<T, E> {
+        answer
+            .try_recv()
+            .unwrap_or_else(|_| Err(E::from(self.worker_died())))
     }
 
-    fn sent(&self, sent: Result<(), mpsc::error::SendError<Box<dyn Job>>>) -> Result<(), StoreError> {
+    fn sent(
+        &self,
+        sent: Result<(), mpsc::error::SendError<Box<dyn Job>>>,
+    ) -> Result<(), StoreError> {
         sent.map_err(|_| StoreError::Unavailable {
             database: self.inner.database.clone(),
             reason: "the store's thread has ended: restart the server".to_owned(),
@@ -269,47 +299,77 @@ impl Store {
     fn worker_died(&self) -> StoreError {
         StoreError::Unknown {
             database: self.inner.database.clone(),
-            reason: "the store's thread ended while it worked on this: restart the server".to_owned(),
+            reason: "the store's thread ended while it worked on this: restart the server"
+                .to_owned(),
         }
     }
 }
 
 impl std::fmt::Debug for Store {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("Store").field("database", &self.inner.database).finish_non_exhaustive()
+        formatter
+            .debug_struct("Store")
+            .field("database", &self.inner.database)
+            .finish_non_exhaustive()
     }
 }
 
 impl Threads {
-    fn start(url: &DatabaseUrl, options: Options, counters: &Arc<Counters>) -> Result<Self, StoreError> {
+    fn start(
+        url: &DatabaseUrl,
+        options: Options,
+        counters: &Arc<Counters>,
+    ) -> Result<Self, StoreError> {
         let (writes, write_queue) = mpsc::channel(options.queue_length_max.get());
         let (reads, read_queue) = mpsc::channel(options.queue_length_max.get());
         let read_queue = Arc::new(Mutex::new(read_queue));
         // From here on an early return drops this value, which ends the threads that were started.
-        let mut threads = Self { queues: Some(Queues { writes, reads }), workers: Vec::new() };
+        let mut threads = Self {
+            queues: Some(Queues { writes, reads }),
+            workers: Vec::new(),
+        };
 
         let prepare_writer = {
             let (url, counters) = (url.clone(), Arc::clone(counters));
             move || {
                 let mut connection = Connection::open(&url, Role::Writer)?;
                 migration::migrate(&mut connection, &url.to_string(), options.migrations)?;
-                Ok(Writer { url, options, counters, connection: Some(connection), queue: write_queue })
+                Ok(Writer {
+                    url,
+                    options,
+                    counters,
+                    connection: Some(connection),
+                    queue: write_queue,
+                })
             }
         };
-        threads.workers.push(worker("store-writer", url, prepare_writer, Writer::run)?);
+        threads
+            .workers
+            .push(worker("store-writer", url, prepare_writer, Writer::run)?);
         for _ in 0..options.readers.get() {
-            let (url_, counters, queue) = (url.clone(), Arc::clone(counters), Arc::clone(&read_queue));
+            let (url_, counters, queue) =
+                (url.clone(), Arc::clone(counters), Arc::clone(&read_queue));
             let prepare_reader = move || {
                 let connection = Some(Connection::open(&url_, Role::Reader)?);
-                Ok(Reader { url: url_, options, counters, connection, queue })
+                Ok(Reader {
+                    url: url_,
+                    options,
+                    counters,
+                    connection,
+                    queue,
+                })
             };
-            threads.workers.push(worker("store-reader", url, prepare_reader, Reader::run)?);
+            threads
+                .workers
+                .push(worker("store-reader", url, prepare_reader, Reader::run)?);
         }
         Ok(threads)
     }
 
     fn queues(&self) -> &Queues {
-        self.queues.as_ref().expect("the queues are only taken by drop")
+        self.queues
+            .as_ref()
+            .expect("the queues are only taken by drop")
     }
 }
 
@@ -334,7 +394,10 @@ fn worker<W>(
     run: impl FnOnce(W) + Send + 'static,
 ) -> Result<JoinHandle<()>, StoreError> {
     let (ready, prepared) = std::sync::mpsc::channel();
-    let not_started = |reason: String| StoreError::Unavailable { database: url.to_string(), reason };
+    let not_started = |reason: String| StoreError::Unavailable {
+        database: url.to_string(),
+        reason,
+    };
     let thread = thread::Builder::new()
         .name(name.to_owned())
         .spawn(move || match prepare() {

@@ -37,17 +37,23 @@ pub(crate) fn connector(root_certificates: Option<&Path>) -> Result<MakeRustlsCo
 }
 
 fn config_trusting(path: &Path) -> Result<ClientConfig, String> {
-    let unreadable = |error: &dyn std::fmt::Display| format!("sslrootcert {} cannot be used: {error}", path.display());
+    let unreadable = |error: &dyn std::fmt::Display| {
+        format!("sslrootcert {} cannot be used: {error}", path.display())
+    };
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_file_iter(path).map_err(|error| unreadable(&error))? {
-        roots.add(certificate.map_err(|error| unreadable(&error))?).map_err(|error| unreadable(&error))?;
+        roots
+            .add(certificate.map_err(|error| unreadable(&error))?)
+            .map_err(|error| unreadable(&error))?;
     }
     if roots.is_empty() {
         return Err(unreadable(&"it has no certificate"));
     }
-    Ok(ClientConfig::builder_with_provider(aws_lc_rs::default_provider().into())
-        .with_safe_default_protocol_versions()
-        .map_err(|error| unreadable(&error))?
-        .with_root_certificates(roots)
-        .with_no_client_auth())
+    Ok(
+        ClientConfig::builder_with_provider(aws_lc_rs::default_provider().into())
+            .with_safe_default_protocol_versions()
+            .map_err(|error| unreadable(&error))?
+            .with_root_certificates(roots)
+            .with_no_client_auth(),
+    )
 }

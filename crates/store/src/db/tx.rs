@@ -21,7 +21,11 @@ pub struct Tx<'a> {
 
 impl<'a> Tx<'a> {
     pub(crate) fn new(connection: &'a mut Connection, access: Access) -> Self {
-        Self { connection, access, failure: None }
+        Self {
+            connection,
+            access,
+            failure: None,
+        }
     }
 
     /// Runs a statement that returns no rows; answers how many rows it inserted, changed or removed.
@@ -41,7 +45,11 @@ impl<'a> Tx<'a> {
     /// The row of a query that finds one or none.
     ///
     /// Fails with [`StoreError::RowCount`] when it finds several.
-    pub fn query_optional(&mut self, sql: &'static str, params: &[Value]) -> Result<Option<Row>, StoreError> {
+    pub fn query_optional(
+        &mut self,
+        sql: &'static str,
+        params: &[Value],
+    ) -> Result<Option<Row>, StoreError> {
         let mut rows = self.query(sql, params)?;
         match rows.len() {
             0 | 1 => Ok(rows.pop()),
@@ -53,7 +61,8 @@ impl<'a> Tx<'a> {
     ///
     /// Fails with [`StoreError::RowCount`] when it finds none or several.
     pub fn query_one(&mut self, sql: &'static str, params: &[Value]) -> Result<Row, StoreError> {
-        self.query_optional(sql, params)?.ok_or(StoreError::RowCount { rows: 0, sql })
+        self.query_optional(sql, params)?
+            .ok_or(StoreError::RowCount { rows: 0, sql })
     }
 
     pub(crate) fn failure(&self) -> Option<&Failure> {
@@ -65,7 +74,9 @@ impl<'a> Tx<'a> {
     }
 
     fn check(&self) -> Result<(), StoreError> {
-        self.failure.as_ref().map_or(Ok(()), |failure| Err(failure.error.clone()))
+        self.failure
+            .as_ref()
+            .map_or(Ok(()), |failure| Err(failure.error.clone()))
     }
 
     fn noting_failure<T>(&mut self, outcome: Result<T, Failure>) -> Result<T, StoreError> {

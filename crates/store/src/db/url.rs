@@ -59,12 +59,18 @@ impl DatabaseUrl {
     /// The database in the file `path`.
     pub fn sqlite_file(path: impl Into<PathBuf>) -> Self {
         let path = path.into();
-        Self { shown: format!("sqlite:{}", path.display()), target: Target::SqliteFile(path) }
+        Self {
+            shown: format!("sqlite:{}", path.display()),
+            target: Target::SqliteFile(path),
+        }
     }
 
     /// A database in the memory of this process.
     pub fn sqlite_memory() -> Self {
-        Self { shown: "sqlite::memory:".to_owned(), target: Target::SqliteMemory }
+        Self {
+            shown: "sqlite::memory:".to_owned(),
+            target: Target::SqliteMemory,
+        }
     }
 }
 
@@ -95,13 +101,22 @@ impl FromStr for DatabaseUrl {
 }
 
 fn sqlite(rest: &str) -> Result<DatabaseUrl, DatabaseUrlError> {
-    let wrong = |reason: &str| Err(DatabaseUrlError::Part { scheme: "sqlite", reason: reason.to_owned() });
+    let wrong = |reason: &str| {
+        Err(DatabaseUrlError::Part {
+            scheme: "sqlite",
+            reason: reason.to_owned(),
+        })
+    };
     if rest == ":memory:" {
         return Ok(DatabaseUrl::sqlite_memory());
     }
     let path = match rest.strip_prefix("//") {
         Some(absolute) if absolute.starts_with('/') => absolute,
-        Some(_) => return wrong("after `//` an absolute path is expected; write sqlite:PATH for a relative one"),
+        Some(_) => {
+            return wrong(
+                "after `//` an absolute path is expected; write sqlite:PATH for a relative one",
+            );
+        }
         None => rest,
     };
     if path.is_empty() {
@@ -117,13 +132,21 @@ fn sqlite(rest: &str) -> Result<DatabaseUrl, DatabaseUrlError> {
 }
 
 fn postgres(rest: &str) -> Result<DatabaseUrl, DatabaseUrlError> {
-    let wrong = |reason: String| DatabaseUrlError::Part { scheme: "postgres", reason };
+    let wrong = |reason: String| DatabaseUrlError::Part {
+        scheme: "postgres",
+        reason,
+    };
     if rest.matches('@').count() > 1 {
-        return Err(wrong("there is more than one `@`; write %40 for an `@` inside a password or option".to_owned()));
+        return Err(wrong(
+            "there is more than one `@`; write %40 for an `@` inside a password or option"
+                .to_owned(),
+        ));
     }
     let (address, query) = rest.split_once('?').unwrap_or((rest, ""));
     if query.contains('@') || query.contains('?') {
-        return Err(wrong("write %40 for an `@` and %3F for a `?` inside a password or option".to_owned()));
+        return Err(wrong(
+            "write %40 for an `@` and %3F for a `?` inside a password or option".to_owned(),
+        ));
     }
     let mut mode = None;
     let mut root_certificates = None;
@@ -131,16 +154,23 @@ fn postgres(rest: &str) -> Result<DatabaseUrl, DatabaseUrlError> {
     for option in query.split('&').filter(|option| !option.is_empty()) {
         match option.split_once('=') {
             Some(("sslmode", value)) => mode = Some(value),
-            Some(("sslrootcert", value)) => root_certificates = Some(PathBuf::from(percent_decoded(value)?)),
+            Some(("sslrootcert", value)) => {
+                root_certificates = Some(PathBuf::from(percent_decoded(value)?));
+            }
             Some(_) => others.push(option),
             None => return Err(wrong("an option has no `=`".to_owned())),
         }
     }
     let plain = format!("postgres://{address}?{}", others.join("&"));
-    let mut config: postgres::Config = plain.trim_end_matches('?').parse().map_err(|error: postgres::Error| {
-        let reason = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
-        wrong(reason)
-    })?;
+    let mut config: postgres::Config =
+        plain
+            .trim_end_matches('?')
+            .parse()
+            .map_err(|error: postgres::Error| {
+                let reason = std::error::Error::source(&error)
+                    .map_or_else(|| error.to_string(), ToString::to_string);
+                wrong(reason)
+            })?;
     if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
         config.host_path("/var/run/postgresql");
     }
@@ -158,7 +188,10 @@ fn postgres(rest: &str) -> Result<DatabaseUrl, DatabaseUrlError> {
     };
     complete(&mut config, &tls);
     let shown = shown(&config);
-    Ok(DatabaseUrl { target: Target::Postgres(Box::new(PostgresTarget { config, tls })), shown })
+    Ok(DatabaseUrl {
+        target: Target::Postgres(Box::new(PostgresTarget { config, tls })),
+        shown,
+    })
 }
 
 /// What an address usually leaves out: a connection that died is noticed within seconds, not hours.
@@ -181,25 +214,40 @@ fn complete(config: &mut postgres::Config, tls: &Tls) {
         config.keepalives_interval(Duration::from_secs(5));
         config.keepalives_retries(3);
     }
-    config.notice_callback(|notice| tracing::debug!(notice = %notice.message(), "notice of the database"));
+    config.notice_callback(
+        |notice| tracing::debug!(notice = %notice.message(), "notice of the database"),
+    );
 }
 
 fn is_on_this_host(config: &postgres::Config) -> bool {
     let hosts_are = config.get_hosts().iter().all(|host| match host {
         Host::Unix(_) => true,
-        Host::Tcp(name) => name == "localhost" || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback()),
+        Host::Tcp(name) => {
+            name == "localhost"
+                || name
+                    .parse::<IpAddr>()
+                    .is_ok_and(|address| address.is_loopback())
+        }
     });
     hosts_are && config.get_hostaddrs().iter().all(IpAddr::is_loopback)
 }
 
 fn shown(config: &postgres::Config) -> String {
-    let user = config.get_user().map(|user| format!("{user}@")).unwrap_or_default();
+    let user = config
+        .get_user()
+        .map(|user| format!("{user}@"))
+        .unwrap_or_default();
     let hosts: Vec<String> = config
         .get_hosts()
         .iter()
         .enumerate()
         .map(|(index, host)| {
-            let port = config.get_ports().get(index).or(config.get_ports().first()).copied().unwrap_or(5432);
+            let port = config
+                .get_ports()
+                .get(index)
+                .or(config.get_ports().first())
+                .copied()
+                .unwrap_or(5432);
             match host {
                 Host::Unix(path) => path.display().to_string(),
                 Host::Tcp(name) if port == 5432 => name.clone(),
@@ -207,16 +255,26 @@ fn shown(config: &postgres::Config) -> String {
             }
         })
         .collect();
-    format!("postgres://{user}{}/{}", hosts.join(","), config.get_dbname().unwrap_or_default())
+    format!(
+        "postgres://{user}{}/{}",
+        hosts.join(","),
+        config.get_dbname().unwrap_or_default()
+    )
 }
 
 fn percent_decoded(text: &str) -> Result<String, DatabaseUrlError> {
-    let wrong = || DatabaseUrlError::Part { scheme: "postgres", reason: "a `%` is not followed by a code".to_owned() };
+    let wrong = || DatabaseUrlError::Part {
+        scheme: "postgres",
+        reason: "a `%` is not followed by a code".to_owned(),
+    };
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&first, tail)) = rest.split_first() {
         rest = if first == b'%' {
-            let code = tail.get(..2).and_then(|code| std::str::from_utf8(code).ok()).ok_or_else(wrong)?;
+            let code = tail
+                .get(..2)
+                .and_then(|code| std::str::from_utf8(code).ok())
+                .ok_or_else(wrong)?;
             bytes.push(u8::from_str_radix(code, 16).map_err(|_| wrong())?);
             &tail[2..]
         } else {
@@ -247,9 +305,22 @@ mod tests {
             ("sqlite:///var/lib/state.db", "sqlite:/var/lib/state.db"),
             ("sqlite::memory:", "sqlite::memory:"),
         ] {
-            assert_eq!(text.parse::<DatabaseUrl>().expect("a good address").to_string(), shown);
+            assert_eq!(
+                text.parse::<DatabaseUrl>()
+                    .expect("a good address")
+                    .to_string(),
+                shown
+            );
         }
-        for text in ["sqlite:", "sqlite://a.db", "sqlite:a.db?mode=rwc", "sqlite::memory", "mysql://a/b", "a.db", ""] {
+        for text in [
+            "sqlite:",
+            "sqlite://a.db",
+            "sqlite:a.db?mode=rwc",
+            "sqlite::memory",
+            "mysql://a/b",
+            "a.db",
+            "",
+        ] {
             assert!(text.parse::<DatabaseUrl>().is_err(), "{text}");
         }
     }
@@ -275,21 +346,31 @@ mod tests {
 
     #[test]
     fn a_connection_that_leaves_the_host_is_verified_unless_told_otherwise() {
-        let verified = Tls::Verified { root_certificates: None };
+        let verified = Tls::Verified {
+            root_certificates: None,
+        };
         assert_eq!(tls_of("postgres://a@db.example/n"), verified);
         assert_eq!(tls_of("postgres://a@10.1.2.3/n"), verified);
         assert_eq!(tls_of("postgres://a@localhost/n?sslmode=require"), verified);
-        assert_eq!(tls_of("postgres://a@localhost/n?sslmode=verify-full"), verified);
+        assert_eq!(
+            tls_of("postgres://a@localhost/n?sslmode=verify-full"),
+            verified
+        );
         assert_eq!(tls_of("postgres://a@localhost,db.example/n"), verified);
         assert_eq!(tls_of("postgres://a@localhost/n"), Tls::Off);
         assert_eq!(tls_of("postgres://a@127.0.0.1:6432/n"), Tls::Off);
         assert_eq!(tls_of("postgres://a@[::1]/n"), Tls::Off);
         assert_eq!(tls_of("postgres://a@/n?host=/run/postgresql"), Tls::Off);
         assert_eq!(tls_of("postgres:///n"), Tls::Off);
-        assert_eq!(tls_of("postgres://a@db.example/n?sslmode=disable"), Tls::Off);
+        assert_eq!(
+            tls_of("postgres://a@db.example/n?sslmode=disable"),
+            Tls::Off
+        );
         assert_eq!(
             tls_of("postgres://a@localhost/n?sslrootcert=%2Fetc%2Fca.pem"),
-            Tls::Verified { root_certificates: Some(PathBuf::from("/etc/ca.pem")) }
+            Tls::Verified {
+                root_certificates: Some(PathBuf::from("/etc/ca.pem"))
+            }
         );
     }
 }

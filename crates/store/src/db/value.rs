@@ -27,10 +27,12 @@ impl Value {
     ///
     /// Fails when `value` cannot be JSON (a map whose keys are not text).
     pub fn json<T: Serialize + ?Sized>(value: &T) -> Result<Self, StoreError> {
-        serde_json::to_string(value).map(Self::Text).map_err(|error| StoreError::Decode {
-            column: "(parameter)".to_owned(),
-            reason: format!("cannot be written as JSON: {error}"),
-        })
+        serde_json::to_string(value)
+            .map(Self::Text)
+            .map_err(|error| StoreError::Decode {
+                column: "(parameter)".to_owned(),
+                reason: format!("cannot be written as JSON: {error}"),
+            })
     }
 
     /// The kind, for messages.
@@ -47,8 +49,12 @@ impl Value {
     /// Why neither engine may get this value, if so. Checked here and not by the engines, so that both refuse the same.
     pub(crate) fn refusal(&self) -> Option<String> {
         match self {
-            Self::TooLarge(number) => Some(format!("{number} is above 2^63-1, the largest integer that can be stored")),
-            Self::Text(text) if text.contains('\0') => Some("text with a NUL character cannot be stored".to_owned()),
+            Self::TooLarge(number) => Some(format!(
+                "{number} is above 2^63-1, the largest integer that can be stored"
+            )),
+            Self::Text(text) if text.contains('\0') => {
+                Some("text with a NUL character cannot be stored".to_owned())
+            }
             _ => None,
         }
     }
@@ -141,7 +147,12 @@ mod tests {
     #[test]
     fn a_number_that_does_not_fit_is_kept_and_refused() {
         assert_eq!(Value::from(u64::MAX), Value::TooLarge(u64::MAX));
-        assert!(Value::from(u64::MAX).refusal().expect("too large").contains("18446744073709551615"));
+        assert!(
+            Value::from(u64::MAX)
+                .refusal()
+                .expect("too large")
+                .contains("18446744073709551615")
+        );
         assert_eq!(Value::from(i64::MAX as u64), Value::Int(i64::MAX));
         assert_eq!(Value::from(i64::MAX as u64).refusal(), None);
     }
@@ -150,6 +161,9 @@ mod tests {
     fn an_option_is_null_or_its_value() {
         assert_eq!(Value::from(None::<u32>), Value::Null);
         assert_eq!(Value::from(Some("a")), Value::Text("a".to_owned()));
-        assert_eq!(params![1_i64, true, "x"], &[Value::Int(1), Value::Int(1), Value::Text("x".to_owned())]);
+        assert_eq!(
+            params![1_i64, true, "x"],
+            &[Value::Int(1), Value::Int(1), Value::Text("x".to_owned())]
+        );
     }
 }

@@ -73,11 +73,20 @@ impl Writer {
     }
 
     fn try_once(&mut self, batch: &mut Vec<Box<dyn Job>>, grow: bool) -> Result<(), Failure> {
-        let Self { url, options, counters, connection, queue } = self;
+        let Self {
+            url,
+            options,
+            counters,
+            connection,
+            queue,
+        } = self;
         let connection = connected(connection, url, Role::Writer)?;
         let since = monotonic_now();
         let mut next = |count: usize| {
-            if !grow || count >= options.batch_closures_max || since.elapsed() >= options.batch_work_max {
+            if !grow
+                || count >= options.batch_closures_max
+                || since.elapsed() >= options.batch_work_max
+            {
                 return None;
             }
             queue.try_recv().ok()

@@ -34,6 +34,7 @@ rm -rf "$directory""#;
 pub struct PrivatePostgres {
     guard: Child,
     directory: TempDir,
+    port: u16,
     databases: AtomicU32,
 }
 
@@ -41,7 +42,9 @@ pub struct PrivatePostgres {
 #[derive(Debug, thiserror::Error)]
 pub enum PrivatePostgresError {
     /// The programs are not installed.
-    #[error("PostgreSQL is not installed (no initdb in PATH or /usr/lib/postgresql/*/bin): apt-get install postgresql")]
+    #[error(
+        "PostgreSQL is not installed (no initdb in PATH or /usr/lib/postgresql/*/bin): apt-get install postgresql"
+    )]
     NotInstalled,
     /// Files or processes could not be made.
     #[error("a private PostgreSQL server cannot be prepared: {0}")]
@@ -83,17 +86,37 @@ impl PrivatePostgres {
         };
 
         let initialized = command(&programs.join("initdb"))
-            .args(["--no-sync", "--auth=trust", "--username=postgres", "--no-locale", "--encoding=UTF8", "--pgdata"])
+            .args([
+                "--no-sync",
+                "--auth=trust",
+                "--username=postgres",
+                "--no-locale",
+                "--encoding=UTF8",
+                "--pgdata",
+            ])
             .arg(&data)
             .output()?;
         if !initialized.status.success() {
-            return Err(PrivatePostgresError::Initialize(String::from_utf8_lossy(&initialized.stderr).into_owned()));
+            return Err(PrivatePostgresError::Initialize(
+                String::from_utf8_lossy(&initialized.stderr).into_owned(),
+            ));
         }
 
         let mut guard = command(Path::new("/bin/sh"));
-        guard.arg("-c").arg(GUARD).arg("sh").arg(directory.path()).arg(programs.join("postgres"));
+        guard
+            .arg("-c")
+            .arg(GUARD)
+            .arg("sh")
+            .arg(directory.path())
+            .arg(programs.join("postgres"));
         guard.arg("-D").arg(&data).arg("-k").arg(directory.path());
-        for setting in ["listen_addresses=", "fsync=off", "autovacuum=off", "max_connections=100", "shared_buffers=16MB"] {
+        for setting in [
+            "listen_addresses=",
+            "fsync=off",
+            "autovacuum=off",
+            "max_connections=100",
+            "shared_buffers=16MB",
+        ] {
             guard.args(["-c", setting]);
         }
         for (name, value) in settings {
@@ -103,8 +126,24 @@ impl PrivatePostgres {
                 guard.args(["-c", &format!("{name}={value}")]);
             }
         }
-        let guard = guard.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
-        let this = Self { guard, directory, databases: AtomicU32::new(0) };
+        let guard = guard
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?;
+        let port = settings.iter().find_map(|(name, value)| {
+            if *name == "port" {
+                value.parse().ok()
+            } else {
+                None
+            }
+        });
+        let this = Self {
+            guard,
+            directory,
+            port: port.unwrap_or(5432),
+            databases: AtomicU32::new(0),
+        };
         this.wait_until_it_answers()?;
         Ok(this)
     }
@@ -118,8 +157,14 @@ impl PrivatePostgres {
 
     /// The address of the database `name`, which need not exist.
     pub fn url(&self, name: &str) -> DatabaseUrl {
-        let address = format!("postgres://postgres@/{name}?host={}", self.socket_directory().display());
-        address.parse().expect("the address of a socket in a temporary directory is a good one")
+        let address = format!(
+            "postgres://postgres@/{name}?port={}&host={}",
+            self.port,
+            self.socket_directory().display()
+        );
+        address
+            .parse()
+            .expect("the address of a socket in a temporary directory is a good one")
     }
 
     /// Where the server's socket is.
@@ -131,16 +176,32 @@ impl PrivatePostgres {
     pub fn administer(&self, sql: &str) -> Result<(), PrivatePostgresError> {
         // On a thread of its own: the client must not run on one that runs asynchronous tasks.
         let outcome = thread::scope(|scope| {
-            scope.spawn(|| self.configuration().connect(postgres::NoTls)?.batch_execute(sql)).join()
+            scope
+                .spawn(|| {
+                    self.configuration()
+                        .connect(postgres::NoTls)?
+                        .batch_execute(sql)
+                })
+                .join()
         });
         outcome
             .expect("the client does not panic")
-            .map_err(|error| PrivatePostgresError::Statement(error.as_db_error().map_or_else(|| error.to_string(), ToString::to_string)))
+            .map_err(|error| {
+                PrivatePostgresError::Statement(
+                    error
+                        .as_db_error()
+                        .map_or_else(|| error.to_string(), ToString::to_string),
+                )
+            })
     }
 
     fn configuration(&self) -> postgres::Config {
         let mut configuration = postgres::Config::new();
-        configuration.user("postgres").dbname("postgres").host_path(self.socket_directory());
+        configuration
+            .user("postgres")
+            .dbname("postgres")
+            .port(self.port)
+            .host_path(self.socket_directory());
         configuration
     }
 
@@ -151,7 +212,8 @@ impl PrivatePostgres {
             }
             thread::sleep(START_PAUSE);
         }
-        let log = fs::read_to_string(self.directory.path().join("log")).unwrap_or_else(|error| error.to_string());
+        let log = fs::read_to_string(self.directory.path().join("log"))
+            .unwrap_or_else(|error| error.to_string());
         Err(PrivatePostgresError::Start(log))
     }
 }
@@ -165,14 +227,26 @@ impl Drop for PrivatePostgres {
 
 /// The directory with `initdb` and `postgres` side by side.
 fn programs() -> Option<PathBuf> {
-    let in_path = env::var_os("PATH").into_iter().flat_map(|path| env::split_paths(&path).collect::<Vec<_>>());
-    let from_path = in_path.filter_map(|directory| directory.join("initdb").canonicalize().ok()?.parent().map(Path::to_owned));
+    let in_path = env::var_os("PATH")
+        .into_iter()
+        .flat_map(|path| env::split_paths(&path).collect::<Vec<_>>());
+    let from_path = in_path.filter_map(|directory| {
+        directory
+            .join("initdb")
+            .canonicalize()
+            .ok()?
+            .parent()
+            .map(Path::to_owned)
+    });
     let mut packaged: Vec<(u32, PathBuf)> = fs::read_dir("/usr/lib/postgresql")
         .into_iter()
         .flatten()
         .filter_map(|entry| {
             let entry = entry.ok()?;
-            Some((entry.file_name().to_str()?.parse().ok()?, entry.path().join("bin")))
+            Some((
+                entry.file_name().to_str()?.parse().ok()?,
+                entry.path().join("bin"),
+            ))
         })
         .collect();
     packaged.sort_by_key(|(version, _)| std::cmp::Reverse(*version));

@@ -23,7 +23,13 @@ pub(crate) struct OtherProcess {
 impl OtherProcess {
     pub(crate) fn start(role: &str, database: &str) -> Self {
         let mut child = Command::new(env::current_exe().expect("this program has a path"))
-            .args(["--exact", "child::entry", "--ignored", "--nocapture", "--test-threads=1"])
+            .args([
+                "--exact",
+                "child::entry",
+                "--ignored",
+                "--nocapture",
+                "--test-threads=1",
+            ])
             .env(ROLE, role)
             .env(DATABASE, database)
             .stdin(Stdio::piped())
@@ -42,7 +48,10 @@ impl OtherProcess {
                 return None;
             }
             // A line that was cut off by the kill says nothing.
-            if let Some(rest) = line.strip_suffix('\n').and_then(|line| line.strip_prefix(word)?.strip_prefix(' ')) {
+            if let Some(rest) = line
+                .strip_suffix('\n')
+                .and_then(|line| line.strip_prefix(word)?.strip_prefix(' '))
+            {
                 return Some(rest.to_owned());
             }
         }
@@ -66,7 +75,12 @@ impl Drop for OtherProcess {
 #[ignore = "only as another process of other tests"]
 fn entry() {
     let role = env::var(ROLE).expect("started by another test");
-    let url: DatabaseUrl = env::var(DATABASE).expect("started by another test").parse().expect("a good address");
+    let url: DatabaseUrl = env::var(DATABASE)
+        .expect("started by another test")
+        .parse()
+        .expect("a good address");
+    // The test harness has begun a line of its own.
+    println!();
     match role.as_str() {
         "hold" => hold(&url),
         "write" => write(&url),
@@ -80,7 +94,10 @@ fn say(line: &str) {
     static OUTPUT: Mutex<()> = Mutex::new(());
     let _output = OUTPUT.lock().expect("not poisoned");
     let mut stdout = std::io::stdout().lock();
-    stdout.write_all(format!("{line}\n").as_bytes()).and_then(|()| stdout.flush()).expect("the other test reads");
+    stdout
+        .write_all(format!("{line}\n").as_bytes())
+        .and_then(|()| stdout.flush())
+        .expect("the other test reads");
 }
 
 fn hold(url: &DatabaseUrl) {
@@ -94,7 +111,10 @@ fn write(url: &DatabaseUrl) {
     const TASKS: i64 = 16;
     let store = Store::open_with(url, options()).unwrap_or_else(|error| panic!("{error}"));
     let last: i64 = store
-        .read_inline("last", |tx| tx.query_one("SELECT COALESCE(MAX(id), 0) AS last FROM thing", params![])?.get("last"))
+        .read_inline("last", |tx| {
+            tx.query_one("SELECT COALESCE(MAX(id), 0) AS last FROM thing", params![])?
+                .get("last")
+        })
         .unwrap_or_else(|error: StoreError| panic!("{error}"));
     block_on(async {
         let mut tasks = tokio::task::JoinSet::new();
@@ -105,8 +125,14 @@ fn write(url: &DatabaseUrl) {
                     let id = last + 1 + task + round * TASKS;
                     store
                         .write("insert", move |tx| {
-                            tx.execute("INSERT INTO thing (id, name) VALUES ($1, $2)", params![id, format!("n{id}")])?;
-                            tx.execute("INSERT INTO part (id, thing) VALUES ($1, $2)", params![id, id])
+                            tx.execute(
+                                "INSERT INTO thing (id, name) VALUES ($1, $2)",
+                                params![id, format!("n{id}")],
+                            )?;
+                            tx.execute(
+                                "INSERT INTO part (id, thing) VALUES ($1, $2)",
+                                params![id, id],
+                            )
                         })
                         .await
                         .unwrap_or_else(|error: StoreError| panic!("{error}"));
@@ -132,11 +158,18 @@ fn write_limited(url: &DatabaseUrl) {
     for id in 1.. {
         let filler = "x".repeat(2000);
         let outcome = store.write_inline("insert", move |tx| {
-            tx.execute("INSERT INTO thing (id, name) VALUES ($1, $2)", params![id, format!("{id} {filler}")])
+            tx.execute(
+                "INSERT INTO thing (id, name) VALUES ($1, $2)",
+                params![id, format!("{id} {filler}")],
+            )
         });
         match outcome {
             Ok(_) => say(&format!("ack {id}")),
-            Err(error @ (StoreError::Unknown { .. } | StoreError::Full { .. } | StoreError::Unavailable { .. })) => {
+            Err(
+                error @ (StoreError::Unknown { .. }
+                | StoreError::Full { .. }
+                | StoreError::Unavailable { .. }),
+            ) => {
                 say(&format!("error {id} {error}"));
                 errors += 1;
                 if errors == 3 {

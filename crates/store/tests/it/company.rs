@@ -11,7 +11,8 @@ use supernode_store::{ConflictKind, Store, StoreError, params};
 
 use crate::{
     fixture::{
-        Database, Engine, Gate, PATIENCE, block_on, insert, names, on_every_server, patient_batches, small_queue, wait_until,
+        Database, Engine, Gate, PATIENCE, block_on, insert, names, on_every_server,
+        patient_batches, small_queue, wait_until,
     },
     transactions::Refusal,
 };
@@ -34,16 +35,24 @@ fn a_failing_closure_leaves_the_others_alone(engine: Engine) {
             let caller = store.clone();
             let caller = std::thread::spawn(move || {
                 caller.write_inline("mixed", move |tx| {
-                    tx.execute("INSERT INTO thing (id, name) VALUES ($1, $2)", params![id, id.to_string()])?;
+                    tx.execute(
+                        "INSERT INTO thing (id, name) VALUES ($1, $2)",
+                        params![id, id.to_string()],
+                    )?;
                     match id % 4 {
                         1 => Err(Refusal::Domain("refused")),
-                        2 => Ok(tx.execute("INSERT INTO thing (id, name) VALUES ($1, $2)", params![-id, "bad"])?),
+                        2 => Ok(tx.execute(
+                            "INSERT INTO thing (id, name) VALUES ($1, $2)",
+                            params![-id, "bad"],
+                        )?),
                         3 if id == 7 => panic!("a bug"),
                         _ => Ok(1),
                     }
                 })
             });
-            wait_until("the closure is queued", || store.metrics().queue_length >= usize::try_from(id).expect("small"));
+            wait_until("the closure is queued", || {
+                store.metrics().queue_length >= usize::try_from(id).expect("small")
+            });
             caller
         })
         .collect();
@@ -53,14 +62,27 @@ fn a_failing_closure_leaves_the_others_alone(engine: Engine) {
         match id {
             1 | 5 | 9 => assert_eq!(outcome, Err(Refusal::Domain("refused"))),
             2 | 6 | 10 => assert!(
-                matches!(&outcome, Err(Refusal::Store(StoreError::Conflict { kind: ConflictKind::Check, .. }))),
+                matches!(
+                    &outcome,
+                    Err(Refusal::Store(StoreError::Conflict {
+                        kind: ConflictKind::Check,
+                        ..
+                    }))
+                ),
                 "{outcome:?}"
             ),
-            7 => assert!(matches!(outcome, Err(Refusal::Store(StoreError::Panicked { .. })))),
+            7 => assert!(matches!(
+                outcome,
+                Err(Refusal::Store(StoreError::Panicked { .. }))
+            )),
             _ => assert_eq!(outcome, Ok(1)),
         }
     }
-    assert_eq!(store.metrics().batches - batches_before, 1, "they shared one transaction");
+    assert_eq!(
+        store.metrics().batches - batches_before,
+        1,
+        "they shared one transaction"
+    );
     assert_eq!(names(&store), ["3", "4", "8", "11", "12"]);
 }
 
@@ -75,8 +97,14 @@ fn a_dropped_caller_cancels_nothing(engine: Engine) {
     let gate = Gate::close(&store);
     {
         let mut write = pin!(store.write("orphan", |tx| {
-            tx.execute("INSERT INTO thing (id, name) VALUES ($1, $2)", params![1, "a"])?;
-            tx.execute("INSERT INTO thing (id, name) VALUES ($1, $2)", params![2, "b"])
+            tx.execute(
+                "INSERT INTO thing (id, name) VALUES ($1, $2)",
+                params![1, "a"],
+            )?;
+            tx.execute(
+                "INSERT INTO thing (id, name) VALUES ($1, $2)",
+                params![2, "b"],
+            )
         }));
         let waiting: Poll<Result<u64, StoreError>> = poll_once(write.as_mut());
         assert!(waiting.is_pending());
@@ -92,7 +120,10 @@ fn a_full_queue_makes_callers_wait(engine: Engine) {
     let gate = Gate::close(&store);
     let write = |id: i64| {
         store.write("insert", move |tx| {
-            tx.execute("INSERT INTO thing (id, name) VALUES ($1, $2)", params![id, id.to_string()])
+            tx.execute(
+                "INSERT INTO thing (id, name) VALUES ($1, $2)",
+                params![id, id.to_string()],
+            )
         })
     };
     block_on(async {
@@ -125,7 +156,11 @@ where
                 *slot = None;
             }
         }
-        if writes.iter().all(Option::is_none) { Poll::Ready(()) } else { Poll::Pending }
+        if writes.iter().all(Option::is_none) {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
     })
     .await;
 }
@@ -142,12 +177,17 @@ fn a_read_has_one_snapshot(engine: Engine) {
             let count = "SELECT COUNT(*) AS count FROM thing";
             let before: i64 = tx.query_one(count, params![])?.get("count")?;
             counted.send(()).expect("the test waits");
-            go_on.lock().expect("not poisoned").recv_timeout(PATIENCE).expect("the write is done");
+            go_on
+                .lock()
+                .expect("not poisoned")
+                .recv_timeout(PATIENCE)
+                .expect("the write is done");
             let after: i64 = tx.query_one(count, params![])?.get("count")?;
             Ok::<_, StoreError>((before, after))
         })
     });
-    once.recv_timeout(PATIENCE).expect("the first count is made");
+    once.recv_timeout(PATIENCE)
+        .expect("the first count is made");
     insert(&store, 1, "a").expect("a reader does not hold the writer up");
     written.send(()).expect("the reader waits");
     assert_eq!(reader.join().expect("no panic"), Ok((0, 0)));
@@ -160,7 +200,10 @@ fn dropping_the_store_keeps_what_is_queued(engine: Engine) {
     let gate = Gate::close(&store);
     {
         let mut write = pin!(store.write("last", |tx| {
-            tx.execute("INSERT INTO thing (id, name) VALUES ($1, $2)", params![1, "a"])
+            tx.execute(
+                "INSERT INTO thing (id, name) VALUES ($1, $2)",
+                params![1, "a"],
+            )
         }));
         let waiting: Poll<Result<u64, StoreError>> = poll_once(write.as_mut());
         assert!(waiting.is_pending());

@@ -28,20 +28,25 @@ fn what_was_acknowledged_survives_a_kill(engine: Engine) {
         let stored: HashSet<i64> = store
             .read_inline("stored", |tx| {
                 let sql = "SELECT thing.id AS id FROM thing JOIN part ON part.thing = thing.id";
-                tx.query(sql, params![])?.iter().map(|row| row.get("id")).collect()
+                tx.query(sql, params![])?
+                    .iter()
+                    .map(|row| row.get("id"))
+                    .collect()
             })
             .unwrap_or_else(|error: StoreError| panic!("{error}"));
         let lost: Vec<_> = acknowledged.difference(&stored).collect();
         assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
         let halves: i64 = store
             .read_inline("halves", |tx| {
-                let sql = "SELECT (SELECT COUNT(*) FROM thing) - (SELECT COUNT(*) FROM part) AS halves";
+                let sql =
+                    "SELECT (SELECT COUNT(*) FROM thing) - (SELECT COUNT(*) FROM part) AS halves";
                 tx.query_one(sql, params![])?.get("halves")
             })
             .unwrap_or_else(|error: StoreError| panic!("{error}"));
         assert_eq!(halves, 0, "a closure is stored whole or not at all");
     }
-    let report = supernode_store::Store::check_with(&database.url, options().migrations).expect("a readable database");
+    let report = supernode_store::Store::check_with(&database.url, options().migrations)
+        .expect("a readable database");
     assert_eq!(report.problems, Vec::<String>::new());
 }
 
@@ -55,7 +60,10 @@ pub(crate) fn address(database: &Database) -> String {
         Engine::Postgres => {
             let shown = database.url.to_string();
             let name = shown.rsplit('/').next().expect("a name");
-            format!("postgres://postgres@/{name}?host={}", crate::fixture::postgres().socket_directory().display())
+            format!(
+                "postgres://postgres@/{name}?host={}",
+                crate::fixture::postgres().socket_directory().display()
+            )
         }
         Engine::Sqlite | Engine::Memory => format!("sqlite:{}", database.path().display()),
     }

@@ -6,7 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use supernode_store::{DatabaseUrl, Migration, Options, Store, StoreError, params, testing::PrivatePostgres};
+use supernode_store::{
+    DatabaseUrl, Migration, Options, Store, StoreError, params, testing::PrivatePostgres,
+};
 use tempfile::TempDir;
 
 /// The schema of these tests; no table of the product.
@@ -58,11 +60,23 @@ impl Database {
             Engine::Memory => (DatabaseUrl::sqlite_memory(), None),
             Engine::Sqlite => {
                 let directory = tempfile::tempdir().expect("a temporary directory");
-                (DatabaseUrl::sqlite_file(directory.path().join("state.db")), Some(directory))
+                (
+                    DatabaseUrl::sqlite_file(directory.path().join("state.db")),
+                    Some(directory),
+                )
             }
-            Engine::Postgres => (postgres().create_database().unwrap_or_else(|error| panic!("{error}")), None),
+            Engine::Postgres => (
+                postgres()
+                    .create_database()
+                    .unwrap_or_else(|error| panic!("{error}")),
+                None,
+            ),
         };
-        Self { url, engine, directory }
+        Self {
+            url,
+            engine,
+            directory,
+        }
     }
 
     pub(crate) fn open(&self) -> Store {
@@ -75,7 +89,11 @@ impl Database {
 
     /// The file of a `SQLite` database.
     pub(crate) fn path(&self) -> std::path::PathBuf {
-        self.directory.as_ref().expect("a database in a file").path().join("state.db")
+        self.directory
+            .as_ref()
+            .expect("a database in a file")
+            .path()
+            .join("state.db")
     }
 }
 
@@ -85,11 +103,18 @@ pub(crate) fn options() -> Options {
 
 /// Options under which everything that waits is taken in one batch, however slow this machine is.
 pub(crate) fn patient_batches() -> Options {
-    Options { batch_work_max: PATIENCE, batch_closures_max: 10_000, ..options() }
+    Options {
+        batch_work_max: PATIENCE,
+        batch_closures_max: 10_000,
+        ..options()
+    }
 }
 
 pub(crate) fn small_queue(length: usize) -> Options {
-    Options { queue_length_max: NonZero::new(length).expect("not zero"), ..patient_batches() }
+    Options {
+        queue_length_max: NonZero::new(length).expect("not zero"),
+        ..patient_batches()
+    }
 }
 
 pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
@@ -115,14 +140,20 @@ pub(crate) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
 pub(crate) fn insert(store: &Store, id: i64, name: &str) -> Result<u64, StoreError> {
     let name = name.to_owned();
     store.write_inline("insert", move |tx| {
-        tx.execute("INSERT INTO thing (id, name) VALUES ($1, $2)", params![id, &name])
+        tx.execute(
+            "INSERT INTO thing (id, name) VALUES ($1, $2)",
+            params![id, &name],
+        )
     })
 }
 
 pub(crate) fn names(store: &Store) -> Vec<String> {
     store
         .read_inline("names", |tx| {
-            tx.query("SELECT name FROM thing ORDER BY id", params![])?.iter().map(|row| row.get("name")).collect()
+            tx.query("SELECT name FROM thing ORDER BY id", params![])?
+                .iter()
+                .map(|row| row.get("name"))
+                .collect()
         })
         .unwrap_or_else(|error: StoreError| panic!("{error}"))
 }
@@ -142,7 +173,10 @@ impl Gate {
         let thread = std::thread::spawn(move || {
             store.write_inline("gate", move |_| {
                 let _ = entered.send(());
-                let _ = released.lock().expect("not poisoned").recv_timeout(PATIENCE);
+                let _ = released
+                    .lock()
+                    .expect("not poisoned")
+                    .recv_timeout(PATIENCE);
                 Ok(())
             })
         });
@@ -152,7 +186,10 @@ impl Gate {
 
     pub(crate) fn open(self) {
         self.release.send(()).expect("the gate waits");
-        self.thread.join().expect("no panic").expect("the gate is a good closure");
+        self.thread
+            .join()
+            .expect("no panic")
+            .expect("the gate is a good closure");
     }
 }
 

@@ -35,7 +35,11 @@ fn a_cut_connection_is_made_again() {
         cut_connections(&database);
         insert(&store, id, &id.to_string()).expect("written on a new connection");
         cut_connections(&database);
-        assert_eq!(names(&store).len(), usize::try_from(id).expect("small"), "read on a new connection");
+        assert_eq!(
+            names(&store).len(),
+            usize::try_from(id).expect("small"),
+            "read on a new connection"
+        );
     }
     assert!(store.metrics().retries > 0);
 }
@@ -49,11 +53,17 @@ fn a_connection_cut_inside_a_closure_loses_and_doubles_nothing() {
     let outcome = store.write_inline("cut", move |tx| {
         let mut tries = closure_tries.lock().expect("not poisoned");
         *tries += 1;
-        tx.execute("UPDATE counter SET value = value + 1 WHERE id = 1", params![])?;
+        tx.execute(
+            "UPDATE counter SET value = value + 1 WHERE id = 1",
+            params![],
+        )?;
         if *tries == 1 {
             cut_connections(&closure_database);
         }
-        tx.execute("UPDATE counter SET value = value + 1 WHERE id = 2", params![])
+        tx.execute(
+            "UPDATE counter SET value = value + 1 WHERE id = 2",
+            params![],
+        )
     });
     assert_eq!(outcome, Ok::<_, StoreError>(1));
     assert_eq!(*tries.lock().expect("not poisoned"), 2);
@@ -67,7 +77,8 @@ fn a_connection_cut_inside_a_closure_loses_and_doubles_nothing() {
         if *tries == 1 {
             cut_connections(&closure_database);
         }
-        tx.query("SELECT id FROM counter", params![]).map(|rows| rows.len())
+        tx.query("SELECT id FROM counter", params![])
+            .map(|rows| rows.len())
     });
     assert_eq!(read, Ok::<_, StoreError>(2));
     assert_eq!(*read_tries.lock().expect("not poisoned"), 2);
@@ -76,7 +87,10 @@ fn a_connection_cut_inside_a_closure_loses_and_doubles_nothing() {
 fn counters(store: &Store) -> Vec<i64> {
     store
         .read_inline("counters", |tx| {
-            tx.query("SELECT value FROM counter ORDER BY id", params![])?.iter().map(|row| row.get("value")).collect()
+            tx.query("SELECT value FROM counter ORDER BY id", params![])?
+                .iter()
+                .map(|row| row.get("value"))
+                .collect()
         })
         .unwrap_or_else(|error: StoreError| panic!("{error}"))
 }
@@ -91,14 +105,23 @@ fn a_conflict_with_another_server_is_run_again() {
     let seen = first.write_inline("add", move |tx| {
         let mut tries = closure_tries.lock().expect("not poisoned");
         *tries += 1;
-        let value: i64 = tx.query_one("SELECT value FROM counter WHERE id = 1", params![])?.get("value")?;
+        let value: i64 = tx
+            .query_one("SELECT value FROM counter WHERE id = 1", params![])?
+            .get("value")?;
         if *tries == 1 {
             let other = closure_second.clone();
-            let added: Result<u64, StoreError> = other
-                .write_inline("add too", |tx| tx.execute("UPDATE counter SET value = value + 10 WHERE id = 1", params![]));
+            let added: Result<u64, StoreError> = other.write_inline("add too", |tx| {
+                tx.execute(
+                    "UPDATE counter SET value = value + 10 WHERE id = 1",
+                    params![],
+                )
+            });
             assert_eq!(added, Ok(1));
         }
-        tx.execute("UPDATE counter SET value = $1 WHERE id = 1", params![value + 1])?;
+        tx.execute(
+            "UPDATE counter SET value = $1 WHERE id = 1",
+            params![value + 1],
+        )?;
         Ok::<_, StoreError>(value)
     });
     assert_eq!(seen, Ok(10), "the answer is of the try that was stored");
@@ -115,13 +138,20 @@ fn write_skew_between_servers_is_prevented() {
     let claim = |store: &Store, own: i64, meanwhile: Option<Store>| {
         let mut meanwhile = meanwhile;
         store.write_inline("claim", move |tx| {
-            let taken: i64 = tx.query_one("SELECT CAST(SUM(value) AS BIGINT) AS taken FROM counter", params![])?.get("taken")?;
+            let taken: i64 = tx
+                .query_one(
+                    "SELECT CAST(SUM(value) AS BIGINT) AS taken FROM counter",
+                    params![],
+                )?
+                .get("taken")?;
             if let Some(other) = meanwhile.take() {
-                let claimed: Result<u64, StoreError> = other
-                    .write_inline("claim", |tx| {
-                        tx.query("SELECT CAST(SUM(value) AS BIGINT) AS taken FROM counter", params![])?;
-                        tx.execute("UPDATE counter SET value = 1 WHERE id = 2", params![])
-                    });
+                let claimed: Result<u64, StoreError> = other.write_inline("claim", |tx| {
+                    tx.query(
+                        "SELECT CAST(SUM(value) AS BIGINT) AS taken FROM counter",
+                        params![],
+                    )?;
+                    tx.execute("UPDATE counter SET value = 1 WHERE id = 2", params![])
+                });
                 assert_eq!(claimed, Ok(1));
             }
             if taken > 0 {
@@ -144,7 +174,8 @@ struct Relay {
 impl Relay {
     fn start() -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let listener = UnixListener::bind(directory.path().join(".s.PGSQL.5432")).expect("a socket");
+        let listener =
+            UnixListener::bind(directory.path().join(".s.PGSQL.5432")).expect("a socket");
         let server = postgres().socket_directory().join(".s.PGSQL.5432");
         let swallow = Arc::new(AtomicBool::new(false));
         let relay_swallow = Arc::clone(&swallow);
@@ -160,7 +191,12 @@ impl Relay {
     fn url(&self, database: &Database) -> DatabaseUrl {
         let name = database.url.to_string();
         let name = name.rsplit('/').next().expect("a name");
-        format!("postgres://postgres@/{name}?host={}", self.directory.path().display()).parse().expect("a good address")
+        format!(
+            "postgres://postgres@/{name}?host={}",
+            self.directory.path().display()
+        )
+        .parse()
+        .expect("a good address")
     }
 }
 
@@ -199,46 +235,77 @@ fn forward(client: UnixStream, server: UnixStream, swallow: Arc<AtomicBool>) {
 fn a_commit_without_an_answer_is_unknown_and_not_run_again() {
     let database = Database::new(Engine::Postgres);
     let relay = Relay::start();
-    let store = Store::open_with(&relay.url(&database), options()).unwrap_or_else(|error| panic!("{error}"));
+    let store = Store::open_with(&relay.url(&database), options())
+        .unwrap_or_else(|error| panic!("{error}"));
     insert(&store, 1, "a").expect("the relay forwards");
     relay.swallow.store(true, Ordering::SeqCst);
     let error = insert(&store, 2, "b").expect_err("the answer is swallowed");
     assert!(matches!(error, StoreError::Unknown { .. }), "{error:?}");
-    assert!(error.to_string().contains("ask again with the same idempotency key"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("ask again with the same idempotency key"),
+        "{error}"
+    );
     assert!(error.is_retryable());
     insert(&store, 3, "c").expect("on a new connection");
-    assert_eq!(names(&store), ["a", "b", "c"], "this one was stored, which nobody could know");
+    assert_eq!(
+        names(&store),
+        ["a", "b", "c"],
+        "this one was stored, which nobody could know"
+    );
 
     // A transaction that wrote nothing is simply run again.
     relay.swallow.store(true, Ordering::SeqCst);
-    let count = store
-        .write_inline("count", |tx| tx.query_one("SELECT COUNT(*) AS count FROM thing", params![])?.get::<i64>("count"));
+    let count = store.write_inline("count", |tx| {
+        tx.query_one("SELECT COUNT(*) AS count FROM thing", params![])?
+            .get::<i64>("count")
+    });
     assert_eq!(count, Ok::<_, StoreError>(3));
 }
 
 #[test]
 fn a_stopped_server_is_unavailable_until_it_is_back() {
     let server = PrivatePostgres::start().unwrap_or_else(|error| panic!("{error}"));
-    let url = server.create_database().unwrap_or_else(|error| panic!("{error}"));
-    let options = Options { retry_for: Duration::from_millis(200), ..options() };
+    let url = server
+        .create_database()
+        .unwrap_or_else(|error| panic!("{error}"));
+    let options = Options {
+        retry_for: Duration::from_millis(200),
+        ..options()
+    };
     let store = Store::open_with(&url, options).unwrap_or_else(|error| panic!("{error}"));
     insert(&store, 1, "a").expect("stored");
     drop(server);
     let error = insert(&store, 2, "b").expect_err("the server is gone");
     assert!(matches!(error, StoreError::Unavailable { .. }), "{error:?}");
-    assert!(error.to_string().contains("nothing was stored: ask again later"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("nothing was stored: ask again later"),
+        "{error}"
+    );
     let error = store
         .read_inline("names", |tx| tx.query("SELECT name FROM thing", params![]))
         .expect_err("the server is gone");
     assert!(matches!(error, StoreError::Unavailable { .. }), "{error:?}");
     let error = Store::open_with(&url, options).expect_err("the server is gone");
-    assert!(error.to_string().contains("check that the address is right and that the server runs"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("check that the address is right and that the server runs"),
+        "{error}"
+    );
 }
 
 #[test]
 fn a_missing_database_says_how_to_make_it() {
-    let error = Store::open_with(&postgres().url("nowhere"), options()).expect_err("there is no such database");
-    assert!(matches!(&error, StoreError::Open { reason, .. } if reason.contains("createdb")), "{error}");
+    let error = Store::open_with(&postgres().url("nowhere"), options())
+        .expect_err("there is no such database");
+    assert!(
+        matches!(&error, StoreError::Open { reason, .. } if reason.contains("createdb")),
+        "{error}"
+    );
 }
 
 #[test]
@@ -246,10 +313,18 @@ fn a_site_that_turned_off_durable_commits_is_overruled() {
     let database = Database::new(Engine::Postgres);
     let name = database.url.to_string();
     let name = name.rsplit('/').next().expect("a name");
-    postgres().administer(&format!("ALTER DATABASE {name} SET synchronous_commit = off")).unwrap_or_else(|error| panic!("{error}"));
+    postgres()
+        .administer(&format!(
+            "ALTER DATABASE {name} SET synchronous_commit = off"
+        ))
+        .unwrap_or_else(|error| panic!("{error}"));
     let store = database.open();
     let setting = store.write_inline("setting", |tx| {
-        tx.query_one("SELECT current_setting('synchronous_commit') AS setting", params![])?.get::<String>("setting")
+        tx.query_one(
+            "SELECT current_setting('synchronous_commit') AS setting",
+            params![],
+        )?
+        .get::<String>("setting")
     });
     assert_eq!(setting.as_deref(), Ok::<_, &StoreError>("on"));
 }
@@ -265,11 +340,18 @@ fn a_store_works_inside_a_runtime() {
         let report = Store::check_with(&database.url, options().migrations).expect("readable");
         assert_eq!(report.problems, Vec::<String>::new());
         store
-            .write("insert", |tx| tx.execute("INSERT INTO thing (id, name) VALUES ($1, $2)", params![1, "a"]))
+            .write("insert", |tx| {
+                tx.execute(
+                    "INSERT INTO thing (id, name) VALUES ($1, $2)",
+                    params![1, "a"],
+                )
+            })
             .await
             .unwrap_or_else(|error: StoreError| panic!("{error}"));
         drop(store);
         done.send(()).expect("the test waits");
     });
-    finished.recv_timeout(PATIENCE).expect("the store closes inside a runtime");
+    finished
+        .recv_timeout(PATIENCE)
+        .expect("the store closes inside a runtime");
 }

@@ -28,7 +28,10 @@ fn steps_are_applied_once_and_later_ones_added(engine: Engine) {
         let store = database.open();
         assert_eq!(names(&store), ["kept"]);
         let counters: i64 = store
-            .read_inline("counters", |tx| tx.query_one("SELECT COUNT(*) AS count FROM counter", params![])?.get("count"))
+            .read_inline("counters", |tx| {
+                tx.query_one("SELECT COUNT(*) AS count FROM counter", params![])?
+                    .get("count")
+            })
             .unwrap_or_else(|error: StoreError| panic!("{error}"));
         assert_eq!(counters, 2, "the second step ran once");
     }
@@ -50,25 +53,49 @@ fn a_newer_schema_is_refused(engine: Engine) {
 }
 
 fn an_edited_step_is_refused(engine: Engine) {
-    const EDITED: &[Migration] = &[Migration { number: 1, name: "things", sql: "CREATE TABLE thing (id BIGINT)" }];
+    const EDITED: &[Migration] = &[Migration {
+        number: 1,
+        name: "things",
+        sql: "CREATE TABLE thing (id BIGINT)",
+    }];
     let database = Database::new(engine);
     drop(open(&database.url, FIRST_ONLY).expect("a fresh database"));
     let error = open(&database.url, EDITED).expect_err("another text");
-    assert!(error.to_string().contains("its step 1 (things) is not this program's step 1 (things)"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("its step 1 (things) is not this program's step 1 (things)"),
+        "{error}"
+    );
 }
 
 fn a_failing_step_leaves_nothing(engine: Engine) {
     const BROKEN: &[Migration] = &[
         FIRST_ONLY[0],
-        Migration { number: 2, name: "broken", sql: "CREATE TABLE half (id BIGINT); INSERT INTO nowhere VALUES (1);" },
+        Migration {
+            number: 2,
+            name: "broken",
+            sql: "CREATE TABLE half (id BIGINT); INSERT INTO nowhere VALUES (1);",
+        },
     ];
     let database = Database::new(engine);
     let error = open(&database.url, BROKEN).expect_err("a step that cannot run");
-    assert!(matches!(&error, StoreError::Schema { reason, .. } if reason.contains("step 2 (broken) failed")), "{error}");
-    assert_eq!(Store::check_with(&database.url, MIGRATIONS).expect("readable").schema_version, 0);
+    assert!(
+        matches!(&error, StoreError::Schema { reason, .. } if reason.contains("step 2 (broken) failed")),
+        "{error}"
+    );
+    assert_eq!(
+        Store::check_with(&database.url, MIGRATIONS)
+            .expect("readable")
+            .schema_version,
+        0
+    );
     let store = database.open();
     let half = store.read_inline("half", |tx| tx.query("SELECT id FROM half", params![]));
-    assert!(matches!(half, Err(StoreError::Statement { .. })), "{half:?}");
+    assert!(
+        matches!(half, Err(StoreError::Statement { .. })),
+        "{half:?}"
+    );
 }
 
 fn check_reports_and_changes_nothing(engine: Engine) {
@@ -76,7 +103,11 @@ fn check_reports_and_changes_nothing(engine: Engine) {
     drop(open(&database.url, FIRST_ONLY).expect("a fresh database"));
     let report = Store::check_with(&database.url, MIGRATIONS).expect("readable");
     assert_eq!((report.schema_version, report.program_version), (1, 2));
-    assert_eq!(report.problems, Vec::<String>::new(), "an upgrade that is due is no problem");
+    assert_eq!(
+        report.problems,
+        Vec::<String>::new(),
+        "an upgrade that is due is no problem"
+    );
     assert_eq!(report.database, database.url.to_string());
 
     let store = database.open();
@@ -92,29 +123,48 @@ fn check_reports_and_changes_nothing(engine: Engine) {
     assert_eq!(report, beside_a_server);
     assert_eq!(
         report.problems,
-        ["counter.id is missing", "counter.value is missing", "part.extra is not of this program"]
+        [
+            "counter.id is missing",
+            "counter.value is missing",
+            "part.extra is not of this program"
+        ]
     );
     let older = Store::check_with(&database.url, FIRST_ONLY).expect("readable");
     assert_eq!(older.problems.len(), 1);
-    assert!(older.problems[0].contains("it has version 2 (parts)"), "{}", older.problems[0]);
+    assert!(
+        older.problems[0].contains("it has version 2 (parts)"),
+        "{}",
+        older.problems[0]
+    );
 }
 
 fn several_programs_migrate_at_once(engine: Engine) {
     let database = Database::new(engine);
     let outcomes: Vec<Result<(), StoreError>> = std::thread::scope(|scope| {
-        let programs: Vec<_> =
-            (0..4).map(|_| scope.spawn(|| Store::open_with(&database.url, options()).map(drop))).collect();
-        programs.into_iter().map(|program| program.join().expect("no panic")).collect()
+        let programs: Vec<_> = (0..4)
+            .map(|_| scope.spawn(|| Store::open_with(&database.url, options()).map(drop)))
+            .collect();
+        programs
+            .into_iter()
+            .map(|program| program.join().expect("no panic"))
+            .collect()
     });
     match engine {
         Engine::Postgres => assert_eq!(outcomes, [Ok(()), Ok(()), Ok(()), Ok(())]),
         Engine::Sqlite | Engine::Memory => {
             assert!(outcomes.contains(&Ok(())), "{outcomes:?}");
             assert!(
-                outcomes.iter().all(|outcome| matches!(outcome, Ok(()) | Err(StoreError::Locked { .. }))),
+                outcomes
+                    .iter()
+                    .all(|outcome| matches!(outcome, Ok(()) | Err(StoreError::Locked { .. }))),
                 "{outcomes:?}"
             );
         }
     }
-    assert_eq!(Store::check_with(&database.url, MIGRATIONS).expect("readable").schema_version, 2);
+    assert_eq!(
+        Store::check_with(&database.url, MIGRATIONS)
+            .expect("readable")
+            .schema_version,
+        2
+    );
 }

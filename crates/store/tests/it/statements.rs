@@ -29,7 +29,9 @@ fn error_of<T: Send + 'static + std::fmt::Debug>(
     store: &Store,
     closure: impl FnMut(&mut Tx<'_>) -> Result<T, StoreError> + Send + 'static,
 ) -> StoreError {
-    store.write_inline("refused", closure).expect_err("the statement is refused")
+    store
+        .write_inline("refused", closure)
+        .expect_err("the statement is refused")
 }
 
 fn parameters_are_bound_by_number(engine: Engine) {
@@ -51,7 +53,10 @@ fn parameters_are_bound_by_number(engine: Engine) {
     assert_eq!(row.get::<i64>("again"), Ok(2));
     assert_eq!(row.get::<i64>("tenth"), Ok(10));
     assert_eq!(row.get::<i64>("rest"), Ok(39));
-    assert_eq!(row.columns(), ["third", "first", "second", "again", "tenth", "rest"]);
+    assert_eq!(
+        row.columns(),
+        ["third", "first", "second", "again", "tenth", "rest"]
+    );
 }
 
 fn every_type_comes_back(engine: Engine) {
@@ -62,18 +67,41 @@ fn every_type_comes_back(engine: Engine) {
     store
         .write_inline("insert", move |tx| {
             let sql = "INSERT INTO thing (id, name, zone, flag, data) VALUES ($1, $2, $3, $4, $5)";
-            tx.execute(sql, params![i64::MAX, &sent_text, "", true, sent_bytes.clone()])?;
-            tx.execute(sql, params![1_u32, "", None::<&str>, None::<bool>, None::<Vec<u8>>])?;
-            tx.execute(sql, params![i64::MAX as u64 - 1, "a", Some("b".to_owned()), false, Vec::new()])
+            tx.execute(
+                sql,
+                params![i64::MAX, &sent_text, "", true, sent_bytes.clone()],
+            )?;
+            tx.execute(
+                sql,
+                params![1_u32, "", None::<&str>, None::<bool>, None::<Vec<u8>>],
+            )?;
+            tx.execute(
+                sql,
+                params![
+                    i64::MAX as u64 - 1,
+                    "a",
+                    Some("b".to_owned()),
+                    false,
+                    Vec::new()
+                ],
+            )
         })
         .unwrap_or_else(|error: StoreError| panic!("{error}"));
     let rows = store
-        .read_inline("select", |tx| tx.query("SELECT * FROM thing WHERE flag OR flag IS NULL OR NOT flag ORDER BY id DESC", params![]))
+        .read_inline("select", |tx| {
+            tx.query(
+                "SELECT * FROM thing WHERE flag OR flag IS NULL OR NOT flag ORDER BY id DESC",
+                params![],
+            )
+        })
         .unwrap_or_else(|error: StoreError| panic!("{error}"));
     assert_eq!(rows[0].get::<i64>("id"), Ok(i64::MAX));
     assert_eq!(rows[0].get::<u64>("id"), Ok(i64::MAX as u64));
     assert_eq!(rows[0].get::<String>("name"), Ok(text));
-    assert_eq!(rows[0].get::<Option<String>>("zone"), Ok(Some(String::new())));
+    assert_eq!(
+        rows[0].get::<Option<String>>("zone"),
+        Ok(Some(String::new()))
+    );
     assert_eq!(rows[0].get::<bool>("flag"), Ok(true));
     assert_eq!(rows[0].get::<Vec<u8>>("data"), Ok(bytes));
     assert_eq!(rows[1].get::<bool>("flag"), Ok(false));
@@ -87,22 +115,53 @@ fn every_type_comes_back(engine: Engine) {
 fn numbers_that_do_not_fit_are_refused(engine: Engine) {
     let (_database, store) = store(engine);
     let error = error_of(&store, |tx| {
-        tx.execute("INSERT INTO thing (id, name) VALUES ($1, $2)", params![u64::MAX, "a"])
+        tx.execute(
+            "INSERT INTO thing (id, name) VALUES ($1, $2)",
+            params![u64::MAX, "a"],
+        )
     });
-    assert!(error.to_string().contains("18446744073709551615 is above 2^63-1"), "{error}");
-    let error =
-        error_of(&store, |tx| tx.execute("INSERT INTO thing (id, name) VALUES ($1, $2)", params![1, "nul\0"]));
+    assert!(
+        error
+            .to_string()
+            .contains("18446744073709551615 is above 2^63-1"),
+        "{error}"
+    );
+    let error = error_of(&store, |tx| {
+        tx.execute(
+            "INSERT INTO thing (id, name) VALUES ($1, $2)",
+            params![1, "nul\0"],
+        )
+    });
     assert!(error.to_string().contains("NUL"), "{error}");
     assert_eq!(names(&store), Vec::<String>::new());
 }
 
 fn wrong_parameter_counts_are_refused(engine: Engine) {
     let (_database, store) = store(engine);
-    let too_few = error_of(&store, |tx| tx.query("SELECT CAST($1 AS TEXT) AS a, CAST($2 AS TEXT) AS b", params!["x"]));
-    assert!(too_few.to_string().contains("2 parameters and got 1 values"), "{too_few}");
-    let too_many = error_of(&store, |tx| tx.query("SELECT CAST($1 AS TEXT) AS a", params!["x", "y"]));
-    assert!(too_many.to_string().contains("1 parameters and got 2 values"), "{too_many}");
-    let gap = error_of(&store, |tx| tx.query("SELECT CAST($2 AS TEXT) AS a", params!["x"]));
+    let too_few = error_of(&store, |tx| {
+        tx.query(
+            "SELECT CAST($1 AS TEXT) AS a, CAST($2 AS TEXT) AS b",
+            params!["x"],
+        )
+    });
+    assert!(
+        too_few
+            .to_string()
+            .contains("2 parameters and got 1 values"),
+        "{too_few}"
+    );
+    let too_many = error_of(&store, |tx| {
+        tx.query("SELECT CAST($1 AS TEXT) AS a", params!["x", "y"])
+    });
+    assert!(
+        too_many
+            .to_string()
+            .contains("1 parameters and got 2 values"),
+        "{too_many}"
+    );
+    let gap = error_of(&store, |tx| {
+        tx.query("SELECT CAST($2 AS TEXT) AS a", params!["x"])
+    });
     assert!(matches!(gap, StoreError::Statement { .. }), "{gap}");
 }
 
@@ -112,10 +171,22 @@ fn row_counts_are_checked(engine: Engine) {
         let one = "SELECT value FROM counter WHERE id = $1";
         assert!(tx.query_optional(one, params![9])?.is_none());
         assert!(tx.query_optional(one, params![1])?.is_some());
-        assert!(matches!(tx.query_one(one, params![9]), Err(StoreError::RowCount { rows: 0, .. })));
-        assert!(matches!(tx.query_one("SELECT value FROM counter", params![]), Err(StoreError::RowCount { rows: 2, .. })));
-        assert_eq!(tx.execute("UPDATE counter SET value = value + 1", params![])?, 2);
-        assert_eq!(tx.execute("UPDATE counter SET value = 0 WHERE id = $1", params![9])?, 0);
+        assert!(matches!(
+            tx.query_one(one, params![9]),
+            Err(StoreError::RowCount { rows: 0, .. })
+        ));
+        assert!(matches!(
+            tx.query_one("SELECT value FROM counter", params![]),
+            Err(StoreError::RowCount { rows: 2, .. })
+        ));
+        assert_eq!(
+            tx.execute("UPDATE counter SET value = value + 1", params![])?,
+            2
+        );
+        assert_eq!(
+            tx.execute("UPDATE counter SET value = 0 WHERE id = $1", params![9])?,
+            0
+        );
         Ok(())
     });
     assert_eq!(outcome, Ok(()));
@@ -124,7 +195,9 @@ fn row_counts_are_checked(engine: Engine) {
 fn a_column_says_what_is_wrong_with_it(engine: Engine) {
     let (_database, store) = store(engine);
     let row = store
-        .read_inline("row", |tx| tx.query_one("SELECT -1 AS number, 'x' AS word, NULL AS nothing", params![]))
+        .read_inline("row", |tx| {
+            tx.query_one("SELECT -1 AS number, 'x' AS word, NULL AS empty", params![])
+        })
         .unwrap_or_else(|error: StoreError| panic!("{error}"));
     let message = |error: StoreError| error.to_string();
     assert_eq!(
@@ -136,16 +209,26 @@ fn a_column_says_what_is_wrong_with_it(engine: Engine) {
         Err("column word cannot be read: text where an integer is expected".to_owned())
     );
     assert_eq!(
-        row.get::<String>("nothing").map_err(message),
-        Err("column nothing cannot be read: null where text is expected".to_owned())
+        row.get::<String>("empty").map_err(message),
+        Err("column empty cannot be read: null where text is expected".to_owned())
     );
     assert_eq!(
         row.get::<String>("else").map_err(message),
-        Err("column else cannot be read: the result only has number, word, nothing".to_owned())
+        Err("column else cannot be read: the result only has number, word, empty".to_owned())
     );
-    let average = error_of(&store, |tx| tx.query("SELECT AVG(value) AS average FROM counter", params![]));
-    assert!(average.to_string().contains("column average cannot be read"), "{average}");
-    assert!(average.to_string().contains("cast it to BIGINT or TEXT"), "{average}");
+    let average = error_of(&store, |tx| {
+        tx.query("SELECT AVG(value) AS average FROM counter", params![])
+    });
+    assert!(
+        average
+            .to_string()
+            .contains("column average cannot be read"),
+        "{average}"
+    );
+    assert!(
+        average.to_string().contains("cast it to BIGINT or TEXT"),
+        "{average}"
+    );
 }
 
 fn json_comes_back(engine: Engine) {
@@ -157,45 +240,105 @@ fn json_comes_back(engine: Engine) {
     let (_database, store) = store(engine);
     let row = store
         .write_inline("json", |tx| {
-            let fabric = Fabric { rails: vec![1, 2], bandwidth_gbps: 391.5 };
-            tx.query_one("SELECT CAST($1 AS TEXT) AS fabric, CAST($2 AS TEXT) AS none", params![Value::json(&fabric)?, Value::Null])
+            let fabric = Fabric {
+                rails: vec![1, 2],
+                bandwidth_gbps: 391.5,
+            };
+            tx.query_one(
+                "SELECT CAST($1 AS TEXT) AS fabric, CAST($2 AS TEXT) AS none",
+                params![Value::json(&fabric)?, Value::Null],
+            )
         })
         .unwrap_or_else(|error: StoreError| panic!("{error}"));
-    assert_eq!(row.json::<Fabric>("fabric"), Ok(Fabric { rails: vec![1, 2], bandwidth_gbps: 391.5 }));
+    assert_eq!(
+        row.json::<Fabric>("fabric"),
+        Ok(Fabric {
+            rails: vec![1, 2],
+            bandwidth_gbps: 391.5
+        })
+    );
     assert_eq!(row.json::<Option<Fabric>>("none"), Ok(None));
-    assert!(matches!(row.json::<Vec<u16>>("fabric"), Err(StoreError::Decode { column, .. }) if column == "fabric"));
+    assert!(
+        matches!(row.json::<Vec<u16>>("fabric"), Err(StoreError::Decode { column, .. }) if column == "fabric")
+    );
 }
 
 fn broken_rules_are_named_alike(engine: Engine) {
     let (_database, store) = store(engine);
     store
         .write_inline("first", |tx| {
-            tx.execute("INSERT INTO thing (id, name, zone) VALUES ($1, $2, $3)", params![1, "a", "north"])
+            tx.execute(
+                "INSERT INTO thing (id, name, zone) VALUES ($1, $2, $3)",
+                params![1, "a", "north"],
+            )
         })
         .unwrap_or_else(|error: StoreError| panic!("{error}"));
     let thing = "INSERT INTO thing (id, name, zone) VALUES ($1, $2, $3)";
-    let conflict = |kind, what: &str| StoreError::Conflict { kind, what: what.to_owned() };
+    let conflict = |kind, what: &str| StoreError::Conflict {
+        kind,
+        what: what.to_owned(),
+    };
 
-    let primary = error_of(&store, move |tx| tx.execute(thing, params![1, "b", "north"]));
+    let primary = error_of(&store, move |tx| {
+        tx.execute(thing, params![1, "b", "north"])
+    });
     assert_eq!(primary, conflict(ConflictKind::Unique, "thing.id"));
-    let unique = error_of(&store, move |tx| tx.execute(thing, params![2, "a", "north"]));
-    assert_eq!(unique, conflict(ConflictKind::Unique, "thing.name, thing.zone"));
-    assert_eq!(unique.to_string(), "uniqueness rule broken: thing.name, thing.zone");
-    let check = error_of(&store, move |tx| tx.execute(thing, params![-1, "c", "north"]));
+    let unique = error_of(&store, move |tx| {
+        tx.execute(thing, params![2, "a", "north"])
+    });
+    assert_eq!(
+        unique,
+        conflict(ConflictKind::Unique, "thing.name, thing.zone")
+    );
+    assert_eq!(
+        unique.to_string(),
+        "uniqueness rule broken: thing.name, thing.zone"
+    );
+    let check = error_of(&store, move |tx| {
+        tx.execute(thing, params![-1, "c", "north"])
+    });
     assert_eq!(check, conflict(ConflictKind::Check, "thing_id_positive"));
-    let required = error_of(&store, move |tx| tx.execute(thing, params![3, None::<&str>, "north"]));
+    let required = error_of(&store, move |tx| {
+        tx.execute(thing, params![3, None::<&str>, "north"])
+    });
     assert_eq!(required, conflict(ConflictKind::NotNull, "thing.name"));
-    let reference = error_of(&store, |tx| tx.execute("INSERT INTO part (id, thing) VALUES ($1, $2)", params![1, 77]));
-    assert!(matches!(reference, StoreError::Conflict { kind: ConflictKind::ForeignKey, .. }), "{reference:?}");
+    let reference = error_of(&store, |tx| {
+        tx.execute(
+            "INSERT INTO part (id, thing) VALUES ($1, $2)",
+            params![1, 77],
+        )
+    });
+    assert!(
+        matches!(
+            reference,
+            StoreError::Conflict {
+                kind: ConflictKind::ForeignKey,
+                ..
+            }
+        ),
+        "{reference:?}"
+    );
     assert_eq!(names(&store), ["a"]);
 }
 
 fn execute_and_query_are_not_mixed_up(engine: Engine) {
     let (_database, store) = store(engine);
-    let error = error_of(&store, |tx| tx.execute("SELECT value FROM counter", params![]));
-    assert!(error.to_string().contains("it returns rows: use a query function"), "{error}");
-    let error = error_of(&store, |tx| tx.execute("INSERT INTO nowhere (a) VALUES ($1)", params![1]));
-    assert!(matches!(&error, StoreError::Statement { reason, .. } if reason.contains("nowhere")), "{error}");
+    let error = error_of(&store, |tx| {
+        tx.execute("SELECT value FROM counter", params![])
+    });
+    assert!(
+        error
+            .to_string()
+            .contains("it returns rows: use a query function"),
+        "{error}"
+    );
+    let error = error_of(&store, |tx| {
+        tx.execute("INSERT INTO nowhere (a) VALUES ($1)", params![1])
+    });
+    assert!(
+        matches!(&error, StoreError::Statement { reason, .. } if reason.contains("nowhere")),
+        "{error}"
+    );
     assert!(!error.is_retryable());
 }
 
@@ -207,14 +350,20 @@ fn upsert_and_returning_have_one_text(engine: Engine) {
         .write_inline("upsert", move |tx| {
             let mut values = Vec::new();
             for added in [5, 7] {
-                values.push(tx.query_one(upsert, params![3, added])?.get::<i64>("value")?);
+                values.push(
+                    tx.query_one(upsert, params![3, added])?
+                        .get::<i64>("value")?,
+                );
             }
             Ok::<_, StoreError>(values)
         })
         .expect("a good upsert");
     assert_eq!(values, [5, 12]);
     let inserted = store.write_inline("nothing", |tx| {
-        tx.execute("INSERT INTO counter (id, value) VALUES ($1, $2) ON CONFLICT DO NOTHING", params![3, 1])
+        tx.execute(
+            "INSERT INTO counter (id, value) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+            params![3, 1],
+        )
     });
     assert_eq!(inserted, Ok::<_, StoreError>(0));
 }
@@ -225,6 +374,9 @@ fn a_read_cannot_write(engine: Engine) {
     let error = store
         .read_inline("sneaky", |tx| tx.execute("DELETE FROM thing", params![]))
         .expect_err("a read transaction does not write");
-    assert!(matches!(&error, StoreError::Statement { reason, .. } if reason.contains("in a read transaction")), "{error}");
+    assert!(
+        matches!(&error, StoreError::Statement { reason, .. } if reason.contains("in a read transaction")),
+        "{error}"
+    );
     assert_eq!(names(&store), ["a"]);
 }

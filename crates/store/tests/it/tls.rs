@@ -17,17 +17,27 @@ fn start() -> TlsServer {
         rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
     let directory = tempfile::tempdir().expect("a temporary directory");
     std::fs::write(directory.path().join("ca.pem"), cert.pem()).expect("a writable directory");
-    let port = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port").port();
+    let port = TcpListener::bind("127.0.0.1:0")
+        .and_then(|socket| socket.local_addr())
+        .expect("a free port")
+        .port();
     let server = PrivatePostgres::start_with(&[
         ("file:server.crt", &cert.pem()),
         ("file:server.key", &signing_key.serialize_pem()),
-        ("file:pg_hba.conf", "local all all trust\nhostssl all all 127.0.0.1/32 trust\n"),
+        (
+            "file:pg_hba.conf",
+            "local all all trust\nhostssl all all 127.0.0.1/32 trust\n",
+        ),
         ("ssl", "on"),
         ("listen_addresses", "127.0.0.1"),
         ("port", &port.to_string()),
     ])
     .unwrap_or_else(|error| panic!("{error}"));
-    TlsServer { _server: server, directory, port }
+    TlsServer {
+        _server: server,
+        directory,
+        port,
+    }
 }
 
 #[test]
@@ -35,9 +45,12 @@ fn a_verified_server_is_used_and_an_unverified_one_is_not() {
     let server = start();
     let authorities = server.directory.path().join("ca.pem");
     let open = |host: &str, options_text: &str| {
-        let url: DatabaseUrl = format!("postgres://postgres@{host}:{}/postgres?{options_text}", server.port)
-            .parse()
-            .expect("a good address");
+        let url: DatabaseUrl = format!(
+            "postgres://postgres@{host}:{}/postgres?{options_text}",
+            server.port
+        )
+        .parse()
+        .expect("a good address");
         Store::open_with(&url, options())
     };
     let trusted = format!("sslmode=verify-full&sslrootcert={}", authorities.display());
@@ -50,11 +63,24 @@ fn a_verified_server_is_used_and_an_unverified_one_is_not() {
     assert_eq!(encrypted, Ok::<_, StoreError>(true));
 
     let wrong_name = open("127.0.0.1", &trusted).expect_err("the certificate is for localhost");
-    assert!(wrong_name.to_string().contains("not valid for name"), "{wrong_name}");
-    let unknown = open("localhost", "sslmode=require").expect_err("the certificate is not signed by a known authority");
-    assert!(unknown.to_string().contains("invalid peer certificate"), "{unknown}");
+    assert!(
+        wrong_name.to_string().contains("not valid for name"),
+        "{wrong_name}"
+    );
+    let unknown = open("localhost", "sslmode=require")
+        .expect_err("the certificate is not signed by a known authority");
+    assert!(
+        unknown.to_string().contains("invalid peer certificate"),
+        "{unknown}"
+    );
     let plain = open("localhost", "").expect_err("this server takes no plain connections");
     assert!(matches!(plain, StoreError::Open { .. }), "{plain:?}");
-    let no_file = open("localhost", "sslrootcert=/nowhere/ca.pem").expect_err("there is no such file");
-    assert!(no_file.to_string().contains("sslrootcert /nowhere/ca.pem cannot be used"), "{no_file}");
+    let no_file =
+        open("localhost", "sslrootcert=/nowhere/ca.pem").expect_err("there is no such file");
+    assert!(
+        no_file
+            .to_string()
+            .contains("sslrootcert /nowhere/ca.pem cannot be used"),
+        "{no_file}"
+    );
 }

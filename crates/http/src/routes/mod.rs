@@ -1,0 +1,42 @@
+//! What the operations of the contract mean: each handler turns wire types into a call of `control` and the result into a view.
+//!
+//! One file per resource, named as in the contract, in `control` and in the command line. A handler that changes something does it in
+//! one transaction with its audit record and its answer ([`Context::change`]).
+
+mod audit;
+mod context;
+mod environment;
+mod event;
+mod job;
+mod join_token;
+mod log;
+mod node;
+mod operation;
+mod secret;
+mod spec;
+mod super_node;
+mod system;
+mod token;
+
+pub use context::{Context, TokenAuthenticator};
+pub use secret::new_secret;
+pub(crate) use context::failure;
+pub(crate) use secret::hash_secret;
+
+use crate::Edge;
+
+/// Mounts every operation of the contract.
+#[must_use]
+pub fn mount(edge: Edge, context: &Context) -> Edge {
+    let edge = system::mount(edge, context);
+    let edge = node::mount(edge, context);
+    let edge = spec::mount(edge, context);
+    let edge = super_node::mount(edge, context);
+    let edge = environment::mount(edge, context);
+    let edge = job::mount(edge, context);
+    let edge = operation::mount(edge, context);
+    let edge = event::mount(edge, context);
+    let edge = audit::mount(edge, context);
+    let edge = token::mount(edge, context);
+    join_token::mount(edge, context)
+}

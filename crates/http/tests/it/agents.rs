@@ -1,0 +1,1 @@
+//! The agent port: enrolment, renewal and the sync connection, over real mutual TLS.
