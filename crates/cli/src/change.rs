@@ -7,7 +7,7 @@ use supernode_client::CallOptions;
 
 /// Makes a change safe to repeat.
 #[derive(Debug, Clone, Default, clap::Args)]
-pub(crate) struct KeyOption {
+pub struct KeyOption {
     /// The same key with the same request has one effect, however often it is sent
     #[arg(long, value_name = "KEY")]
     pub(crate) idempotency_key: Option<String>,
@@ -21,7 +21,7 @@ impl KeyOption {
 
 /// Makes a change conditional.
 #[derive(Debug, Clone, Default, clap::Args)]
-pub(crate) struct Precondition {
+pub struct Precondition {
     #[command(flatten)]
     pub(crate) key: KeyOption,
     /// Change only if the object has this generation
@@ -37,7 +37,7 @@ impl Precondition {
 
 /// Waits for the operation that was started.
 #[derive(Debug, Clone, Copy, Default, clap::Args)]
-pub(crate) struct WaitOption {
+pub struct WaitOption {
     /// Wait until the operation has ended; exit code 1 and the reason if it failed
     #[arg(long)]
     pub(crate) wait: bool,
@@ -77,7 +77,7 @@ pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
 
 /// A change of one label.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum LabelChange {
+pub enum LabelChange {
     /// `KEY=VALUE`
     Set(String, String),
     /// `KEY-`

@@ -57,7 +57,7 @@ pub struct SetArguments {
 /// Changes onto the present revision; each may be given several times.
 #[derive(Debug, Clone, Default, clap::Args)]
 #[group(id = "changes", multiple = true)]
-pub struct Changes {
+pub(crate) struct Changes {
     /// Set an environment variable of every job
     #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
     variable: Vec<(String, String)>,

@@ -70,7 +70,7 @@ pub enum JobCommand {
 
 /// What to run and where.
 #[derive(Debug, clap::Args)]
-pub struct JobOptions {
+pub(crate) struct JobOptions {
     /// The super node to run on
     #[arg(long, value_name = "NAME")]
     super_node: String,

@@ -35,7 +35,6 @@ pub use output::Format;
 
 use std::process::ExitCode;
 
-use crate::failure::Failure;
 use crate::session::Session;
 
 /// What every command takes.

@@ -67,7 +67,7 @@ pub enum SuperNodeCommand {
 
 /// What every command that scales takes.
 #[derive(Debug, Clone, Default, clap::Args)]
-pub struct ScaleOptions {
+pub(crate) struct ScaleOptions {
     /// Show what would happen and why each node was chosen; change nothing
     #[arg(long, conflicts_with = "wait")]
     plan: bool,
@@ -122,7 +122,7 @@ pub struct ScaleUpArguments {
 
 /// How running jobs are treated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Mode {
+pub(crate) enum Mode {
     /// Refuse when a job runs on a target; the answer lists the jobs
     Refuse,
     /// Wait for the jobs to finish, until the deadline

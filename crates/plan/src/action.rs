@@ -32,7 +32,8 @@ pub enum Action {
         /// Its new policy.
         policy: NodePolicy,
     },
-    /// Makes a spare join: it gets the environment, the other members learn of it.
+    /// Makes a spare join: it gets the environment, the other members learn of it. What its agent says of the environment counts
+    /// again when the agent has stored a desired generation made after this.
     Claim {
         /// The node.
         node: NodeId,
@@ -46,7 +47,8 @@ pub enum Action {
         /// The node.
         node: NodeId,
     },
-    /// Takes an empty node out: its environment is cleaned, the others forget it.
+    /// Takes an empty node out: its environment is cleaned, the others forget it. From now on it counts as not clean
+    /// (`environment_applied` is at least 1) until its agent, having stored a desired generation made after this, says that it is.
     Leave {
         /// The node.
         node: NodeId,

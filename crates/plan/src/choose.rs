@@ -131,6 +131,9 @@ pub fn choose_spares(
         }
     }
     let Some((_, chosen, free)) = best else {
+        if count == 0 {
+            return Ok(Vec::new());
+        }
         return Err(Shortage {
             wanted: count,
             found,

@@ -11,6 +11,7 @@ pub mod condition;
 mod index;
 mod job;
 pub mod operation;
+pub mod rank_table;
 mod schedule;
 pub mod snapshot;
 mod topology;

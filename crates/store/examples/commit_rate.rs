@@ -52,7 +52,7 @@ fn measure(name: &str, url: &DatabaseUrl) -> Result<(), StoreError> {
         let (since, done) = (now(), runtime.block_on(write_with(&store, writers))?);
         let (seconds, after) = (since.elapsed().as_secs_f64(), store.metrics());
         let commits = after.batches - before.batches;
-        let mean = (after.commit_time_sum - before.commit_time_sum)
+        let mean = after.commit_time_sum.saturating_sub(before.commit_time_sum)
             / u32::try_from(commits.max(1)).unwrap_or(u32::MAX);
         println!(
             "{name:<10} {writers:>7} {:>12} {:>12} {mean:>14.1?} {:>14.1?}",

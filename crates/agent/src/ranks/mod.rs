@@ -16,7 +16,6 @@ pub mod environment;
 mod error;
 pub mod id;
 pub mod log;
-pub mod rank_table;
 pub mod records;
 mod strays;
 pub mod watcher;

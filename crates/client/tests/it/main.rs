@@ -3,4 +3,5 @@
 mod call;
 mod enrolment;
 mod follow;
+#[expect(dead_code, reason = "the command line's tests use more of it")]
 mod server;

@@ -1,4 +1,5 @@
-//! A TLS server that speaks just enough HTTP: one reaction for each request, in order, and a record of what was asked.
+//! A TLS server that speaks just enough HTTP: reactions in order or as a function of the request, and a record of what was asked.
+//! The command line's tests use it too.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -22,6 +23,8 @@ pub(crate) enum Reaction {
     Drop,
     /// Reads the request and never answers.
     Hang,
+    /// Does something else a little later, as a request that waits for a change.
+    Later(Duration, Box<Reaction>),
 }
 
 /// A request as it arrived.
@@ -77,14 +80,10 @@ pub(crate) fn foreign_ca() -> String {
 }
 
 impl Server {
-    /// Serves the reactions in order, then refuses connections.
+    /// Serves the reactions in order, one request after the other, then refuses connections.
     pub(crate) async fn start(reactions: Vec<Reaction>) -> Self {
-        let Identity { ca, config } = identity();
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let address = format!("https://{}", listener.local_addr().expect("bound"));
-        let acceptor = TlsAcceptor::from(Arc::new(config));
-        let asked = Arc::new(Mutex::new(Vec::new()));
-        let record = Arc::clone(&asked);
+        let (server, listener, acceptor) = Self::listen().await;
+        let record = Arc::clone(&server.asked);
         tokio::spawn(async move {
             let mut reactions = reactions.into_iter().peekable();
             while reactions.peek().is_some() {
@@ -92,24 +91,37 @@ impl Server {
                 let Ok(mut stream) = acceptor.accept(socket).await else { continue };
                 let Some(request) = read_request(&mut stream).await else { continue };
                 record.lock().expect("no holder panics").push(request);
-                match reactions.next().expect("there was one") {
-                    Reaction::Answer(status, body) => {
-                        let head = format!(
-                            "HTTP/1.1 {status} X\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
-                            body.len()
-                        );
-                        write(&mut stream, &(head + &body)).await;
-                    }
-                    Reaction::Raw(bytes) => write(&mut stream, &bytes).await,
-                    Reaction::Drop => {}
-                    Reaction::Hang => {
-                        // Ends when the client gives up and closes.
-                        let _ = stream.read(&mut [0; 1]).await;
-                    }
-                }
+                react(&mut stream, reactions.next().expect("there was one")).await;
             }
         });
-        Self { address, ca, asked }
+        server
+    }
+
+    /// Answers every request with what `reaction` says, many at a time.
+    pub(crate) async fn answering(reaction: impl Fn(&Asked) -> Reaction + Send + Sync + 'static) -> Self {
+        let (server, listener, acceptor) = Self::listen().await;
+        let record = Arc::clone(&server.asked);
+        let reaction = Arc::new(reaction);
+        tokio::spawn(async move {
+            while let Ok((socket, _)) = listener.accept().await {
+                let (acceptor, record, reaction) = (acceptor.clone(), Arc::clone(&record), Arc::clone(&reaction));
+                tokio::spawn(async move {
+                    let Ok(mut stream) = acceptor.accept(socket).await else { return };
+                    let Some(request) = read_request(&mut stream).await else { return };
+                    let reaction = reaction(&request);
+                    record.lock().expect("no holder panics").push(request);
+                    react(&mut stream, reaction).await;
+                });
+            }
+        });
+        server
+    }
+
+    async fn listen() -> (Self, TcpListener, TlsAcceptor) {
+        let Identity { ca, config } = identity();
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = format!("https://{}", listener.local_addr().expect("bound"));
+        (Self { address, ca, asked: Arc::default() }, listener, TlsAcceptor::from(Arc::new(config)))
     }
 
     pub(crate) fn asked(&self) -> Vec<Asked> {
@@ -132,6 +144,27 @@ pub(crate) fn client(context: &Context, limits: Limits) -> Client {
 /// Limits that make a test that should fail fail soon.
 pub(crate) fn limits() -> Limits {
     Limits { connect: Duration::from_secs(2), total: Duration::from_secs(5), retry_for: Duration::from_secs(2), answer_bytes: 100_000 }
+}
+
+async fn react(stream: &mut (impl AsyncReadExt + AsyncWriteExt + Unpin), reaction: Reaction) {
+    let mut reaction = reaction;
+    while let Reaction::Later(pause, then) = reaction {
+        tokio::time::sleep(pause).await;
+        reaction = *then;
+    }
+    match reaction {
+        Reaction::Answer(status, body) => {
+            let length = body.len();
+            let head = format!("HTTP/1.1 {status} X\r\ncontent-type: application/json\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n");
+            write(stream, &(head + &body)).await;
+        }
+        Reaction::Raw(bytes) => write(stream, &bytes).await,
+        Reaction::Drop | Reaction::Later(..) => {}
+        Reaction::Hang => {
+            // Ends when the client gives up and closes.
+            let _ = stream.read(&mut [0; 1]).await;
+        }
+    }
 }
 
 async fn write(stream: &mut (impl AsyncWriteExt + Unpin), text: &str) {

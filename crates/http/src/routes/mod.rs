@@ -20,6 +20,7 @@ mod token;
 
 pub use context::{Context, TokenAuthenticator};
 pub use secret::new_secret;
+pub use token::ensure_admin;
 pub(crate) use context::failure;
 pub(crate) use secret::hash_secret;
 

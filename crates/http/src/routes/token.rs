@@ -9,7 +9,7 @@ use supernode_control::token;
 
 use super::context::whole;
 use super::{Context, new_secret};
-use crate::{Edge, Request};
+use crate::{Edge, Failure, Request};
 
 pub(super) fn mount(edge: Edge, context: &Context) -> Edge {
     let (list, create, revoke) = (context.clone(), context.clone(), context.clone());
@@ -58,4 +58,29 @@ fn view(token: TokenRecord) -> TokenView {
         expires_at: token.expires_at,
         revoked_at: token.revoked_at,
     }
+}
+
+/// Makes sure that the first admin's token is known; there is none only in a fresh database.
+pub async fn ensure_admin(control: &supernode_control::Control, secret: &str) -> Result<(), Failure> {
+    let hash = super::hash_secret(secret);
+    let request = supernode_control::ChangeRequest {
+        action: "admin_bootstrap",
+        subject: "admin".into(),
+        audited: serde_json::Value::Null,
+        request_id: String::new(),
+        actor: "server".into(),
+        operator: true,
+        admin: true,
+        if_match: None,
+        idempotency: None,
+    };
+    let known = control.read("token_list", query::tokens).await.map_err(super::failure)?;
+    if !known.is_empty() {
+        return Ok(());
+    }
+    let name: supernode_types::Name = "admin".parse().expect("a constant name");
+    control
+        .change(request, move |tx, intent| token::create(tx, intent, &name, Role::Admin.word(), None, &hash).map(|_| ()))
+        .await
+        .map_err(super::failure)
 }

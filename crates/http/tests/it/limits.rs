@@ -30,7 +30,7 @@ async fn no_more_requests_run_at_once_than_allowed() {
 async fn bodies_over_the_limit_are_refused_announced_or_not() {
     let server = serve(mount(edge(EdgeOptions { maximum_body_bytes: 100, ..EdgeOptions::default() })));
     let order = || server.request("POST", ORDER, "user").header("content-type", "application/json");
-    let fits = format!("{{\"count\":1,\"note\":\"{}\"}}", "x".repeat(77));
+    let fits = format!("{{\"count\":1,\"note\":\"{}\"}}", "x".repeat(80));
     assert_eq!(fits.len(), 100);
     assert_eq!(order().body(fits.clone()).send().await.expect("an answer").status().as_u16(), 201);
     let announced = order().body(format!("{fits} ")).send().await.expect("an answer");

@@ -1,6 +1,7 @@
 //! The edge on real sockets with real TLS.
 
 mod agents;
+mod agents_toy;
 mod authority;
 mod contract;
 mod limits;

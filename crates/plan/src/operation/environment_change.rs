@@ -4,7 +4,7 @@
 //! what it waits for includes everything that this one waits for.
 
 use supernode_types::node::{Node, NodeCondition};
-use supernode_types::operation::{Operation, OperationKind, OperationState, TargetState};
+use supernode_types::operation::{Operation, OperationKind, OperationState, Target, TargetState};
 use supernode_types::{Generation, OperationId};
 
 use super::{GivenUp, Planner, active, failed};
@@ -134,29 +134,25 @@ fn states(
     revision: i64,
     generation: Generation,
 ) -> Vec<TargetState> {
-    let nodes = operation
-        .targets
-        .iter()
-        .map(|target| planner.index.snapshot.nodes.get(target.node.as_ref()?));
-    let state = |node: Option<&Node>| match node {
-        Some(node)
-            if operation
-                .super_node
-                .as_ref()
-                .is_some_and(|super_node| node.membership.member_of(super_node)) =>
-        {
-            match missing(node, revision, generation) {
-                Some(step) => active(step),
-                None if node.environment_applied < generation => {
-                    active("it is lost; it gets the environment when it returns")
-                }
-                None => TargetState::Done,
-            }
-        }
-        // It has left, so there is nothing to do.
-        _ => TargetState::Done,
+    let member = |target: &Target| {
+        let node = planner.index.snapshot.nodes.get(target.node.as_ref()?)?;
+        node.membership
+            .member_of(operation.super_node.as_ref()?)
+            .then_some(node)
     };
-    nodes.map(state).collect()
+    let state = |target: &Target| match (&target.state, member(target)) {
+        (TargetState::Active { .. }, Some(node)) => match missing(node, revision, generation) {
+            Some(step) => active(step),
+            None if node.environment_applied < generation => {
+                active("it is lost; it gets the environment when it returns")
+            }
+            None => TargetState::Done,
+        },
+        // It has left, so there is nothing to do.
+        (TargetState::Active { .. }, None) => TargetState::Done,
+        (ended, _) => ended.clone(),
+    };
+    operation.targets.iter().map(state).collect()
 }
 
 fn end(

@@ -18,7 +18,8 @@ use std::time::Duration;
 use supernode_types::job::{JobOutcome, JobState};
 use supernode_types::node::{Membership, Node, NodeCondition, NodePolicy};
 use supernode_types::operation::{Operation, OperationKind, OperationState, Target, TargetState};
-use supernode_types::{NodeId, SuperNodeId};
+use supernode_types::super_node::SuperNode;
+use supernode_types::{JobId, NodeId, SuperNodeId};
 
 use crate::index::Index;
 use crate::{Action, words};
@@ -33,6 +34,8 @@ pub(crate) fn plan(index: &Index<'_>) -> Vec<Action> {
         actions: Vec::new(),
         claimed: HashSet::new(),
         released: HashSet::new(),
+        deleted: HashSet::new(),
+        ended_jobs: HashSet::new(),
         departed: HashMap::new(),
     };
     for operation in index
@@ -70,6 +73,8 @@ struct Planner<'a, 'b> {
     actions: Vec<Action>,
     claimed: HashSet<&'a NodeId>,
     released: HashSet<NodeId>,
+    deleted: HashSet<&'a SuperNodeId>,
+    ended_jobs: HashSet<&'a JobId>,
     /// Full members that this plan takes out, by super node.
     departed: HashMap<&'a SuperNodeId, usize>,
 }
@@ -245,17 +250,19 @@ impl<'a> Planner<'a, '_> {
     }
 
     /// Ends the queued jobs of a super node that has no nodes any more and deletes it; `false` while jobs are left.
-    fn delete_super_node(&mut self, operation: &Operation, super_node: &SuperNodeId) -> bool {
+    fn delete_super_node(&mut self, operation: &Operation, super_node: &'a SuperNode) -> bool {
         let mut none_left = true;
         for job in self
             .index
             .snapshot
             .jobs
             .values()
-            .filter(|job| job.super_node == *super_node && !job.state.ended())
+            .filter(|job| job.super_node == super_node.id && !job.state.ended())
         {
             none_left = false;
-            if matches!(job.state, JobState::Queued { .. }) && job.cancel_requested_by.is_none() {
+            let ends =
+                matches!(job.state, JobState::Queued { .. }) && job.cancel_requested_by.is_none();
+            if ends && self.ended_jobs.insert(&job.id) {
                 let by = format!("{} (deletion of the super node)", operation.actor);
                 self.actions.push(Action::End {
                     job: job.id.clone(),
@@ -263,9 +270,9 @@ impl<'a> Planner<'a, '_> {
                 });
             }
         }
-        if none_left {
+        if none_left && self.deleted.insert(&super_node.id) {
             self.actions.push(Action::DeleteSuperNode {
-                super_node: super_node.clone(),
+                super_node: super_node.id.clone(),
             });
         }
         none_left

@@ -4,10 +4,11 @@
 //!  provision --enrolled, fits (loop)--> spare --claim (loop)--> joining --environment applied (loop)--> member = Done
 //!  joining --cancel | deadline (loop)--> leaving --cleaned (loop)--> spare = Failed
 //! ```
-//! Nodes that have joined stay whatever happens to the others. A super node whose creation ends without a member is deleted.
+//! Nodes that have joined stay whatever happens to the others. A super node that is left without any node
+//! in the end, because nothing of its creation came true, is deleted.
 
 use supernode_types::node::{Membership, Node, NodeCondition, NodeHealth};
-use supernode_types::operation::{Operation, OperationKind, OperationState, Target, TargetState};
+use supernode_types::operation::{Operation, OperationState, Target, TargetState};
 use supernode_types::super_node::SuperNode;
 
 use super::{GivenUp, Planner, active, failed, leaves_by, provision, step_of};
@@ -48,19 +49,13 @@ pub(super) fn plan<'a>(planner: &mut Planner<'a, '_>, operation: &'a Operation) 
         settle(planner, operation, super_node);
         return;
     }
-    if let Some(super_node) = super_node
-        && operation.kind == OperationKind::SuperNodeCreate
-        && super_node.deleting.is_none()
-        && !states.contains(&TargetState::Done)
-    {
-        if !planner.index.nodes_of(&super_node.id).is_empty() {
-            planner.wait(
-                operation,
-                format!("nodes leave super node {}", super_node.name),
-            );
+    if let Some(super_node) = super_node.filter(|super_node| super_node.deleting.is_none()) {
+        let nodes = planner.index.nodes_of(&super_node.id);
+        if nodes.iter().any(|node| leaves_by(node, operation)) {
+            planner.wait(operation, "the last node is released".into());
             return;
         }
-        if !planner.delete_super_node(operation, &super_node.id) {
+        if nodes.is_empty() && !planner.delete_super_node(operation, super_node) {
             planner.wait(
                 operation,
                 format!("jobs of super node {} end", super_node.name),

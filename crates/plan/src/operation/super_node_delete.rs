@@ -3,6 +3,9 @@
 //! All its nodes leave in one step, when no lease is left on any of them, so there is never half a super node: before that step a
 //! cancel or the deadline puts everything back, after it the deletion goes on to its end. Then its queued jobs end, and it is gone.
 
+use std::collections::BTreeSet;
+
+use supernode_types::JobId;
 use supernode_types::node::{Membership, Node};
 use supernode_types::operation::{Operation, OperationState, Target, TargetState};
 
@@ -23,7 +26,10 @@ pub(super) fn plan<'a>(planner: &mut Planner<'a, '_>, operation: &'a Operation) 
     // A super node without a member can only go.
     let is_member = |node: &Node| node.membership.member_of(&super_node.id);
     let under_way = !nodes.iter().any(|node| is_member(node))
-        || operation.targets.iter().any(|target| !node_of(planner, target).is_some_and(is_member));
+        || operation
+            .targets
+            .iter()
+            .any(|target| !node_of(planner, target).is_some_and(is_member));
     let given_up = planner.given_up(operation).filter(|_| !under_way);
     if let Some(cause) = given_up {
         put_back(planner, operation, cause);
@@ -54,7 +60,16 @@ pub(super) fn plan<'a>(planner: &mut Planner<'a, '_>, operation: &'a Operation) 
     };
     let states: Vec<TargetState> = operation.targets.iter().map(state).collect();
     planner.record(operation, &states);
-    if let Some(waits_for) = planner.waits_for(operation, &states) {
+    if !empty {
+        let jobs: BTreeSet<&JobId> = nodes
+            .iter()
+            .flat_map(|node| planner.index.jobs_on(&node.id))
+            .collect();
+        planner.wait(
+            operation,
+            format!("{} on its nodes", words::list(jobs.iter(), 3)),
+        );
+    } else if let Some(waits_for) = planner.waits_for(operation, &states) {
         let late = if operation.cancel_requested {
             " (too late to cancel: nodes have left)"
         } else {
@@ -70,7 +85,7 @@ pub(super) fn plan<'a>(planner: &mut Planner<'a, '_>, operation: &'a Operation) 
                 step(planner, operation, node, empty)
             ),
         );
-    } else if planner.delete_super_node(operation, &super_node.id) {
+    } else if planner.delete_super_node(operation, super_node) {
         planner.set(operation, OperationState::Succeeded);
     } else {
         planner.wait(operation, "its queued jobs end".into());

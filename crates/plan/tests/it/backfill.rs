@@ -63,21 +63,22 @@ fn start_of(model: &mut Model, job: &JobId) -> Timestamp {
             )),
             _ => None,
         };
-        let (at, next) = model
-            .snapshot
-            .jobs
-            .values()
-            .filter_map(end)
+        let ends: Vec<(Timestamp, JobId)> = model.snapshot.jobs.values().filter_map(end).collect();
+        let at = ends
+            .iter()
+            .map(|(at, _)| *at)
             .min()
             .expect("somebody runs while the first in line waits");
         model.snapshot.now = at;
-        model.set_ranks(&next, &exited(0));
+        for (_, job) in ends.iter().filter(|(end, _)| *end == at) {
+            model.set_ranks(job, &exited(0));
+        }
         run(model);
     }
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
+    #![proptest_config(ProptestConfig::with_cases(crate::property::cases()))]
 
     #[test]
     fn the_first_in_line_is_never_delayed(

@@ -70,6 +70,7 @@ impl Model {
 
     /// A connected, ready spare of spec `std` with `devices` devices, in hyperplane `h1`.
     pub(crate) fn spare(&mut self, text: &str, devices: u32) -> NodeId {
+        self.advance(Duration::from_millis(1));
         let id = NodeId::new(self.snapshot.now, &self.entropy);
         let spec = self.spec("std");
         let node = Node {

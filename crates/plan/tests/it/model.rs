@@ -144,6 +144,7 @@ impl Model {
                     super_node: super_node.clone(),
                     operation: operation.clone(),
                 };
+                found.environment_applied = found.environment_applied.max(1);
                 self.bump(&super_node);
             }
             Action::Release { node } => {

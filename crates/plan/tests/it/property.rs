@@ -68,7 +68,8 @@ fn moves() -> impl Strategy<Value = Move> {
     ]
 }
 
-fn cases() -> u32 {
+/// How many cases a property is tried with; `PROPTEST_CASES` says more.
+pub(crate) fn cases() -> u32 {
     std::env::var("PROPTEST_CASES")
         .ok()
         .and_then(|text| text.parse().ok())

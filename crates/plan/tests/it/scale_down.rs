@@ -225,10 +225,7 @@ fn a_deletion_can_be_cancelled_until_the_first_node_leaves() {
     let job = model.running(&super_node, job_spec(1));
     let operation = model.delete(&super_node);
     model.reconcile();
-    assert_eq!(
-        model.waits_for(&operation),
-        format!("node n1: {job} on it (+1 more)")
-    );
+    assert_eq!(model.waits_for(&operation), format!("{job} on its nodes"));
     model.cancel(&operation);
     model.reconcile();
     assert_eq!(word(&model, &operation), "cancelled");

@@ -322,6 +322,7 @@ fn a_creation_keeps_the_members_that_it_has() {
         .expect("two spares");
     model.reconcile();
     model.apply_environment(&spares[1]);
+    model.reconcile();
     model.advance(DEADLINE);
     model.reconcile();
     model.settle();

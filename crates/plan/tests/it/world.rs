@@ -362,7 +362,6 @@ impl World {
         let Some(super_node) = self.super_node(number) else {
             return;
         };
-        let busy = |id: &NodeId| !self.model.snapshot.jobs_on(id).is_empty();
         let snapshot = &self.model.snapshot;
         let kept = snapshot.members(&super_node).any(|node| {
             !snapshot.jobs_on(&node.id).is_empty()

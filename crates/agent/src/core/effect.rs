@@ -1,0 +1,71 @@
+//! What the core asks to be done.
+
+use std::time::Duration;
+
+use supernode_api::agent::Sync;
+use supernode_types::JobId;
+use supernode_types::agent::RankLaunch;
+use supernode_types::environment::EnvironmentDesired;
+
+use crate::ledger::{Ledger, RankKey};
+
+/// One thing to do. Effects of one list may be done at the same time: whatever has to wait for another is not in the list before the
+/// core was told that the other is done.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    /// Store the ledger so that it survives a loss of power; answer with `on_ledger_stored` or `on_ledger_failed`. There is at most
+    /// one under way.
+    StoreLedger {
+        /// To be named in the answer.
+        version: u64,
+        /// What to store.
+        ledger: Box<Ledger>,
+    },
+    /// Ranks may run until the monotonic clock shows this; answer with `on_lease_written` when every supervisor can see it. A later
+    /// one replaces an earlier one that was not written yet.
+    ExtendLease {
+        /// The moment.
+        deadline: Duration,
+    },
+    /// Start a rank; answer with `on_rank_observed`. Repeated only by an agent that was started anew and did not find it running.
+    LaunchRank {
+        /// Which one.
+        key: RankKey,
+        /// Of which job.
+        job: JobId,
+        /// What to start.
+        launch: Box<RankLaunch>,
+    },
+    /// Signal a rank, and kill it after the grace. May be repeated. Answer with `on_rank_observed` when it has ended; a rank that was
+    /// never started must never start from now on, and has ended as stopped.
+    StopRank {
+        /// Which one.
+        key: RankKey,
+        /// Between the signal and the kill.
+        grace: Duration,
+        /// One line for the record.
+        why: String,
+    },
+    /// Make the node so; answer with `on_environment_done`. Of the three environment effects one is under way at a time.
+    ApplyEnvironment {
+        /// What to have.
+        desired: Box<EnvironmentDesired>,
+    },
+    /// Look how each item stands and change nothing; answer with `on_environment_done`.
+    VerifyEnvironment {
+        /// What should be there.
+        desired: Box<EnvironmentDesired>,
+    },
+    /// Take back all that was put on the node; answer with `on_environment_done`.
+    CleanEnvironment,
+    /// Send this on the present connection.
+    Send(Sync),
+    /// Drop the connection, which no longer works, and open another. The core counts as disconnected already.
+    Reconnect,
+    /// Remove the directories of some of these ranks, oldest first, as far as the retention asks for it; answer with
+    /// `on_ranks_removed`.
+    Prune {
+        /// Those that may go.
+        archived: Vec<RankKey>,
+    },
+}
