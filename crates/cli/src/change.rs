@@ -59,7 +59,7 @@ impl DeadlineOption {
 
 /// Seconds, rounded up: half a second of grace is not none.
 pub(crate) fn whole_seconds(duration: Duration) -> u64 {
-    duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
+    duration.as_secs().saturating_add(u64::from(duration.subsec_nanos() > 0))
 }
 
 /// [`whole_seconds`] for the smaller fields of the contract.

@@ -45,23 +45,24 @@ impl Verdict {
 /// One check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 struct Check {
-    check: &'static str,
+    #[serde(rename = "check")]
+    subject: &'static str,
     verdict: Verdict,
     found: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     what_to_do: String,
 }
 
-fn ok(check: &'static str, found: impl Into<String>) -> Check {
-    Check { check, verdict: Verdict::Ok, found: found.into(), what_to_do: String::new() }
+fn ok(subject: &'static str, found: impl Into<String>) -> Check {
+    Check { subject, verdict: Verdict::Ok, found: found.into(), what_to_do: String::new() }
 }
 
-fn warn(check: &'static str, found: impl Into<String>, what_to_do: impl Into<String>) -> Check {
-    Check { check, verdict: Verdict::Warn, found: found.into(), what_to_do: what_to_do.into() }
+fn warn(subject: &'static str, found: impl Into<String>, what_to_do: impl Into<String>) -> Check {
+    Check { subject, verdict: Verdict::Warn, found: found.into(), what_to_do: what_to_do.into() }
 }
 
-fn fail(check: &'static str, found: impl Into<String>, what_to_do: impl Into<String>) -> Check {
-    Check { check, verdict: Verdict::Fail, found: found.into(), what_to_do: what_to_do.into() }
+fn fail(subject: &'static str, found: impl Into<String>, what_to_do: impl Into<String>) -> Check {
+    Check { subject, verdict: Verdict::Fail, found: found.into(), what_to_do: what_to_do.into() }
 }
 
 pub(crate) async fn run(session: &Session<'_>) -> Result<(), Failure> {
@@ -300,7 +301,7 @@ fn environment_checks(facts: &Facts) -> Vec<Check> {
 fn render(checks: &[Check], look: &Look) -> String {
     let mut table = Table::new(&["", "CHECK", "FOUND", "WHAT TO DO"]);
     for check in checks {
-        table.row([state(check.verdict.word()), cell(check.check), cell(&check.found), cell(&check.what_to_do)]);
+        table.row([state(check.verdict.word()), cell(check.subject), cell(&check.found), cell(&check.what_to_do)]);
     }
     table.render(look)
 }
@@ -316,7 +317,7 @@ mod tests {
     const NOW: Timestamp = Timestamp(1_763_900_000_000_000);
 
     fn verdicts(checks: &[Check]) -> Vec<(&str, Verdict)> {
-        checks.iter().map(|check| (check.check, check.verdict)).collect()
+        checks.iter().map(|check| (check.subject, check.verdict)).collect()
     }
 
     fn super_node(generation: i64) -> SuperNodeView {
@@ -353,7 +354,7 @@ mod tests {
             jobs: vec![],
         };
         let checks = examine(&facts, NOW);
-        let found: Vec<String> = checks.iter().map(|check| format!("{} {}: {}", check.verdict.word(), check.check, check.found)).collect();
+        let found: Vec<String> = checks.iter().map(|check| format!("{} {}: {}", check.verdict.word(), check.subject, check.found)).collect();
         assert_eq!(
             found,
             [
@@ -374,7 +375,7 @@ mod tests {
         let context = supernode_client::Context { server: "https://127.0.0.1:1".into(), ca: test_ca(), token: "t".into() };
         let client = Client::new(&context).expect("usable");
         let verdicts = |error: &ClientError| {
-            connection_checks(&client, error).iter().map(|check| (check.check, check.verdict)).collect::<Vec<_>>()
+            connection_checks(&client, error).iter().map(|check| (check.subject, check.verdict)).collect::<Vec<_>>()
         };
         let server = || client.server().to_owned();
         let away = ClientError::NotReachable { server: server(), why: "refused".into(), idempotency_key: None };

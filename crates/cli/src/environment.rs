@@ -15,7 +15,7 @@ use crate::change::{Precondition, WaitOption, lost_race, pair};
 use crate::document;
 use crate::failure::Failure;
 use crate::operation;
-use crate::output::{Look, Table, cell, fields, section, state};
+use crate::output::{Look, Table, add, cell, clean, fields, section, state};
 use crate::session::Session;
 
 /// The configuration that every member of a super node must have.
@@ -185,7 +185,10 @@ fn show(detail: &EnvironmentDetail, look: &Look) -> String {
     for (head, pairs) in
         [("variables", &document.variables), ("sysctls", &document.sysctls), ("required versions", &document.required_versions)]
     {
-        let lines: String = pairs.iter().map(|(name, value)| format!("{}={}\n", crate::output::clean(name), crate::output::clean(value))).collect();
+        let mut lines = String::new();
+        for (name, value) in pairs {
+            add(&mut lines, format_args!("{}={}\n", clean(name), clean(value)));
+        }
         text += &section(head, &lines);
     }
     if !document.files.is_empty() {

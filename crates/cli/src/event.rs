@@ -5,7 +5,7 @@ use supernode_api::page::MAXIMUM_LIMIT;
 use supernode_types::event::{Event, Subjects};
 
 use crate::failure::Failure;
-use crate::output::{Look, NOTHING, Table, cell, clean, state};
+use crate::output::{self, Look, NOTHING, Table, cell, clean, state};
 use crate::progress::PATIENCE;
 use crate::session::Session;
 
@@ -71,9 +71,9 @@ pub(crate) async fn run(session: &Session<'_>, command: EventCommand) -> Result<
             loop {
                 let event = reader.next().await?;
                 if session.json() {
-                    session.write(&(serde_json::to_string(&event).expect("plain data") + "\n"))?;
+                    output::write(&(serde_json::to_string(&event).expect("plain data") + "\n"))?;
                 } else {
-                    session.write(&line(&event))?;
+                    output::write(&line(&event))?;
                 }
             }
         }

@@ -7,7 +7,7 @@ use supernode_api::ErrorBody;
 use supernode_client::ClientError;
 
 use crate::context::ContextError;
-use crate::output::{clean, say};
+use crate::output::{add, clean, say};
 
 /// An exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,7 +118,7 @@ fn client_exit(error: &ClientError) -> Exit {
 pub(crate) fn refusal(body: &ErrorBody) -> String {
     let mut text = format!("error: {}", clean(&body.message));
     if !body.request_id.is_empty() {
-        text += &format!(" (request {})", clean(&body.request_id));
+        add(&mut text, format_args!(" (request {})", clean(&body.request_id)));
     }
     if let Some(details) = &body.details {
         details_lines(details, "  ", &mut text);
@@ -132,22 +132,22 @@ fn details_lines(details: &Value, indent: &str, text: &mut String) {
             for (name, value) in fields {
                 let label = clean(&name.replace('_', " "));
                 if let Some(items) = value.as_array() {
-                    text.push_str(&format!("\n{indent}{label}:"));
+                    add(text, format_args!("\n{indent}{label}:"));
                     for item in items {
-                        text.push_str(&format!("\n{indent}  {}", in_one_line(item)));
+                        add(text, format_args!("\n{indent}  {}", in_one_line(item)));
                     }
                 } else {
-                    text.push_str(&format!("\n{indent}{label}: {}", in_one_line(value)));
+                    add(text, format_args!("\n{indent}{label}: {}", in_one_line(value)));
                 }
             }
         }
         Value::Array(items) => {
             for item in items {
-                text.push_str(&format!("\n{indent}{}", in_one_line(item)));
+                add(text, format_args!("\n{indent}{}", in_one_line(item)));
             }
         }
         Value::Null => {}
-        other => text.push_str(&format!("\n{indent}{}", in_one_line(other))),
+        other => add(text, format_args!("\n{indent}{}", in_one_line(other))),
     }
 }
 

@@ -126,8 +126,8 @@ pub async fn run(command: Command, options: &Options, root: fn() -> clap::Comman
         Command::JoinToken(command) => join_token::run(&session, command).await,
         Command::Context(command) => context_command::run(&session, &command),
         Command::Doctor => doctor::run(&session).await,
-        Command::Completion(arguments) => manual::completion(&session, &arguments, root()),
-        Command::Man(arguments) => manual::man(&session, &arguments, root()),
+        Command::Completion(arguments) => manual::completion(&arguments, root()),
+        Command::Man(arguments) => manual::man(&arguments, root()),
     };
     result.map_or_else(|failure| failure.report(), |()| Exit::OK)
 }

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::output::add;
+
 /// Cuts pieces of output into whole lines, so that ranks never mix within a line.
 #[derive(Debug)]
 pub(crate) struct Interleaver {
@@ -28,10 +30,10 @@ impl Interleaver {
         for part in content.split_inclusive('\n') {
             open.push_str(part);
             if open.ends_with('\n') {
-                shown.push_str(&format!("[{rank}] {open}"));
+                add(&mut shown, format_args!("[{rank}] {open}"));
                 open.clear();
             } else if open.len() > LONGEST_OPEN_LINE_BYTES {
-                shown.push_str(&format!("[{rank}] {open}\n"));
+                add(&mut shown, format_args!("[{rank}] {open}\n"));
                 open.clear();
             }
         }

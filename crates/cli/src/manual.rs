@@ -3,8 +3,7 @@
 use std::path::PathBuf;
 
 use crate::failure::Failure;
-use crate::output::say;
-use crate::session::Session;
+use crate::output::{self, say};
 
 /// Which completion script to print.
 #[derive(Debug, clap::Args)]
@@ -25,15 +24,15 @@ pub struct ManArguments {
     command: Vec<String>,
 }
 
-pub(crate) fn completion(session: &Session<'_>, arguments: &CompletionArguments, mut root: clap::Command) -> Result<(), Failure> {
+pub(crate) fn completion(arguments: &CompletionArguments, mut root: clap::Command) -> Result<(), Failure> {
     let name = root.get_name().to_owned();
     // Into memory first: the generator panics when its reader goes away.
     let mut script = Vec::new();
     clap_complete::generate(arguments.shell, &mut root, name, &mut script);
-    session.write_bytes(&script)
+    output::write_bytes(&script)
 }
 
-pub(crate) fn man(session: &Session<'_>, arguments: &ManArguments, root: clap::Command) -> Result<(), Failure> {
+pub(crate) fn man(arguments: &ManArguments, root: clap::Command) -> Result<(), Failure> {
     if let Some(directory) = &arguments.directory {
         let failed = |error: std::io::Error| Failure::File { path: directory.clone(), why: error.to_string() };
         std::fs::create_dir_all(directory).map_err(failed)?;
@@ -42,7 +41,7 @@ pub(crate) fn man(session: &Session<'_>, arguments: &ManArguments, root: clap::C
         return Ok(());
     }
     let page = page(root, &arguments.command)?;
-    session.write_bytes(&page)
+    output::write_bytes(&page)
 }
 
 fn page(mut root: clap::Command, path: &[String]) -> Result<Vec<u8>, Failure> {

@@ -23,7 +23,7 @@ pub enum NodeCommand {
         /// Only of this super node; `-` for spares
         #[arg(long, value_name = "NAME", allow_hyphen_values = true)]
         super_node: Option<String>,
-        /// Only with this policy: in_service, cordoned, draining or removed
+        /// Only with this policy: `in_service`, cordoned, draining or removed
         #[arg(long)]
         policy: Option<String>,
         /// Only in this condition: unknown, joining, ready, degraded or lost

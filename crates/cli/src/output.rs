@@ -5,6 +5,8 @@ use std::io::Write;
 use comfy_table::{Cell, Color};
 use supernode_types::Timestamp;
 
+use crate::failure::Failure;
+
 /// How results are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
@@ -57,7 +59,7 @@ pub(crate) fn bytes(count: u64) -> String {
     let units = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
     match units.into_iter().find(|(_, shift)| count >> shift > 0) {
         Some((unit, shift)) => {
-            let tenths = u128::from(count) * 10 >> shift;
+            let tenths = (u128::from(count) * 10) >> shift;
             format!("{}.{} {unit}", tenths / 10, tenths % 10)
         }
         None => format!("{count} B"),
@@ -132,6 +134,7 @@ pub(crate) enum Text {
 }
 
 /// A plain cell.
+#[expect(clippy::needless_pass_by_value, reason = "callers have values and references alike")]
 pub(crate) fn cell(text: impl ToString) -> Text {
     Text::Plain(clean(&text.to_string()))
 }
@@ -157,7 +160,7 @@ pub(crate) fn fields(fields: &[(&str, String)]) -> String {
         text.push_str(format!("{:width$}  {first}", format!("{name}:"), width = width + 1).trim_end());
         text.push('\n');
         for line in lines {
-            text.push_str(&format!("{:width$}  {}\n", "", clean(line), width = width + 1));
+            add(&mut text, format_args!("{:width$}  {}\n", "", clean(line), width = width + 1));
         }
     }
     text
@@ -166,6 +169,25 @@ pub(crate) fn fields(fields: &[(&str, String)]) -> String {
 /// A head and what stands below it, nothing if that is empty.
 pub(crate) fn section(head: &str, body: &str) -> String {
     if body.is_empty() { String::new() } else { format!("\n{head}\n{body}") }
+}
+
+/// Appends formatted text.
+pub(crate) fn add(text: &mut String, arguments: std::fmt::Arguments<'_>) {
+    std::fmt::Write::write_fmt(text, arguments).expect("a string takes everything");
+}
+
+/// Writes to standard output at once.
+pub(crate) fn write(text: &str) -> Result<(), Failure> {
+    write_bytes(text.as_bytes())
+}
+
+/// Writes to standard output at once.
+pub(crate) fn write_bytes(bytes: &[u8]) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(bytes).and_then(|()| out.flush()).map_err(|error| match error.kind() {
+        std::io::ErrorKind::BrokenPipe => Failure::ClosedPipe,
+        _ => Failure::Output(error),
+    })
 }
 
 /// A line on standard error. What cannot be said is not worth failing for.

@@ -8,13 +8,14 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use supernode_api::operation::OperationView;
 use supernode_client::{Client, LONGEST_WAIT};
 use supernode_types::operation::{OperationState, TargetState};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::failure::Failure;
 use crate::operation::{subject, title};
-use crate::output::{clean, say};
+use crate::output::{add, clean, say};
 
 /// For how long a server that went away is waited for; it may be restarting.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Shows `operation` until it has ended, and answers how it ended. Ctrl-C stops watching, not the operation.
 pub(crate) async fn watch(client: &Client, operation: OperationView) -> Result<OperationView, Failure> {
@@ -22,8 +23,8 @@ pub(crate) async fn watch(client: &Client, operation: OperationView) -> Result<O
     let id = operation.operation.id.clone();
     let mut display = Display::new();
     let mut present = operation;
-    let interrupt = tokio::signal::ctrl_c();
-    tokio::pin!(interrupt);
+    // Registered before anything is shown: whoever reads the first line may interrupt at once.
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| Failure::Failed(format!("signals cannot be received: {error}")))?;
     loop {
         display.show(&present);
         if present.operation.state.ended() {
@@ -36,7 +37,7 @@ pub(crate) async fn watch(client: &Client, operation: OperationView) -> Result<O
                 display.finish();
                 say(&format!("the operation goes on; see it with `supernode operation wait {id}`"));
             })?,
-            _ = &mut interrupt => {
+            _ = interrupt.recv() => {
                 display.finish();
                 say(&format!("the operation goes on; wait with `supernode operation wait {id}`, stop it with `supernode operation cancel {id}`"));
                 return Err(Failure::Interrupted);
@@ -55,7 +56,7 @@ pub(crate) fn outcome(view: &OperationView) -> Result<(), Failure> {
     let mut text = format!("{} {how}: {why} ({})", subject(view), view.operation.id);
     for (name, step) in steps(view) {
         if step.starts_with("failed") {
-            text.push_str(&format!("; {name} {step}"));
+            add(&mut text, format_args!("; {name} {step}"));
         }
     }
     Err(Failure::Failed(text))

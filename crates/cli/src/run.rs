@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use crate::failure::{Failure, refusal};
 use crate::job::{JobOptions, conclude, detail_of, write_chunk};
 use crate::log_output::Interleaver;
-use crate::output::{clean, say};
+use crate::output::{self, clean, say};
 use crate::progress::PATIENCE;
 use crate::session::Session;
 
@@ -113,7 +113,7 @@ pub(crate) async fn follow_output(session: &Session<'_>, client: &Client, follow
         rank: follower.rank,
         cancels: follower.cancels,
         output: Interleaver::new(1),
-        readers: 0,
+        readers: None,
         sender: Some(sender),
         pieces,
         interrupts,
@@ -144,8 +144,8 @@ struct Follow<'a> {
     rank: Option<u32>,
     cancels: bool,
     output: Interleaver,
-    /// Ranks whose output is being read.
-    readers: usize,
+    /// Ranks whose output is still being read, once reading has begun.
+    readers: Option<usize>,
     sender: Option<mpsc::Sender<Piece>>,
     pieces: mpsc::Receiver<Piece>,
     interrupts: Interrupts,
@@ -174,7 +174,7 @@ impl Follow<'_> {
             detail = loop {
                 tokio::select! {
                     next = &mut next => break next?,
-                    Some(piece) = self.pieces.recv() => self.show(piece).await?,
+                    Some(piece) = self.pieces.recv() => self.show(piece)?,
                     () = self.interrupts.next() => self.interrupted()?,
                 }
             };
@@ -193,11 +193,12 @@ impl Follow<'_> {
         loop {
             tokio::select! {
                 piece = self.pieces.recv() => match piece {
-                    Some(piece) => self.show(piece).await?,
+                    Some(piece) => self.show(piece)?,
                     None => return Ok(()),
                 },
                 () = &mut deadline => {
-                    say(&format!("note: the last output of {} ranks did not come; try `supernode job logs {}`", self.readers, self.job));
+                    let readers = self.readers.unwrap_or(0);
+                    say(&format!("note: the last output of {readers} ranks did not come; try `supernode job logs {}`", self.job));
                     return Ok(());
                 }
                 () = self.interrupts.next() => return Err(Failure::Interrupted),
@@ -211,10 +212,10 @@ impl Follow<'_> {
             say(&format!("note: the job was started again (attempt {})", detail.view.job.attempts));
         }
         self.attempts = detail.view.job.attempts;
-        let Some(sender) = self.sender.as_ref().filter(|_| self.readers == 0) else { return };
+        let Some(sender) = self.sender.as_ref().filter(|_| self.readers.is_none()) else { return };
         let ranks: Vec<u32> =
             detail.ranks.iter().map(|rank| rank.rank.rank).filter(|rank| self.rank.is_none_or(|wanted| wanted == *rank)).collect();
-        self.readers = ranks.len();
+        self.readers = Some(ranks.len()).filter(|count| *count > 0);
         self.output = Interleaver::new(ranks.len());
         for rank in ranks {
             let mut reader = self.client.follow_log(&self.job, rank);
@@ -234,7 +235,7 @@ impl Follow<'_> {
         }
     }
 
-    async fn show(&mut self, piece: Piece) -> Result<(), Failure> {
+    fn show(&mut self, piece: Piece) -> Result<(), Failure> {
         let result = match piece {
             Piece::Output(rank, chunk) if !self.closed_pipe => {
                 // In JSON the result on standard output is the job alone when we own it; its output goes beside it.
@@ -247,12 +248,12 @@ impl Follow<'_> {
             }
             Piece::Output(..) => Ok(()),
             Piece::Closed(rank) => {
-                self.readers -= 1;
+                self.readers = self.readers.map(|count| count - 1);
                 let rest = self.output.close(rank);
-                if self.closed_pipe { Ok(()) } else { self.session.write(&rest) }
+                if self.closed_pipe { Ok(()) } else { output::write(&rest) }
             }
             Piece::Unreadable(rank, error) => {
-                self.readers -= 1;
+                self.readers = self.readers.map(|count| count - 1);
                 say(&format!("note: the output of rank {rank} cannot be read: {}", clean(&error.to_string())));
                 Ok(())
             }
@@ -260,7 +261,7 @@ impl Follow<'_> {
         match result {
             Err(Failure::ClosedPipe) if self.cancels => {
                 self.closed_pipe = true;
-                if !self.cancelled { self.interrupted() } else { Ok(()) }
+                if self.cancelled { Ok(()) } else { self.interrupted() }
             }
             other => other,
         }

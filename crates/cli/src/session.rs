@@ -1,6 +1,6 @@
 //! What one run of a command holds: how to reach the server, and where results go.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 
 use serde::Serialize;
 use supernode_client::Client;
@@ -9,7 +9,7 @@ use supernode_types::time::SystemClock;
 
 use crate::context::{self, Resolved};
 use crate::failure::Failure;
-use crate::output::{Format, Look, say};
+use crate::output::{self, Format, Look, say};
 use crate::Options;
 
 /// One run of a command.
@@ -53,8 +53,8 @@ impl<'a> Session<'a> {
     /// Prints a result: the API's JSON, or what `table` makes of it.
     pub(crate) fn print<T: Serialize + ?Sized>(&self, value: &T, table: impl FnOnce(&Look) -> String) -> Result<(), Failure> {
         match self.format() {
-            Format::Json => self.write(&(serde_json::to_string_pretty(value).expect("results are plain data") + "\n")),
-            Format::Table => self.write(&table(&self.look)),
+            Format::Json => output::write(&(serde_json::to_string_pretty(value).expect("results are plain data") + "\n")),
+            Format::Table => output::write(&table(&self.look)),
         }
     }
 
@@ -70,19 +70,5 @@ impl<'a> Session<'a> {
             return Ok(());
         }
         self.print(items, |look| table(items, look))
-    }
-
-    /// Writes to standard output at once.
-    pub(crate) fn write(&self, text: &str) -> Result<(), Failure> {
-        self.write_bytes(text.as_bytes())
-    }
-
-    /// Writes to standard output at once.
-    pub(crate) fn write_bytes(&self, bytes: &[u8]) -> Result<(), Failure> {
-        let mut out = std::io::stdout().lock();
-        out.write_all(bytes).and_then(|()| out.flush()).map_err(|error| match error.kind() {
-            std::io::ErrorKind::BrokenPipe => Failure::ClosedPipe,
-            _ => Failure::Output(error),
-        })
     }
 }

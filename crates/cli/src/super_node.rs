@@ -15,7 +15,7 @@ use crate::change::{
 };
 use crate::failure::Failure;
 use crate::operation;
-use crate::output::{Look, Table, cell, fields, or_dash, pairs, section, state};
+use crate::output::{Look, Table, add, cell, fields, or_dash, pairs, section, state};
 use crate::session::Session;
 
 /// Groups of nodes of one spec.
@@ -318,18 +318,18 @@ fn show(detail: &SuperNodeDetail, look: &Look) -> String {
 fn show_plan(plan: &ScalePlan, verb: &str, look: &Look) -> String {
     let mut text = format!("members: {} -> {}\n", plan.members_before, plan.members_after);
     if plan.provisioned > 0 {
-        text += &format!("new nodes from the provisioner: {}\n", plan.provisioned);
+        add(&mut text, format_args!("new nodes from the provisioner: {}\n", plan.provisioned));
     }
     let mut table = Table::new(&["NODE", "", "BECAUSE"]);
     for node in &plan.nodes {
         table.row([cell(&node.name), cell(verb), cell(&node.chosen_because)]);
     }
     if !plan.nodes.is_empty() {
-        text += &format!("\n{}", table.render(look));
+        add(&mut text, format_args!("\n{}", table.render(look)));
     }
     if !plan.affected_jobs.is_empty() {
-        let jobs: String = plan.affected_jobs.iter().map(|job| format!("{job}\n")).collect();
-        text += &section("jobs that run on these nodes", &jobs);
+        let jobs: Vec<String> = plan.affected_jobs.iter().map(ToString::to_string).collect();
+        text += &section("jobs that run on these nodes", &(jobs.join("\n") + "\n"));
     }
     text
 }

@@ -21,7 +21,10 @@ use axum::response::Response;
 use axum::routing::{get, post};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use supernode_api::agent::{ENROL_PATH, EnrolRequest, EnrolResponse, FromAgent, MAXIMUM_FRAME_BYTES, RENEW_PATH, RenewRequest, SYNC_PATH, ToAgent};
+use supernode_api::agent::{
+    ENROL_PATH, EnrolRequest, EnrolResponse, FromAgent, MAXIMUM_FRAME_BYTES, RENEW_PATH,
+    RenewRequest, SYNC_PATH, ToAgent,
+};
 use supernode_types::{Clock, Entropy};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -38,13 +41,25 @@ use crate::{BoxFuture, Failure, NodeIdentity, node_identity};
 /// What becomes of agents' requests.
 pub trait AgentPort: Send + Sync + 'static {
     /// A stranger at `source` shows a join token and wants to be a node.
-    fn enrol(&self, request: EnrolRequest, source: IpAddr) -> BoxFuture<'_, Result<EnrolResponse, Failure>>;
+    fn enrol(
+        &self,
+        request: EnrolRequest,
+        source: IpAddr,
+    ) -> BoxFuture<'_, Result<EnrolResponse, Failure>>;
 
     /// A node wants its next certificate. Must refuse a certificate that was revoked.
-    fn renew(&self, identity: NodeIdentity, request: RenewRequest) -> BoxFuture<'_, Result<EnrolResponse, Failure>>;
+    fn renew(
+        &self,
+        identity: NodeIdentity,
+        request: RenewRequest,
+    ) -> BoxFuture<'_, Result<EnrolResponse, Failure>>;
 
     /// A node opens its sync connection. Must refuse a certificate that was revoked.
-    fn connected(&self, identity: NodeIdentity, source: IpAddr) -> BoxFuture<'_, Result<AgentConnection, Failure>>;
+    fn connected(
+        &self,
+        identity: NodeIdentity,
+        source: IpAddr,
+    ) -> BoxFuture<'_, Result<AgentConnection, Failure>>;
 }
 
 /// The server's side of one sync connection. It ends when the socket ends (the session is dropped), when `close` is cancelled (the node
@@ -60,7 +75,10 @@ pub struct AgentConnection {
 
 impl fmt::Debug for AgentConnection {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("AgentConnection").field("outgoing", &self.outgoing).finish_non_exhaustive()
+        formatter
+            .debug_struct("AgentConnection")
+            .field("outgoing", &self.outgoing)
+            .finish_non_exhaustive()
     }
 }
 
@@ -121,7 +139,10 @@ struct Inner {
 
 impl fmt::Debug for AgentEdge {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("AgentEdge").field("options", &self.0.options).finish_non_exhaustive()
+        formatter
+            .debug_struct("AgentEdge")
+            .field("options", &self.0.options)
+            .finish_non_exhaustive()
     }
 }
 
@@ -144,10 +165,29 @@ impl AgentSockets {
 
 impl AgentEdge {
     /// The agent routes over `port`. Connections end when `shutdown` is cancelled.
-    pub fn new(port: Arc<dyn AgentPort>, clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>, options: AgentOptions, shutdown: CancellationToken) -> Self {
-        let enrolments = RateLimiter::new(Arc::clone(&clock), options.enrol_burst, options.enrol_refill);
+    pub fn new(
+        port: Arc<dyn AgentPort>,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+        options: AgentOptions,
+        shutdown: CancellationToken,
+    ) -> Self {
+        let enrolments = RateLimiter::new(
+            Arc::clone(&clock),
+            options.enrol_burst,
+            options.enrol_refill,
+        );
         let running = Arc::new(Semaphore::new(options.maximum_running_requests));
-        Self(Arc::new(Inner { port, clock, entropy, options, shutdown, enrolments, running, sockets: TaskTracker::new() }))
+        Self(Arc::new(Inner {
+            port,
+            clock,
+            entropy,
+            options,
+            shutdown,
+            enrolments,
+            running,
+            sockets: TaskTracker::new(),
+        }))
     }
 
     /// The sync connections.
@@ -160,14 +200,27 @@ impl AgentEdge {
         let entropy = Arc::clone(&self.0.entropy);
         let (enrolling, renewing, syncing) = (Arc::clone(&self.0), Arc::clone(&self.0), self.0);
         let router = Router::new()
-            .route(ENROL_PATH, post(move |request: Request| respond(Arc::clone(&enrolling), request, enrol)))
-            .route(RENEW_PATH, post(move |request: Request| respond(Arc::clone(&renewing), request, renew)))
-            .route(SYNC_PATH, get(move |request: Request| respond(Arc::clone(&syncing), request, sync)));
+            .route(
+                ENROL_PATH,
+                post(move |request: Request| respond(Arc::clone(&enrolling), request, enrol)),
+            )
+            .route(
+                RENEW_PATH,
+                post(move |request: Request| respond(Arc::clone(&renewing), request, renew)),
+            )
+            .route(
+                SYNC_PATH,
+                get(move |request: Request| respond(Arc::clone(&syncing), request, sync)),
+            );
         wrap(router, entropy)
     }
 }
 
-async fn respond<F>(inner: Arc<Inner>, request: Request, handle: impl FnOnce(Arc<Inner>, Request) -> F) -> Response
+async fn respond<F>(
+    inner: Arc<Inner>,
+    request: Request,
+    handle: impl FnOnce(Arc<Inner>, Request) -> F,
+) -> Response
 where
     F: Future<Output = Result<Response, Failure>>,
 {
@@ -185,11 +238,22 @@ async fn enrol(inner: Arc<Inner>, request: Request) -> Result<Response, Failure>
     let (parts, body) = request.into_parts();
     let source = source(&parts.extensions);
     inner.enrolments.take(source).map_err(|wait| {
-        Failure::too_many_requests(format!("too many enrolments from {source} have failed; try again in {} s", wait.as_secs() + 1), wait)
+        Failure::too_many_requests(
+            format!(
+                "too many enrolments from {source} have failed; try again in {} s",
+                wait.as_secs() + 1
+            ),
+            wait,
+        )
     })?;
     let request: EnrolRequest = inner.read(&parts, body).await?;
     let port = Arc::clone(&inner.port);
-    let response = inner.run("agent_enrol", async move { port.enrol(request, source).await }).await?;
+    let response = inner
+        .run(
+            "agent_enrol",
+            async move { port.enrol(request, source).await },
+        )
+        .await?;
     inner.enrolments.give_back(source);
     Ok(json_response(&response))
 }
@@ -199,7 +263,12 @@ async fn renew(inner: Arc<Inner>, request: Request) -> Result<Response, Failure>
     let identity = inner.identify(&parts.extensions)?;
     let request: RenewRequest = inner.read(&parts, body).await?;
     let port = Arc::clone(&inner.port);
-    let response = inner.run("agent_renew", async move { port.renew(identity, request).await }).await?;
+    let response = inner
+        .run(
+            "agent_renew",
+            async move { port.renew(identity, request).await },
+        )
+        .await?;
     Ok(json_response(&response))
 }
 
@@ -209,11 +278,28 @@ async fn sync(inner: Arc<Inner>, request: Request) -> Result<Response, Failure> 
     let source = source(&parts.extensions);
     let upgrade = WebSocketUpgrade::from_request_parts(&mut parts, &())
         .await
-        .map_err(|rejection| Failure::invalid_request(format!("this path is a WebSocket: {}", rejection.body_text())))?;
+        .map_err(|rejection| {
+            Failure::invalid_request(format!(
+                "this path is a WebSocket: {}",
+                rejection.body_text()
+            ))
+        })?;
     let (port, who) = (Arc::clone(&inner.port), identity.clone());
-    let connection = inner.run("agent_connect", async move { port.connected(who, source).await }).await?;
-    let limits = SocketLimits { idle: inner.options.idle_timeout, send: inner.options.send_timeout };
-    let (clock, shutdown, tracked) = (Arc::clone(&inner.clock), inner.shutdown.clone(), inner.sockets.token());
+    let connection = inner
+        .run(
+            "agent_connect",
+            async move { port.connected(who, source).await },
+        )
+        .await?;
+    let limits = SocketLimits {
+        idle: inner.options.idle_timeout,
+        send: inner.options.send_timeout,
+    };
+    let (clock, shutdown, tracked) = (
+        Arc::clone(&inner.clock),
+        inner.shutdown.clone(),
+        inner.sockets.token(),
+    );
     // Small buffers, and nothing captured but what the loop needs: thousands of these are idle at any time.
     Ok(upgrade
         .read_buffer_size(4096)
@@ -228,17 +314,31 @@ async fn sync(inner: Arc<Inner>, request: Request) -> Result<Response, Failure> 
 
 impl Inner {
     fn identify(&self, extensions: &Extensions) -> Result<NodeIdentity, Failure> {
-        let der = peer_certificate(extensions).ok_or_else(|| Failure::unauthenticated("this needs the node's client certificate; enrol the node first"))?;
-        let identity = node_identity(der).map_err(|error| Failure::unauthenticated(error.to_string()))?;
+        let der = peer_certificate(extensions).ok_or_else(|| {
+            Failure::unauthenticated(
+                "this needs the node's client certificate; enrol the node first",
+            )
+        })?;
+        let identity =
+            node_identity(der).map_err(|error| Failure::unauthenticated(error.to_string()))?;
         if self.clock.now() >= identity.not_after {
-            return Err(Failure::unauthenticated(format!("the node's certificate ended at {}; enrol the node again", identity.not_after)));
+            return Err(Failure::unauthenticated(format!(
+                "the node's certificate ended at {}; enrol the node again",
+                identity.not_after
+            )));
         }
         Ok(identity)
     }
 
     async fn read<T: DeserializeOwned>(&self, parts: &Parts, body: Body) -> Result<T, Failure> {
         require_json(&parts.headers)?;
-        let bytes = read_body(&parts.headers, body, self.options.maximum_body_bytes, self.options.body_timeout).await?;
+        let bytes = read_body(
+            &parts.headers,
+            body,
+            self.options.maximum_body_bytes,
+            self.options.body_timeout,
+        )
+        .await?;
         parse_body(&bytes)
     }
 
@@ -248,9 +348,12 @@ impl Inner {
         what: &'static str,
         work: impl Future<Output = Result<T, Failure>> + Send + 'static,
     ) -> Result<T, Failure> {
-        let permit = Arc::clone(&self.running)
-            .try_acquire_owned()
-            .map_err(|_| Failure::too_many_requests("the server is busy with other agents; try again in a moment", Duration::from_secs(1)))?;
+        let permit = Arc::clone(&self.running).try_acquire_owned().map_err(|_| {
+            Failure::too_many_requests(
+                "the server is busy with other agents; try again in a moment",
+                Duration::from_secs(1),
+            )
+        })?;
         detached(what, async move {
             let _permit = permit;
             work.await
@@ -260,13 +363,19 @@ impl Inner {
 }
 
 fn source(extensions: &Extensions) -> IpAddr {
-    let address = extensions.get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(address)| address.ip());
-    address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)).to_canonical()
+    let address = extensions
+        .get::<ConnectInfo<SocketAddr>>()
+        .map(|ConnectInfo(address)| address.ip());
+    address
+        .unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
+        .to_canonical()
 }
 
 fn json_response(body: &impl Serialize) -> Response {
     let bytes = serde_json::to_vec(body).expect("the contract's types serialize");
     let mut response = Response::new(Body::from(bytes));
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }

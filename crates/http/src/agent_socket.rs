@@ -48,7 +48,15 @@ pub(crate) async fn run(
     shutdown: CancellationToken,
 ) {
     tracing::debug!(node = %identity.node, certificate = %identity.serial, "agent connected");
-    let end = converse(&mut socket, &mut connection, &identity, limits, clock.as_ref(), &shutdown).await;
+    let end = converse(
+        &mut socket,
+        &mut connection,
+        &identity,
+        limits,
+        clock.as_ref(),
+        &shutdown,
+    )
+    .await;
     // The session learns at once, not after the farewell.
     drop(connection);
     match end {
@@ -113,11 +121,20 @@ fn read(frame: Option<Result<Message, axum::Error>>) -> Result<Option<FromAgent>
     match frame {
         None | Some(Ok(Message::Close(_))) => Err(End::Gone),
         Some(Ok(Message::Ping(_) | Message::Pong(_))) => Ok(None),
-        Some(Ok(Message::Binary(_))) => Err(End::Close(close_code::UNSUPPORTED, "messages are JSON in text frames".to_owned())),
-        Some(Ok(Message::Text(text))) => {
-            serde_json::from_str(&text).map(Some).map_err(|error| End::Close(close_code::INVALID, format!("the message cannot be read: {error}")))
-        }
-        Some(Err(error)) => Err(End::Close(close_code::SIZE, format!("the frame cannot be read: {error}"))),
+        Some(Ok(Message::Binary(_))) => Err(End::Close(
+            close_code::UNSUPPORTED,
+            "messages are JSON in text frames".to_owned(),
+        )),
+        Some(Ok(Message::Text(text))) => serde_json::from_str(&text).map(Some).map_err(|error| {
+            End::Close(
+                close_code::INVALID,
+                format!("the message cannot be read: {error}"),
+            )
+        }),
+        Some(Err(error)) => Err(End::Close(
+            close_code::SIZE,
+            format!("the frame cannot be read: {error}"),
+        )),
     }
 }
 
@@ -126,7 +143,10 @@ async fn send(socket: &mut WebSocket, message: &ToAgent, limit: Duration) -> Opt
     match timeout(limit, socket.send(Message::Text(text.into()))).await {
         Ok(Ok(())) => None,
         Ok(Err(_)) => Some(End::Gone),
-        Err(_) => Some(End::Close(close_code::POLICY, format!("a message was not taken for {} s", limit.as_secs_f64()))),
+        Err(_) => Some(End::Close(
+            close_code::POLICY,
+            format!("a message was not taken for {} s", limit.as_secs_f64()),
+        )),
     }
 }
 
@@ -134,15 +154,23 @@ fn refused(failure: Failure) -> End {
     match failure.code {
         ErrorCode::Internal => {
             tracing::error!(cause = failure.cause(), "agent session failed");
-            End::Close(close_code::ERROR, "the server met a bug; its log has more".to_owned())
+            End::Close(
+                close_code::ERROR,
+                "the server met a bug; its log has more".to_owned(),
+            )
         }
-        ErrorCode::Unavailable | ErrorCode::UnknownOutcome => End::Close(close_code::AGAIN, failure.message),
+        ErrorCode::Unavailable | ErrorCode::UnknownOutcome => {
+            End::Close(close_code::AGAIN, failure.message)
+        }
         _ => End::Close(close_code::POLICY, failure.message),
     }
 }
 
 async fn farewell(socket: &mut WebSocket, code: u16, reason: &str) {
-    let frame = CloseFrame { code, reason: shortened(reason).into() };
+    let frame = CloseFrame {
+        code,
+        reason: shortened(reason).into(),
+    };
     let goodbye = async {
         if socket.send(Message::Close(Some(frame))).await.is_ok() {
             // Reading on until the other side has closed: closing with unread bytes would throw our frame away.

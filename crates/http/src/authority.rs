@@ -12,7 +12,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType, SerialNumber};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType, SerialNumber,
+};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer};
 use supernode_types::{CertificateSerial, NodeId, Timestamp};
@@ -44,10 +47,14 @@ pub enum AuthorityError {
         source: io::Error,
     },
     /// The private key is not private.
-    #[error("{0} can be read by others than its owner; if nobody else has read it, run `chmod 600` on it")]
+    #[error(
+        "{0} can be read by others than its owner; if nobody else has read it, run `chmod 600` on it"
+    )]
     Exposed(PathBuf),
     /// The file is not what this server wrote.
-    #[error("{path} is not a certificate authority ({problem}); restore it from a backup: without it every node has to enrol again")]
+    #[error(
+        "{path} is not a certificate authority ({problem}); restore it from a backup: without it every node has to enrol again"
+    )]
     Damaged {
         /// Which file.
         path: PathBuf,
@@ -55,7 +62,9 @@ pub enum AuthorityError {
         problem: String,
     },
     /// Its time is over.
-    #[error("the certificate authority in {path} ended at {not_after}; move the file away to make a new one, then enrol every node again")]
+    #[error(
+        "the certificate authority in {path} ended at {not_after}; move the file away to make a new one, then enrol every node again"
+    )]
     Expired {
         /// Which file.
         path: PathBuf,
@@ -83,7 +92,9 @@ pub enum IssueError {
     #[error("the certificate request is not signed with its own key")]
     BadSignature,
     /// A key that we do not sign.
-    #[error("the certificate request has a key of an unsupported kind; use ECDSA P-256, ECDSA P-384 or Ed25519")]
+    #[error(
+        "the certificate request has a key of an unsupported kind; use ECDSA P-256, ECDSA P-384 or Ed25519"
+    )]
     UnsupportedKey,
     /// It would be valid longer than the authority.
     #[error("the certificate would outlive the certificate authority, which ends at {0}")]
@@ -110,13 +121,20 @@ impl Authority {
             .recursive(true)
             .mode(0o700)
             .create(directory)
-            .map_err(|source| AuthorityError::File { action: "create", path: directory.to_owned(), source })?;
+            .map_err(|source| AuthorityError::File {
+                action: "create",
+                path: directory.to_owned(),
+                source,
+            })?;
         let path = directory.join(AUTHORITY_FILE);
         let pem = if let Some(pem) = read_private(&path)? {
             pem
         } else {
             publish_once(&path, &new_authority(now)?)?;
-            read_private(&path)?.ok_or_else(|| AuthorityError::Damaged { path: path.clone(), problem: "it vanished".to_owned() })?
+            read_private(&path)?.ok_or_else(|| AuthorityError::Damaged {
+                path: path.clone(),
+                problem: "it vanished".to_owned(),
+            })?
         };
         let authority = Self::from_pem(directory, &path, &pem, now)?;
         let public = directory.join(PUBLIC_FILE);
@@ -126,25 +144,54 @@ impl Authority {
         Ok(authority)
     }
 
-    fn from_pem(directory: &Path, path: &Path, pem: &str, now: Timestamp) -> Result<Self, AuthorityError> {
-        let damaged = |problem: &str| AuthorityError::Damaged { path: path.to_owned(), problem: problem.to_owned() };
-        let certificate = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|_| damaged("it has no certificate"))?;
-        let key = PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|_| damaged("it has no private key"))?;
+    fn from_pem(
+        directory: &Path,
+        path: &Path,
+        pem: &str,
+        now: Timestamp,
+    ) -> Result<Self, AuthorityError> {
+        let damaged = |problem: &str| AuthorityError::Damaged {
+            path: path.to_owned(),
+            problem: problem.to_owned(),
+        };
+        let certificate = CertificateDer::from_pem_slice(pem.as_bytes())
+            .map_err(|_| damaged("it has no certificate"))?;
+        let key = PrivateKeyDer::from_pem_slice(pem.as_bytes())
+            .map_err(|_| damaged("it has no private key"))?;
         let key = KeyPair::try_from(&key).map_err(|_| damaged("its private key is malformed"))?;
-        let (_, parsed) = X509Certificate::from_der(&certificate).map_err(|_| damaged("its certificate is malformed"))?;
+        let (_, parsed) = X509Certificate::from_der(&certificate)
+            .map_err(|_| damaged("its certificate is malformed"))?;
         if !parsed.is_ca() {
             return Err(damaged("its certificate is not an authority's"));
         }
         if key.public_key_raw() != parsed.public_key().subject_public_key.data.as_ref() {
-            return Err(damaged("its key and its certificate do not belong together"));
+            return Err(damaged(
+                "its key and its certificate do not belong together",
+            ));
         }
-        let not_after = Timestamp(parsed.validity().not_after.timestamp().saturating_mul(1_000_000));
+        let not_after = Timestamp(
+            parsed
+                .validity()
+                .not_after
+                .timestamp()
+                .saturating_mul(1_000_000),
+        );
         if not_after <= now {
-            return Err(AuthorityError::Expired { path: path.to_owned(), not_after });
+            return Err(AuthorityError::Expired {
+                path: path.to_owned(),
+                not_after,
+            });
         }
         let issuer = Issuer::from_ca_cert_der(&certificate, key).map_err(AuthorityError::Sign)?;
-        let certificate_pem = certificate_lines(pem).ok_or_else(|| damaged("it has no certificate"))?;
-        Ok(Self { directory: directory.to_owned(), issuer, certificate, certificate_pem, not_after })
+        let certificate_pem =
+            certificate_lines(pem).ok_or_else(|| damaged("it has no certificate"))?;
+        Ok(Self {
+            directory: directory.to_owned(),
+            issuer,
+            certificate,
+            certificate_pem,
+            not_after,
+        })
     }
 
     /// The authority's certificate, PEM: what clients and agents trust.
@@ -159,7 +206,9 @@ impl Authority {
 
     /// SHA-256 of the certificate, hexadecimal: what a join command pins.
     pub fn fingerprint(&self) -> String {
-        hexadecimal(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &self.certificate).as_ref())
+        hexadecimal(
+            aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &self.certificate).as_ref(),
+        )
     }
 
     /// When the authority ends.
@@ -170,13 +219,21 @@ impl Authority {
     /// The certificate for a server that clients reach by `names` (host names and IP addresses). The one from last time is used again
     /// unless the names changed or its end is less than 30 days away; call it daily and give the result to
     /// [`ServerTls::replace_certificate`](crate::ServerTls::replace_certificate).
-    pub fn server_certificate(&self, names: &[String], now: Timestamp) -> Result<ServerCertificate, AuthorityError> {
-        let names = names.iter().map(|name| HostName::parse(name)).collect::<Result<BTreeSet<_>, _>>()?;
+    pub fn server_certificate(
+        &self,
+        names: &[String],
+        now: Timestamp,
+    ) -> Result<ServerCertificate, AuthorityError> {
+        let names = names
+            .iter()
+            .map(|name| HostName::parse(name))
+            .collect::<Result<BTreeSet<_>, _>>()?;
         if names.is_empty() {
             return Err(AuthorityError::NoHostName);
         }
         let path = self.directory.join(SERVER_FILE);
-        let present = read_private(&path)?.and_then(|pem| ServerCertificate::reuse(pem, &self.certificate, &names, now));
+        let present = read_private(&path)?
+            .and_then(|pem| ServerCertificate::reuse(pem, &self.certificate, &names, now));
         if let Some(certificate) = present {
             return Ok(certificate);
         }
@@ -200,16 +257,23 @@ impl Authority {
         }
         let public_key = public_key_of(certificate_request_pem)?;
         let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, node.as_str());
+        params
+            .distinguished_name
+            .push(DnType::CommonName, node.as_str());
         let uri = format!("{NODE_URI_PREFIX}{node}");
-        params.subject_alt_names = vec![SanType::URI(uri.as_str().try_into().map_err(IssueError::Sign)?)];
+        params.subject_alt_names = vec![SanType::URI(
+            uri.as_str().try_into().map_err(IssueError::Sign)?,
+        )];
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
         params.serial_number = Some(SerialNumber::from_slice(&serial_to_bytes(serial)));
         set_validity(&mut params, not_before, not_after);
-        params.signed_by(&public_key, &self.issuer).map(|certificate| certificate.pem()).map_err(IssueError::Sign)
+        params
+            .signed_by(&public_key, &self.issuer)
+            .map(|certificate| certificate.pem())
+            .map_err(IssueError::Sign)
     }
 }
 
@@ -218,29 +282,45 @@ fn public_key_of(pem: &str) -> Result<rcgen::SubjectPublicKeyInfo, IssueError> {
     if pem.len() > MAXIMUM_REQUEST_BYTES {
         return Err(IssueError::Malformed);
     }
-    let der = CertificateSigningRequestDer::from_pem_slice(pem.as_bytes()).map_err(|_| IssueError::Malformed)?;
-    let (rest, request) = X509CertificationRequest::from_der(&der).map_err(|_| IssueError::Malformed)?;
+    let der = CertificateSigningRequestDer::from_pem_slice(pem.as_bytes())
+        .map_err(|_| IssueError::Malformed)?;
+    let (rest, request) =
+        X509CertificationRequest::from_der(&der).map_err(|_| IssueError::Malformed)?;
     if !rest.is_empty() {
         return Err(IssueError::Malformed);
     }
     // The key is read for itself: its kind must not be guessed from the kind of the signature.
-    let key = rcgen::SubjectPublicKeyInfo::from_der(request.certification_request_info.subject_pki.raw).map_err(|_| IssueError::UnsupportedKey)?;
-    let supported = [&rcgen::PKCS_ECDSA_P256_SHA256, &rcgen::PKCS_ECDSA_P384_SHA384, &rcgen::PKCS_ED25519];
+    let key =
+        rcgen::SubjectPublicKeyInfo::from_der(request.certification_request_info.subject_pki.raw)
+            .map_err(|_| IssueError::UnsupportedKey)?;
+    let supported = [
+        &rcgen::PKCS_ECDSA_P256_SHA256,
+        &rcgen::PKCS_ECDSA_P384_SHA384,
+        &rcgen::PKCS_ED25519,
+    ];
     if !supported.contains(&rcgen::PublicKeyData::algorithm(&key)) {
         return Err(IssueError::UnsupportedKey);
     }
-    request.verify_signature().map_err(|_| IssueError::BadSignature)?;
+    request
+        .verify_signature()
+        .map_err(|_| IssueError::BadSignature)?;
     Ok(key)
 }
 
 fn new_authority(now: Timestamp) -> Result<String, AuthorityError> {
     let key = KeyPair::generate().map_err(AuthorityError::Sign)?;
     let mut params = CertificateParams::default();
-    params.distinguished_name.push(DnType::CommonName, "supernode authority");
+    params
+        .distinguished_name
+        .push(DnType::CommonName, "supernode authority");
     // It signs servers and nodes, never another authority.
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    set_validity(&mut params, Timestamp(now.0.saturating_sub(micros(BACKDATE))), now.plus(LIFETIME));
+    set_validity(
+        &mut params,
+        Timestamp(now.0.saturating_sub(micros(BACKDATE))),
+        now.plus(LIFETIME),
+    );
     let certificate = params.self_signed(&key).map_err(AuthorityError::Sign)?;
     Ok(format!("{}{}", certificate.pem(), key.serialize_pem()))
 }
@@ -255,7 +335,11 @@ fn certificate_lines(pem: &str) -> Option<String> {
 
 /// The file's text if it exists, refused if others may read it.
 fn read_private(path: &Path) -> Result<Option<String>, AuthorityError> {
-    let failed = |source| AuthorityError::File { action: "read", path: path.to_owned(), source };
+    let failed = |source| AuthorityError::File {
+        action: "read",
+        path: path.to_owned(),
+        source,
+    };
     let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -271,7 +355,11 @@ fn read_private(path: &Path) -> Result<Option<String>, AuthorityError> {
 fn publish_once(path: &Path, text: &str) -> Result<(), AuthorityError> {
     let beside = write_beside(path, text, 0o600)?;
     let linked = fs::hard_link(&beside, path);
-    let failed = |source| AuthorityError::File { action: "create", path: path.to_owned(), source };
+    let failed = |source| AuthorityError::File {
+        action: "create",
+        path: path.to_owned(),
+        source,
+    };
     fs::remove_file(&beside).map_err(failed)?;
     match linked {
         Ok(()) => sync_directory(path),
@@ -284,7 +372,11 @@ fn publish_once(path: &Path, text: &str) -> Result<(), AuthorityError> {
 /// Replaces `path` by all of `text`.
 fn replace(path: &Path, text: &str, mode: u32) -> Result<(), AuthorityError> {
     let beside = write_beside(path, text, mode)?;
-    fs::rename(&beside, path).map_err(|source| AuthorityError::File { action: "replace", path: path.to_owned(), source })?;
+    fs::rename(&beside, path).map_err(|source| AuthorityError::File {
+        action: "replace",
+        path: path.to_owned(),
+        source,
+    })?;
     sync_directory(path)
 }
 
@@ -293,21 +385,42 @@ static FILES_WRITTEN: AtomicU64 = AtomicU64::new(0);
 /// A new file in the same directory with all of `text` on disk. What an interrupted process of the same id left is removed.
 fn write_beside(path: &Path, text: &str, mode: u32) -> Result<PathBuf, AuthorityError> {
     let mut name = path.as_os_str().to_owned();
-    name.push(format!(".{}-{}.new", std::process::id(), FILES_WRITTEN.fetch_add(1, Ordering::Relaxed)));
+    name.push(format!(
+        ".{}-{}.new",
+        std::process::id(),
+        FILES_WRITTEN.fetch_add(1, Ordering::Relaxed)
+    ));
     let beside = PathBuf::from(name);
-    let failed = |source| AuthorityError::File { action: "write", path: beside.clone(), source };
+    let failed = |source| AuthorityError::File {
+        action: "write",
+        path: beside.clone(),
+        source,
+    };
     match fs::remove_file(&beside) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
         _ => {}
     }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&beside).map_err(failed)?;
-    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(&beside)
+        .map_err(failed)?;
+    file.write_all(text.as_bytes())
+        .and_then(|()| file.sync_all())
+        .map_err(failed)?;
     Ok(beside)
 }
 
 fn sync_directory(path: &Path) -> Result<(), AuthorityError> {
-    let directory = path.parent().expect("every file here is in the authority's directory");
+    let directory = path
+        .parent()
+        .expect("every file here is in the authority's directory");
     File::open(directory)
         .and_then(|directory| directory.sync_all())
-        .map_err(|source| AuthorityError::File { action: "sync", path: directory.to_owned(), source })
+        .map_err(|source| AuthorityError::File {
+            action: "sync",
+            path: directory.to_owned(),
+            source,
+        })
 }

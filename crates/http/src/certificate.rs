@@ -5,7 +5,9 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, Issuer, KeyPair, KeyUsagePurpose, SanType};
+use rcgen::{
+    CertificateParams, DnType, ExtendedKeyUsagePurpose, Issuer, KeyPair, KeyUsagePurpose, SanType,
+};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use supernode_types::Timestamp;
@@ -30,7 +32,10 @@ pub struct ServerCertificate {
 
 impl fmt::Debug for ServerCertificate {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("ServerCertificate").field("not_after", &self.not_after).finish_non_exhaustive()
+        formatter
+            .debug_struct("ServerCertificate")
+            .field("not_after", &self.not_after)
+            .finish_non_exhaustive()
     }
 }
 
@@ -46,31 +51,68 @@ impl ServerCertificate {
     }
 
     /// A new key and a certificate for `names`, signed by `issuer`.
-    pub(crate) fn issue(issuer: &Issuer<'_, KeyPair>, names: &BTreeSet<HostName>, now: Timestamp) -> Result<Self, AuthorityError> {
+    pub(crate) fn issue(
+        issuer: &Issuer<'_, KeyPair>,
+        names: &BTreeSet<HostName>,
+        now: Timestamp,
+    ) -> Result<Self, AuthorityError> {
         let key = KeyPair::generate().map_err(AuthorityError::Sign)?;
         let mut params = CertificateParams::default();
         params.distinguished_name.remove(DnType::CommonName);
-        params.distinguished_name.push(DnType::CommonName, "supernode server");
-        params.subject_alt_names = names.iter().map(HostName::to_san).collect::<Result<_, _>>()?;
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "supernode server");
+        params.subject_alt_names = names
+            .iter()
+            .map(HostName::to_san)
+            .collect::<Result<_, _>>()?;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         params.use_authority_key_identifier_extension = true;
         let not_after = now.plus(LIFETIME);
-        set_validity(&mut params, Timestamp(now.0.saturating_sub(micros(BACKDATE))), not_after);
-        let certificate = params.signed_by(&key, issuer).map_err(AuthorityError::Sign)?;
-        Ok(Self { pem: format!("{}{}", certificate.pem(), key.serialize_pem()), not_after })
+        set_validity(
+            &mut params,
+            Timestamp(now.0.saturating_sub(micros(BACKDATE))),
+            not_after,
+        );
+        let certificate = params
+            .signed_by(&key, issuer)
+            .map_err(AuthorityError::Sign)?;
+        Ok(Self {
+            pem: format!("{}{}", certificate.pem(), key.serialize_pem()),
+            not_after,
+        })
     }
 
     /// The certificate in `pem` if it is whole, for exactly these names, signed by `authority`, and has time left.
-    pub(crate) fn reuse(pem: String, authority: &CertificateDer<'_>, names: &BTreeSet<HostName>, now: Timestamp) -> Option<Self> {
+    pub(crate) fn reuse(
+        pem: String,
+        authority: &CertificateDer<'_>,
+        names: &BTreeSet<HostName>,
+        now: Timestamp,
+    ) -> Option<Self> {
         let der = CertificateDer::from_pem_slice(pem.as_bytes()).ok()?;
         let key = KeyPair::try_from(&PrivateKeyDer::from_pem_slice(pem.as_bytes()).ok()?).ok()?;
         let (_, certificate) = X509Certificate::from_der(&der).ok()?;
         let (_, issuer) = X509Certificate::from_der(authority).ok()?;
-        certificate.verify_signature(Some(issuer.public_key())).ok()?;
-        let not_after = Timestamp(certificate.validity().not_after.timestamp().saturating_mul(1_000_000));
-        let begun = certificate.validity().not_before.timestamp().saturating_mul(1_000_000) <= now.0;
-        let fits = key.public_key_raw() == certificate.public_key().subject_public_key.data.as_ref();
+        certificate
+            .verify_signature(Some(issuer.public_key()))
+            .ok()?;
+        let not_after = Timestamp(
+            certificate
+                .validity()
+                .not_after
+                .timestamp()
+                .saturating_mul(1_000_000),
+        );
+        let begun = certificate
+            .validity()
+            .not_before
+            .timestamp()
+            .saturating_mul(1_000_000)
+            <= now.0;
+        let fits =
+            key.public_key_raw() == certificate.public_key().subject_public_key.data.as_ref();
         let fresh = begun && not_after > now.plus(RENEW_BEFORE);
         (fits && fresh && names_of(&certificate)? == *names).then_some(Self { pem, not_after })
     }
@@ -90,7 +132,9 @@ impl HostName {
         }
         let label = |label: &str| {
             (1..=63).contains(&label.len())
-                && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+                && label
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
                 && !label.starts_with('-')
                 && !label.ends_with('-')
         };
@@ -105,7 +149,9 @@ impl HostName {
     fn to_san(&self) -> Result<SanType, AuthorityError> {
         match self {
             Self::Address(address) => Ok(SanType::IpAddress(*address)),
-            Self::Dns(name) => Ok(SanType::DnsName(name.as_str().try_into().map_err(AuthorityError::Sign)?)),
+            Self::Dns(name) => Ok(SanType::DnsName(
+                name.as_str().try_into().map_err(AuthorityError::Sign)?,
+            )),
         }
     }
 }
@@ -128,9 +174,14 @@ fn names_of(certificate: &X509Certificate<'_>) -> Option<BTreeSet<HostName>> {
 }
 
 /// Sets when a certificate begins and ends; X.509 knows whole seconds only.
-pub(crate) fn set_validity(params: &mut CertificateParams, not_before: Timestamp, not_after: Timestamp) {
+pub(crate) fn set_validity(
+    params: &mut CertificateParams,
+    not_before: Timestamp,
+    not_after: Timestamp,
+) {
     let epoch = rcgen::date_time_ymd(1970, 1, 1);
-    let seconds = |moment: Timestamp| Duration::from_secs(u64::try_from(moment.0 / 1_000_000).unwrap_or(0));
+    let seconds =
+        |moment: Timestamp| Duration::from_secs(u64::try_from(moment.0 / 1_000_000).unwrap_or(0));
     params.not_before = epoch + seconds(not_before);
     params.not_after = epoch + seconds(not_after);
 }
@@ -146,10 +197,28 @@ mod tests {
 
     #[test]
     fn host_names_are_names_or_addresses() {
-        for good in ["localhost", "a.example.org", "10.0.0.1", "::1", "[::1]", "Node-1", "host.example.org."] {
+        for good in [
+            "localhost",
+            "a.example.org",
+            "10.0.0.1",
+            "::1",
+            "[::1]",
+            "Node-1",
+            "host.example.org.",
+        ] {
             HostName::parse(good).expect(good);
         }
-        for bad in ["", ".", "a..b", "-a", "a b", "*.example.org", "https://host", "host:8443", &"a".repeat(64)] {
+        for bad in [
+            "",
+            ".",
+            "a..b",
+            "-a",
+            "a b",
+            "*.example.org",
+            "https://host",
+            "host:8443",
+            &"a".repeat(64),
+        ] {
             HostName::parse(bad).expect_err(bad);
         }
     }

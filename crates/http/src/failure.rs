@@ -31,7 +31,13 @@ pub struct Failure {
 impl Failure {
     /// A failure with any code.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), details: None, cause: None, retry_after: None }
+        Self {
+            code,
+            message: message.into(),
+            details: None,
+            cause: None,
+            retry_after: None,
+        }
     }
 
     /// Adds something for programs to read.
@@ -109,16 +115,23 @@ impl Failure {
             }
             _ => self.message,
         };
-        ErrorBody { code: self.code, message, details: self.details, request_id: request_id.to_string() }
+        ErrorBody {
+            code: self.code,
+            message,
+            details: self.details,
+            request_id: request_id.to_string(),
+        }
     }
 
     /// The answer, logged if it is the server's fault.
     pub(crate) fn respond(self, request_id: &RequestId) -> Response {
         let (code, retry_after) = (self.code, self.retry_after);
         let body = self.into_body(request_id);
-        let bytes = serde_json::to_vec(&body).expect("an error body has only strings and JSON values");
+        let bytes =
+            serde_json::to_vec(&body).expect("an error body has only strings and JSON values");
         let mut response = Response::new(axum::body::Body::from(bytes));
-        *response.status_mut() = StatusCode::from_u16(code.status()).expect("the contract has only real status codes");
+        *response.status_mut() =
+            StatusCode::from_u16(code.status()).expect("the contract has only real status codes");
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if code == ErrorCode::Unauthenticated {
@@ -126,7 +139,11 @@ impl Failure {
         }
         if let Some(wait) = retry_after {
             let seconds = wait.as_millis().div_ceil(1000).max(1);
-            headers.insert(RETRY_AFTER, HeaderValue::from_str(&seconds.to_string()).expect("digits are a valid header value"));
+            headers.insert(
+                RETRY_AFTER,
+                HeaderValue::from_str(&seconds.to_string())
+                    .expect("digits are a valid header value"),
+            );
         }
         response
     }

@@ -37,33 +37,65 @@ pub enum IdentityError {
 
 /// Who the certificate `der` identifies. That it was signed by our authority and is valid now was checked by the TLS handshake.
 pub fn node_identity(der: &[u8]) -> Result<NodeIdentity, IdentityError> {
-    let (rest, certificate) = X509Certificate::from_der(der).map_err(|_| IdentityError::Malformed)?;
+    let (rest, certificate) =
+        X509Certificate::from_der(der).map_err(|_| IdentityError::Malformed)?;
     if !rest.is_empty() {
         return Err(IdentityError::Malformed);
     }
     if certificate.is_ca() {
         return Err(IdentityError::NotANode("it is an authority's"));
     }
-    let usage = certificate.extended_key_usage().map_err(|_| IdentityError::Malformed)?;
+    let usage = certificate
+        .extended_key_usage()
+        .map_err(|_| IdentityError::Malformed)?;
     if !usage.is_some_and(|usage| usage.value.client_auth) {
         return Err(IdentityError::NotANode("it is not for clients"));
     }
-    let names = certificate.subject_alternative_name().map_err(|_| IdentityError::Malformed)?;
-    let names = names.as_ref().map_or(&[][..], |extension| &extension.value.general_names[..]);
-    let [GeneralName::URI(uri)] = names else { return Err(IdentityError::NotANode("it does not have exactly one name")) };
-    let id = uri.strip_prefix(NODE_URI_PREFIX).ok_or(IdentityError::NotANode("its name is not a node's"))?;
-    let node = id.parse().map_err(|_| IdentityError::NotANode("its node id is malformed"))?;
-    let serial = serial_from_bytes(certificate.raw_serial()).ok_or(IdentityError::NotANode("its serial number is not one of ours"))?;
-    let not_after = Timestamp(certificate.validity().not_after.timestamp().saturating_mul(1_000_000));
-    Ok(NodeIdentity { node, serial, not_after })
+    let names = certificate
+        .subject_alternative_name()
+        .map_err(|_| IdentityError::Malformed)?;
+    let names = names
+        .as_ref()
+        .map_or(&[][..], |extension| &extension.value.general_names[..]);
+    let [GeneralName::URI(uri)] = names else {
+        return Err(IdentityError::NotANode("it does not have exactly one name"));
+    };
+    let id = uri
+        .strip_prefix(NODE_URI_PREFIX)
+        .ok_or(IdentityError::NotANode("its name is not a node's"))?;
+    let node = id
+        .parse()
+        .map_err(|_| IdentityError::NotANode("its node id is malformed"))?;
+    let serial = serial_from_bytes(certificate.raw_serial()).ok_or(IdentityError::NotANode(
+        "its serial number is not one of ours",
+    ))?;
+    let not_after = Timestamp(
+        certificate
+            .validity()
+            .not_after
+            .timestamp()
+            .saturating_mul(1_000_000),
+    );
+    Ok(NodeIdentity {
+        node,
+        serial,
+        not_after,
+    })
 }
 
 /// The 128 bits of a serial, as they stand in a certificate.
 pub(crate) fn serial_to_bytes(serial: &CertificateSerial) -> [u8; SERIAL_BYTES] {
-    let digits = serial.as_str().bytes().rev().take_while(|byte| *byte != b'-');
+    let digits = serial
+        .as_str()
+        .bytes()
+        .rev()
+        .take_while(|byte| *byte != b'-');
     let mut value: u128 = 0;
     for (position, digit) in (0u32..).zip(digits) {
-        let five_bits = ALPHABET.iter().position(|known| *known == digit).expect("an id has only digits of this alphabet");
+        let five_bits = ALPHABET
+            .iter()
+            .position(|known| *known == digit)
+            .expect("an id has only digits of this alphabet");
         value |= (five_bits as u128) << (5 * position);
     }
     value.to_be_bytes()
@@ -73,9 +105,14 @@ fn serial_from_bytes(bytes: &[u8]) -> Option<CertificateSerial> {
     // DER drops leading zero bytes and adds one before a byte whose first bit is set.
     let significant = &bytes[bytes.iter().take_while(|byte| **byte == 0).count()..];
     let mut padded = [0; SERIAL_BYTES];
-    padded.get_mut(SERIAL_BYTES.checked_sub(significant.len())?..)?.copy_from_slice(significant);
+    padded
+        .get_mut(SERIAL_BYTES.checked_sub(significant.len())?..)?
+        .copy_from_slice(significant);
     let value = u128::from_be_bytes(padded);
-    let body: String = (0..SERIAL_DIGITS).rev().map(|position| char::from(ALPHABET[((value >> (5 * position)) & 31) as usize])).collect();
+    let body: String = (0..SERIAL_DIGITS)
+        .rev()
+        .map(|position| char::from(ALPHABET[((value >> (5 * position)) & 31) as usize]))
+        .collect();
     format!("{}-{body}", CertificateSerial::PREFIX).parse().ok()
 }
 
@@ -93,7 +130,10 @@ mod tests {
             assert_eq!(serial_from_bytes(&bytes), Some(serial.clone()));
             let stripped: Vec<u8> = bytes.into_iter().skip_while(|byte| *byte == 0).collect();
             assert_eq!(serial_from_bytes(&stripped), Some(serial.clone()));
-            assert_eq!(serial_from_bytes(&[&[0][..], &bytes].concat()), Some(serial));
+            assert_eq!(
+                serial_from_bytes(&[&[0][..], &bytes].concat()),
+                Some(serial)
+            );
         }
         assert_eq!(serial_from_bytes(&[1; 17]), None, "longer than any of ours");
     }

@@ -10,7 +10,10 @@ pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
         Err(rejection) => {
             let text = rejection.body_text();
             // The rejection's text is "<what axum did>: <where: what serde says>"; only the second part helps a caller.
-            Err(text.split_once(": ").map_or(text.as_str(), |(_, problem)| problem).to_owned())
+            Err(text
+                .split_once(": ")
+                .map_or(text.as_str(), |(_, problem)| problem)
+                .to_owned())
         }
     }
 }
@@ -39,10 +42,28 @@ mod tests {
 
     #[test]
     fn errors_name_the_field_and_what_was_expected() {
-        assert_eq!(error(r#"{"items":[{"count":"x"}]}"#), "items[0].count: invalid type: string \"x\", expected u32 at line 1 column 22");
-        assert_eq!(error(r#"{"items":[],"itmes":1}"#), "itmes: unknown field `itmes`, expected `items` at line 1 column 19");
-        assert!(error("{}").starts_with("missing field `items`"), "{}", error("{}"));
-        assert!(error("{").starts_with("EOF while parsing"), "{}", error("{"));
-        assert!(error(r#"{"items":[]} x"#).starts_with("trailing characters"), "{}", error(r#"{"items":[]} x"#));
+        assert_eq!(
+            error(r#"{"items":[{"count":"x"}]}"#),
+            "items[0].count: invalid type: string \"x\", expected u32 at line 1 column 22"
+        );
+        assert_eq!(
+            error(r#"{"items":[],"itmes":1}"#),
+            "itmes: unknown field `itmes`, expected `items` at line 1 column 19"
+        );
+        assert!(
+            error("{}").starts_with("missing field `items`"),
+            "{}",
+            error("{}")
+        );
+        assert!(
+            error("{").starts_with("EOF while parsing"),
+            "{}",
+            error("{")
+        );
+        assert!(
+            error(r#"{"items":[]} x"#).starts_with("trailing characters"),
+            "{}",
+            error(r#"{"items":[]} x"#)
+        );
     }
 }

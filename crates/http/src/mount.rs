@@ -90,16 +90,36 @@ pub(crate) struct Shared {
 
 impl fmt::Debug for Edge {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Edge").field("options", &self.shared.options).field("mounted", &self.mounted).finish_non_exhaustive()
+        formatter
+            .debug_struct("Edge")
+            .field("options", &self.shared.options)
+            .field("mounted", &self.mounted)
+            .finish_non_exhaustive()
     }
 }
 
 impl Edge {
     /// An edge without routes. Event streams end when `shutdown` is cancelled; `entropy` makes request ids.
-    pub fn new(authenticator: Arc<dyn Authenticator>, entropy: Arc<dyn Entropy>, options: EdgeOptions, shutdown: CancellationToken) -> Self {
+    pub fn new(
+        authenticator: Arc<dyn Authenticator>,
+        entropy: Arc<dyn Entropy>,
+        options: EdgeOptions,
+        shutdown: CancellationToken,
+    ) -> Self {
         let running = Arc::new(Semaphore::new(options.maximum_running_requests));
-        let shared = Shared { authenticator, options: Arc::new(options), shutdown, running, observer: None };
-        Self { shared, router: Router::new(), entropy, mounted: BTreeSet::new() }
+        let shared = Shared {
+            authenticator,
+            options: Arc::new(options),
+            shutdown,
+            running,
+            observer: None,
+        };
+        Self {
+            shared,
+            router: Router::new(),
+            entropy,
+            mounted: BTreeSet::new(),
+        }
     }
 
     /// Calls `observer` after every answered operation that is mounted after this call.
@@ -121,14 +141,20 @@ impl Edge {
     {
         let reader = Arc::new(Reader {
             query: QueryReader::of::<O::Query>(),
-            has_body: <O::Request as JsonSchema>::schema_id() != <Nothing as JsonSchema>::schema_id(),
+            has_body: <O::Request as JsonSchema>::schema_id()
+                != <Nothing as JsonSchema>::schema_id(),
             maximum_body_bytes: self.shared.options.maximum_body_bytes,
             body_timeout: self.shared.options.body_timeout,
         });
         let handler = Arc::new(handler);
         let shared = self.shared.clone();
         let route = on(filter(O::METHOD), move |request: axum::extract::Request| {
-            answer::<O, H, F>(shared.clone(), Arc::clone(&reader), Arc::clone(&handler), request)
+            answer::<O, H, F>(
+                shared.clone(),
+                Arc::clone(&reader),
+                Arc::clone(&handler),
+                request,
+            )
         });
         self.router = self.router.route(O::PATH, route);
         self.mounted.insert(O::NAME);
@@ -145,7 +171,11 @@ impl Edge {
 
     /// The operations of the contract that nobody mounted.
     pub fn missing(&self) -> Vec<&'static str> {
-        supernode_api::all().iter().map(|description| description.name).filter(|name| !self.mounted.contains(name)).collect()
+        supernode_api::all()
+            .iter()
+            .map(|description| description.name)
+            .filter(|name| !self.mounted.contains(name))
+            .collect()
     }
 
     /// The finished routes.
@@ -156,13 +186,21 @@ impl Edge {
 
 impl Shared {
     /// Who asks, if the role is enough for `what`.
-    pub(crate) async fn authorize(&self, headers: &axum::http::HeaderMap, role: Role, what: &str) -> Result<crate::Caller, Failure> {
+    pub(crate) async fn authorize(
+        &self,
+        headers: &axum::http::HeaderMap,
+        role: Role,
+        what: &str,
+    ) -> Result<crate::Caller, Failure> {
         authorize(self.authenticator.as_ref(), headers, role, what).await
     }
 
     fn permit(&self) -> Result<OwnedSemaphorePermit, Failure> {
         Arc::clone(&self.running).try_acquire_owned().map_err(|_| {
-            let message = format!("the server already handles {} requests; try again in a moment", self.options.maximum_running_requests);
+            let message = format!(
+                "the server already handles {} requests; try again in a moment",
+                self.options.maximum_running_requests
+            );
             Failure::too_many_requests(message, Duration::from_secs(1))
         })
     }
@@ -184,7 +222,12 @@ struct Rendered {
     generation: Option<i64>,
 }
 
-async fn answer<O, H, F>(shared: Shared, reader: Arc<Reader>, handler: Arc<H>, request: axum::extract::Request) -> Response
+async fn answer<O, H, F>(
+    shared: Shared,
+    reader: Arc<Reader>,
+    handler: Arc<H>,
+    request: axum::extract::Request,
+) -> Response
 where
     O: Operation,
     O::Query: 'static,
@@ -201,12 +244,21 @@ where
     let duration = started.elapsed();
     tracing::debug!(request_id = %id, operation = O::NAME, status = response.status().as_u16(), ?duration, "answered");
     if let Some(observer) = &shared.observer {
-        observer(Observation { operation: O::NAME, status: response.status().as_u16(), duration });
+        observer(Observation {
+            operation: O::NAME,
+            status: response.status().as_u16(),
+            duration,
+        });
     }
     response
 }
 
-async fn handle<O, H, F>(shared: &Shared, reader: &Reader, handler: Arc<H>, request: axum::extract::Request) -> Result<Rendered, Failure>
+async fn handle<O, H, F>(
+    shared: &Shared,
+    reader: &Reader,
+    handler: Arc<H>,
+    request: axum::extract::Request,
+) -> Result<Rendered, Failure>
 where
     O: Operation,
     O::Query: 'static,
@@ -230,12 +282,19 @@ pub(crate) async fn detached<T: Send + 'static>(
     what: &'static str,
     work: impl Future<Output = Result<T, Failure>> + Send + 'static,
 ) -> Result<T, Failure> {
-    tokio::spawn(work).await.unwrap_or_else(|error| Err(Failure::internal(panic_message(what, error))))
+    tokio::spawn(work)
+        .await
+        .unwrap_or_else(|error| Err(Failure::internal(panic_message(what, error))))
 }
 
 fn panic_message(what: &str, error: tokio::task::JoinError) -> String {
-    let Ok(payload) = error.try_into_panic() else { return format!("`{what}` was stopped because the server ends") };
-    let text = payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    let Ok(payload) = error.try_into_panic() else {
+        return format!("`{what}` was stopped because the server ends");
+    };
+    let text = payload
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| payload.downcast_ref::<String>().map(String::as_str));
     format!("`{what}` panicked: {}", text.unwrap_or("no message"))
 }
 
@@ -246,18 +305,29 @@ struct Generation {
 }
 
 fn render<T: Serialize>(value: &T) -> Result<Rendered, Failure> {
-    let body = serde_json::to_vec(value).map_err(|error| Failure::internal(format!("the response does not serialize: {error}")))?;
-    let generation = serde_json::from_slice::<Generation>(&body).ok().and_then(|found| found.generation);
-    Ok(Rendered { body: body.into(), generation })
+    let body = serde_json::to_vec(value)
+        .map_err(|error| Failure::internal(format!("the response does not serialize: {error}")))?;
+    let generation = serde_json::from_slice::<Generation>(&body)
+        .ok()
+        .and_then(|found| found.generation);
+    Ok(Rendered {
+        body: body.into(),
+        generation,
+    })
 }
 
 fn success(status: u16, rendered: Rendered) -> Response {
     let mut response = Response::new(Body::from(rendered.body));
-    *response.status_mut() = StatusCode::from_u16(status).expect("the contract has only real status codes");
+    *response.status_mut() =
+        StatusCode::from_u16(status).expect("the contract has only real status codes");
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     if let Some(generation) = rendered.generation {
-        headers.insert(ETAG, HeaderValue::from_str(&format!("\"{generation}\"")).expect("digits in quotes are a valid header value"));
+        headers.insert(
+            ETAG,
+            HeaderValue::from_str(&format!("\"{generation}\""))
+                .expect("digits in quotes are a valid header value"),
+        );
     }
     response
 }

@@ -26,7 +26,12 @@ pub(crate) struct RateLimiter {
 impl RateLimiter {
     /// `burst` tokens for each source, one more after each `refill`.
     pub(crate) fn new(clock: Arc<dyn Clock>, burst: u32, refill: Duration) -> Self {
-        Self { clock, burst, refill, full_at: Mutex::default() }
+        Self {
+            clock,
+            burst,
+            refill,
+            full_at: Mutex::default(),
+        }
     }
 
     /// Takes a token of `source`; if there is none, says how long to wait for one.
@@ -59,7 +64,10 @@ impl RateLimiter {
 fn make_room(full_at: &mut HashMap<IpAddr, Duration>, now: Duration) {
     full_at.retain(|_, moment| *moment > now);
     if full_at.len() >= MAXIMUM_SOURCES
-        && let Some(source) = full_at.iter().min_by_key(|(_, moment)| **moment).map(|(source, _)| *source)
+        && let Some(source) = full_at
+            .iter()
+            .min_by_key(|(_, moment)| **moment)
+            .map(|(source, _)| *source)
     {
         full_at.remove(&source);
     }
@@ -67,7 +75,9 @@ fn make_room(full_at: &mut HashMap<IpAddr, Duration>, now: Duration) {
 
 fn group(source: IpAddr) -> IpAddr {
     match source.to_canonical() {
-        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX))),
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(
+            address.to_bits() & !u128::from(u64::MAX),
+        )),
         address @ IpAddr::V4(_) => address,
     }
 }
@@ -97,7 +107,10 @@ mod tests {
 
     fn limiter(burst: u32) -> (Arc<StillClock>, RateLimiter) {
         let clock = Arc::new(StillClock::default());
-        (Arc::clone(&clock), RateLimiter::new(clock, burst, Duration::from_secs(1)))
+        (
+            Arc::clone(&clock),
+            RateLimiter::new(clock, burst, Duration::from_secs(1)),
+        )
     }
 
     fn address(text: &str) -> IpAddr {
@@ -108,18 +121,33 @@ mod tests {
     fn a_source_has_a_burst_and_then_a_rate() {
         let (clock, limiter) = limiter(2);
         let source = address("10.0.0.1");
-        assert_eq!([limiter.take(source), limiter.take(source)], [Ok(()), Ok(())]);
+        assert_eq!(
+            [limiter.take(source), limiter.take(source)],
+            [Ok(()), Ok(())]
+        );
         assert_eq!(limiter.take(source), Err(Duration::from_secs(1)));
-        assert_eq!(limiter.take(address("10.0.0.2")), Ok(()), "another source has its own");
+        assert_eq!(
+            limiter.take(address("10.0.0.2")),
+            Ok(()),
+            "another source has its own"
+        );
         clock.advance(Duration::from_millis(400));
         assert_eq!(limiter.take(source), Err(Duration::from_millis(600)));
         clock.advance(Duration::from_millis(600));
         assert_eq!(limiter.take(source), Ok(()));
         assert!(limiter.take(source).is_err());
         limiter.give_back(source);
-        assert_eq!(limiter.take(source), Ok(()), "a token that was given back can be taken again");
-        clock.advance(Duration::from_secs(3600));
-        assert_eq!([limiter.take(source), limiter.take(source)], [Ok(()), Ok(())], "never more than the burst");
+        assert_eq!(
+            limiter.take(source),
+            Ok(()),
+            "a token that was given back can be taken again"
+        );
+        clock.advance(Duration::from_hours(1));
+        assert_eq!(
+            [limiter.take(source), limiter.take(source)],
+            [Ok(()), Ok(())],
+            "never more than the burst"
+        );
         assert!(limiter.take(source).is_err());
     }
 
@@ -139,6 +167,9 @@ mod tests {
         for number in 0..u32::try_from(MAXIMUM_SOURCES + 10).expect("fits") {
             assert_eq!(limiter.take(IpAddr::V4(number.into())), Ok(()));
         }
-        assert_eq!(limiter.full_at.lock().expect("no holder panics").len(), MAXIMUM_SOURCES);
+        assert_eq!(
+            limiter.full_at.lock().expect("no holder panics").len(),
+            MAXIMUM_SOURCES
+        );
     }
 }

@@ -51,7 +51,9 @@ impl PathParameters {
     /// The value of the parameter `name`, which must stand in the operation's path.
     pub fn get(&self, name: &str) -> &str {
         let found = self.0.iter().find(|(known, _)| known == name);
-        found.map(|(_, value)| value.as_str()).expect("the handler asks only for parameters of its own operation's path")
+        found
+            .map(|(_, value)| value.as_str())
+            .expect("the handler asks only for parameters of its own operation's path")
     }
 }
 
@@ -66,21 +68,47 @@ pub(crate) struct Reader {
 
 impl Reader {
     /// Everything but the caller, who was checked before.
-    pub(crate) async fn read<O: Operation>(&self, mut parts: Parts, body: Body, caller: Caller) -> Result<Request<O>, Failure> {
+    pub(crate) async fn read<O: Operation>(
+        &self,
+        mut parts: Parts,
+        body: Body,
+        caller: Caller,
+    ) -> Result<Request<O>, Failure> {
         let idempotency_key = idempotency_key(&parts.headers)?;
         let if_match = if_match(&parts.headers)?;
         let path = path_parameters(&mut parts).await?;
-        let query: O::Query = self.query.read(&parts.uri).map_err(Failure::invalid_request)?;
-        let bytes = read_body(&parts.headers, body, self.maximum_body_bytes, self.body_timeout).await?;
+        let query: O::Query = self
+            .query
+            .read(&parts.uri)
+            .map_err(Failure::invalid_request)?;
+        let bytes = read_body(
+            &parts.headers,
+            body,
+            self.maximum_body_bytes,
+            self.body_timeout,
+        )
+        .await?;
         let digest = digest(parts.method.as_str(), &parts.uri, if_match, &bytes);
         let body = self.body::<O>(&parts.headers, &bytes)?;
         let request_id = RequestId::of(&parts.extensions).to_string();
-        Ok(Request { caller, path, query, body, request_id, idempotency_key, if_match, digest })
+        Ok(Request {
+            caller,
+            path,
+            query,
+            body,
+            request_id,
+            idempotency_key,
+            if_match,
+            digest,
+        })
     }
 
     fn body<O: Operation>(&self, headers: &HeaderMap, bytes: &[u8]) -> Result<O::Request, Failure> {
         match (self.has_body, bytes.is_empty()) {
-            (true, true) => Err(Failure::invalid_request(format!("`{}` needs a JSON body", O::NAME))),
+            (true, true) => Err(Failure::invalid_request(format!(
+                "`{}` needs a JSON body",
+                O::NAME
+            ))),
             (false, true) => parse_body(b"{}"),
             (_, false) => {
                 require_json(headers)?;
@@ -92,37 +120,61 @@ impl Reader {
 
 /// A JSON body as a `T`.
 pub(crate) fn parse_body<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
-    json::parse(bytes).map_err(|problem| Failure::invalid_request(format!("request body: {problem}")))
+    json::parse(bytes)
+        .map_err(|problem| Failure::invalid_request(format!("request body: {problem}")))
 }
 
 /// Refuses a body that does not say that it is JSON.
 pub(crate) fn require_json(headers: &HeaderMap) -> Result<(), Failure> {
-    let given = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
+    let given = headers
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or("");
     let essence = given.split(';').next().unwrap_or("").trim();
     if essence.eq_ignore_ascii_case("application/json") {
         return Ok(());
     }
-    let found = if given.is_empty() { "none was sent".to_owned() } else { format!("`{}` was sent", given.chars().take(80).collect::<String>()) };
-    Err(Failure::new(ErrorCode::UnsupportedMediaType, format!("the body must have the content type `application/json`; {found}")))
+    let found = if given.is_empty() {
+        "none was sent".to_owned()
+    } else {
+        format!("`{}` was sent", given.chars().take(80).collect::<String>())
+    };
+    Err(Failure::new(
+        ErrorCode::UnsupportedMediaType,
+        format!("the body must have the content type `application/json`; {found}"),
+    ))
 }
 
 /// The whole body, if it is not too long and arrives in time.
-pub(crate) async fn read_body(headers: &HeaderMap, body: Body, maximum_bytes: usize, timeout: Duration) -> Result<Bytes, Failure> {
-    let announced = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+pub(crate) async fn read_body(
+    headers: &HeaderMap,
+    body: Body,
+    maximum_bytes: usize,
+    timeout: Duration,
+) -> Result<Bytes, Failure> {
+    let announced = headers
+        .get(CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if announced.is_some_and(|length| length > maximum_bytes as u64) {
         return Err(too_large(maximum_bytes));
     }
     let reading = collect(body, maximum_bytes);
-    tokio::time::timeout(timeout, reading).await.unwrap_or_else(|_| {
-        Err(Failure::invalid_request(format!("the body did not arrive within {} s; send it faster", timeout.as_secs_f64())))
-    })
+    tokio::time::timeout(timeout, reading)
+        .await
+        .unwrap_or_else(|_| {
+            Err(Failure::invalid_request(format!(
+                "the body did not arrive within {} s; send it faster",
+                timeout.as_secs_f64()
+            )))
+        })
 }
 
 async fn collect(body: Body, maximum_bytes: usize) -> Result<Bytes, Failure> {
     let mut chunks = body.into_data_stream();
     let mut all = BytesMut::new();
     while let Some(chunk) = chunks.next().await {
-        let chunk = chunk.map_err(|error| Failure::invalid_request(format!("the body broke off: {error}")))?;
+        let chunk = chunk
+            .map_err(|error| Failure::invalid_request(format!("the body broke off: {error}")))?;
         if all.len() + chunk.len() > maximum_bytes {
             return Err(too_large(maximum_bytes));
         }
@@ -132,51 +184,88 @@ async fn collect(body: Body, maximum_bytes: usize) -> Result<Bytes, Failure> {
 }
 
 fn too_large(maximum_bytes: usize) -> Failure {
-    Failure::new(ErrorCode::TooLarge, format!("the body is larger than {maximum_bytes} bytes"))
+    Failure::new(
+        ErrorCode::TooLarge,
+        format!("the body is larger than {maximum_bytes} bytes"),
+    )
 }
 
 async fn path_parameters(parts: &mut Parts) -> Result<PathParameters, Failure> {
     let raw = RawPathParams::from_request_parts(parts, &())
         .await
-        .map_err(|rejection| Failure::invalid_request(format!("the path is malformed: {}", rejection.body_text())))?;
-    Ok(PathParameters(raw.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()))
+        .map_err(|rejection| {
+            Failure::invalid_request(format!("the path is malformed: {}", rejection.body_text()))
+        })?;
+    Ok(PathParameters(
+        raw.iter()
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect(),
+    ))
 }
 
-fn single<'a>(headers: &'a HeaderMap, name: &HeaderName, expectation: &str) -> Result<Option<&'a str>, Failure> {
+fn single<'a>(
+    headers: &'a HeaderMap,
+    name: &HeaderName,
+    expectation: &str,
+) -> Result<Option<&'a str>, Failure> {
     let mut values = headers.get_all(name).iter();
-    let Some(value) = values.next() else { return Ok(None) };
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
     match (value.to_str(), values.next()) {
         (Ok(text), None) => Ok(Some(text)),
-        _ => Err(Failure::invalid_request(format!("the header `{name}` must be {expectation}"))),
+        _ => Err(Failure::invalid_request(format!(
+            "the header `{name}` must be {expectation}"
+        ))),
     }
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Failure> {
     let expectation = "given once, with 1 to 128 visible ASCII characters";
-    let Some(key) = single(headers, &IDEMPOTENCY_KEY, expectation)? else { return Ok(None) };
-    if (1..=MAXIMUM_IDEMPOTENCY_KEY_LENGTH).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic()) {
+    let Some(key) = single(headers, &IDEMPOTENCY_KEY, expectation)? else {
+        return Ok(None);
+    };
+    if (1..=MAXIMUM_IDEMPOTENCY_KEY_LENGTH).contains(&key.len())
+        && key.bytes().all(|byte| byte.is_ascii_graphic())
+    {
         Ok(Some(key.to_owned()))
     } else {
-        Err(Failure::invalid_request(format!("the header `{IDEMPOTENCY_KEY}` must be {expectation}")))
+        Err(Failure::invalid_request(format!(
+            "the header `{IDEMPOTENCY_KEY}` must be {expectation}"
+        )))
     }
 }
 
 fn if_match(headers: &HeaderMap) -> Result<Option<i64>, Failure> {
     let expectation = "one generation in quotes, as in the `ETag` of the object, for example \"5\"";
-    let Some(text) = single(headers, &IF_MATCH, expectation)? else { return Ok(None) };
-    let number = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).filter(|body| body.bytes().all(|byte| byte.is_ascii_digit()));
+    let Some(text) = single(headers, &IF_MATCH, expectation)? else {
+        return Ok(None);
+    };
+    let number = text
+        .strip_prefix('"')
+        .and_then(|rest| rest.strip_suffix('"'))
+        .filter(|body| body.bytes().all(|byte| byte.is_ascii_digit()));
     match number.and_then(|body| body.parse().ok()) {
         Some(generation) => Ok(Some(generation)),
-        None => Err(Failure::invalid_request(format!("the header `if-match` must be {expectation}"))),
+        None => Err(Failure::invalid_request(format!(
+            "the header `if-match` must be {expectation}"
+        ))),
     }
 }
 
 fn digest(method: &str, uri: &Uri, if_match: Option<i64>, body: &[u8]) -> String {
     let target = uri.path_and_query().map_or("", |target| target.as_str());
-    let precondition = if_match.map(|generation| generation.to_string()).unwrap_or_default();
+    let precondition = if_match
+        .map(|generation| generation.to_string())
+        .unwrap_or_default();
     let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
     // Each part is preceded by its length, so that no two different requests run into the same bytes.
-    for part in [method.as_bytes(), target.as_bytes(), precondition.as_bytes(), body] {
+    for part in [
+        method.as_bytes(),
+        target.as_bytes(),
+        precondition.as_bytes(),
+        body,
+    ] {
         context.update(&(part.len() as u64).to_be_bytes());
         context.update(part);
     }
@@ -185,7 +274,11 @@ fn digest(method: &str, uri: &Uri, if_match: Option<i64>, body: &[u8]) -> String
 
 /// Bytes as lowercase hexadecimal digits.
 pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]).map(|digit| char::from(b"0123456789abcdef"[usize::from(digit)])).collect()
+    bytes
+        .iter()
+        .flat_map(|byte| [byte >> 4, byte & 15])
+        .map(|digit| char::from(b"0123456789abcdef"[usize::from(digit)]))
+        .collect()
 }
 
 #[cfg(test)]
@@ -205,32 +298,60 @@ mod tests {
     fn if_match_is_one_generation_in_quotes() {
         assert_eq!(if_match(&HeaderMap::new()), Ok(None));
         assert_eq!(if_match(&headers(&IF_MATCH, &["\"5\""])), Ok(Some(5)));
-        for bad in ["5", "*", "\"\"", "\"+5\"", "\"x\"", "W/\"5\"", "\"5\", \"6\"", "\"99999999999999999999\""] {
-            assert_eq!(if_match(&headers(&IF_MATCH, &[bad])).expect_err(bad).code, ErrorCode::InvalidRequest);
+        for bad in [
+            "5",
+            "*",
+            "\"\"",
+            "\"+5\"",
+            "\"x\"",
+            "W/\"5\"",
+            "\"5\", \"6\"",
+            "\"99999999999999999999\"",
+        ] {
+            assert_eq!(
+                if_match(&headers(&IF_MATCH, &[bad])).expect_err(bad).code,
+                ErrorCode::InvalidRequest
+            );
         }
         if_match(&headers(&IF_MATCH, &["\"5\"", "\"5\""])).expect_err("twice");
     }
 
     #[test]
     fn idempotency_keys_are_short_and_visible() {
-        assert_eq!(idempotency_key(&headers(&IDEMPOTENCY_KEY, &["a-1"])), Ok(Some("a-1".to_owned())));
+        assert_eq!(
+            idempotency_key(&headers(&IDEMPOTENCY_KEY, &["a-1"])),
+            Ok(Some("a-1".to_owned()))
+        );
         for bad in ["", " ", "a b", "a\tb"] {
             idempotency_key(&headers(&IDEMPOTENCY_KEY, &[bad])).expect_err(bad);
         }
         let mut long = HeaderMap::new();
-        long.insert(IDEMPOTENCY_KEY, HeaderValue::from_str(&"k".repeat(128)).expect("valid"));
+        long.insert(
+            IDEMPOTENCY_KEY,
+            HeaderValue::from_str(&"k".repeat(128)).expect("valid"),
+        );
         idempotency_key(&long).expect("128 are allowed");
-        long.insert(IDEMPOTENCY_KEY, HeaderValue::from_str(&"k".repeat(129)).expect("valid"));
+        long.insert(
+            IDEMPOTENCY_KEY,
+            HeaderValue::from_str(&"k".repeat(129)).expect("valid"),
+        );
         idempotency_key(&long).expect_err("129 are not");
         idempotency_key(&headers(&IDEMPOTENCY_KEY, &["a", "b"])).expect_err("twice");
     }
 
     #[test]
     fn digests_differ_where_requests_differ() {
-        let of = |method: &str, uri: &'static str, precondition, body: &[u8]| digest(method, &Uri::from_static(uri), precondition, body);
+        let of = |method: &str, uri: &'static str, precondition, body: &[u8]| {
+            digest(method, &Uri::from_static(uri), precondition, body)
+        };
         let base = of("POST", "/a?b=1", None, b"{}");
         assert_eq!(base, of("POST", "/a?b=1", None, b"{}"));
-        for other in [of("PUT", "/a?b=1", None, b"{}"), of("POST", "/a?b=2", None, b"{}"), of("POST", "/a?b=1", Some(1), b"{}"), of("POST", "/a?b=1", None, b"{ }")] {
+        for other in [
+            of("PUT", "/a?b=1", None, b"{}"),
+            of("POST", "/a?b=2", None, b"{}"),
+            of("POST", "/a?b=1", Some(1), b"{}"),
+            of("POST", "/a?b=1", None, b"{ }"),
+        ] {
             assert_ne!(base, other);
         }
     }

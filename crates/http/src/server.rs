@@ -50,7 +50,12 @@ impl ListenerOptions {
 
     /// For agents: one connection each, kept.
     pub fn agents() -> Self {
-        Self { maximum_connections: 16_384, header_timeout: Duration::from_secs(10), maximum_header_bytes: 16 * 1024, ..Self::api() }
+        Self {
+            maximum_connections: 16_384,
+            header_timeout: Duration::from_secs(10),
+            maximum_header_bytes: 16 * 1024,
+            ..Self::api()
+        }
     }
 }
 
@@ -102,13 +107,23 @@ impl Listener {
     /// Binds `address`; port 0 takes a free one. Must be called in a tokio runtime.
     pub fn bind(address: SocketAddr, options: ListenerOptions) -> Result<Self, ServeError> {
         let failed = |source| ServeError::Bind { address, source };
-        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.map_err(failed)?;
+        let socket = if address.is_ipv4() {
+            TcpSocket::new_v4()
+        } else {
+            TcpSocket::new_v6()
+        }
+        .map_err(failed)?;
         socket.set_reuseaddr(true).map_err(failed)?;
         socket.bind(address).map_err(failed)?;
         let socket = socket.listen(BACKLOG).map_err(failed)?;
         let address = socket.local_addr().map_err(failed)?;
         let room = Arc::new(Semaphore::new(options.maximum_connections));
-        Ok(Self { socket, address, options, room })
+        Ok(Self {
+            socket,
+            address,
+            options,
+            room,
+        })
     }
 
     /// The address that was bound.
@@ -118,15 +133,34 @@ impl Listener {
 
     /// Counts the connections, also those that became `WebSocket`s.
     pub fn connections(&self) -> Connections {
-        Connections { room: Arc::clone(&self.room), maximum: self.options.maximum_connections }
+        Connections {
+            room: Arc::clone(&self.room),
+            maximum: self.options.maximum_connections,
+        }
     }
 
     /// Serves `routes` until `shutdown` is cancelled. Then nothing new is accepted, requests may end for `grace`, and what is left is
     /// cut off.
-    pub async fn serve(self, routes: Router, tls: ListenerTls, shutdown: CancellationToken, grace: Duration) -> Result<(), ServeError> {
-        let Self { socket, address, options, room } = self;
-        let guard = GuardAcceptor { room, write_timeout: options.write_timeout };
-        let acceptor = RustlsAcceptor::new(tls.0).handshake_timeout(options.handshake_timeout).acceptor(guard);
+    pub async fn serve(
+        self,
+        routes: Router,
+        tls: ListenerTls,
+        shutdown: CancellationToken,
+        grace: Duration,
+    ) -> Result<(), ServeError> {
+        let Self {
+            socket,
+            address,
+            options,
+            room,
+        } = self;
+        let guard = GuardAcceptor {
+            room,
+            write_timeout: options.write_timeout,
+        };
+        let acceptor = RustlsAcceptor::new(tls.0)
+            .handshake_timeout(options.handshake_timeout)
+            .acceptor(guard);
         let handle = Handle::new();
         let mut server = axum_server::Server::from_listener(socket)
             .acceptor(acceptor)
@@ -134,14 +168,19 @@ impl Listener {
             .first_request_timeout(options.header_timeout)
             .accept_error_handler(accept_failed);
         let builder = server.http_builder();
-        builder.http1().header_read_timeout(options.header_timeout).max_buf_size(options.maximum_header_bytes);
+        builder
+            .http1()
+            .header_read_timeout(options.header_timeout)
+            .max_buf_size(options.maximum_header_bytes);
         builder
             .http2()
             .max_concurrent_streams(100)
             .max_header_list_size(u32::try_from(options.maximum_header_bytes).unwrap_or(u32::MAX))
             .keep_alive_interval(options.header_timeout)
             .keep_alive_timeout(options.header_timeout);
-        let mut serving = std::pin::pin!(server.serve(routes.into_make_service_with_connect_info::<SocketAddr>()));
+        let mut serving = std::pin::pin!(
+            server.serve(routes.into_make_service_with_connect_info::<SocketAddr>())
+        );
         let ended = tokio::select! {
             ended = &mut serving => ended,
             () = shutdown.cancelled() => {

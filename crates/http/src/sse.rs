@@ -15,8 +15,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
-use supernode_api::event::{EventListQuery, STREAM_PATH};
 use supernode_api::Role;
+use supernode_api::event::{EventListQuery, STREAM_PATH};
 use supernode_types::event::Event;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
@@ -47,16 +47,36 @@ const RECONNECT: Duration = Duration::from_secs(2);
 impl Edge {
     /// Mounts the event stream. `subscribe` gives the events of one subscriber, after `query.after_sequence` and then as they happen.
     #[must_use]
-    pub fn events(mut self, subscribe: impl Fn(EventSubscription) -> BoxFuture<'static, Result<EventStream, Failure>> + Send + Sync + 'static) -> Self {
+    pub fn events(
+        mut self,
+        subscribe: impl Fn(EventSubscription) -> BoxFuture<'static, Result<EventStream, Failure>>
+        + Send
+        + Sync
+        + 'static,
+    ) -> Self {
         let shared = self.shared.clone();
         let subscribe = Arc::new(subscribe);
         let reader = Arc::new(QueryReader::of::<EventListQuery>());
         let streams = Arc::new(Semaphore::new(shared.options.maximum_streams));
         let route = get(move |request: Request| {
-            let (shared, subscribe, reader, streams) = (shared.clone(), Arc::clone(&subscribe), Arc::clone(&reader), Arc::clone(&streams));
+            let (shared, subscribe, reader, streams) = (
+                shared.clone(),
+                Arc::clone(&subscribe),
+                Arc::clone(&reader),
+                Arc::clone(&streams),
+            );
             async move {
                 let id = RequestId::of(request.extensions());
-                match open(shared, reader, streams, subscribe.as_ref(), request, id.clone()).await {
+                match open(
+                    shared,
+                    reader,
+                    streams,
+                    subscribe.as_ref(),
+                    request,
+                    id.clone(),
+                )
+                .await
+                {
                     Ok(response) => response,
                     Err(failure) => failure.respond(&id),
                 }
@@ -75,23 +95,52 @@ async fn open(
     request: Request,
     id: RequestId,
 ) -> Result<Response, Failure> {
-    let caller = shared.authorize(request.headers(), Role::Viewer, OPERATION).await?;
-    let mut query: EventListQuery = reader.read(request.uri()).map_err(Failure::invalid_request)?;
+    let caller = shared
+        .authorize(request.headers(), Role::Viewer, OPERATION)
+        .await?;
+    let mut query: EventListQuery = reader
+        .read(request.uri())
+        .map_err(Failure::invalid_request)?;
     query.after_sequence = query.after_sequence.max(last_event_id(request.headers())?);
     let permit = streams.try_acquire_owned().map_err(|_| {
-        let message = format!("{} event streams are open already; close one or list events instead", shared.options.maximum_streams);
+        let message = format!(
+            "{} event streams are open already; close one or list events instead",
+            shared.options.maximum_streams
+        );
         Failure::too_many_requests(message, Duration::from_secs(5))
     })?;
-    let subscription = EventSubscription { caller, query, request_id: id.to_string() };
+    let subscription = EventSubscription {
+        caller,
+        query,
+        request_id: id.to_string(),
+    };
     let events = detached(OPERATION, subscribe(subscription)).await?;
-    let subscriber = Subscriber { shared, headers: request.headers().clone(), id, events, opened: false, ended: false, check_at: Instant::now(), _permit: permit };
+    let subscriber = Subscriber {
+        shared,
+        headers: request.headers().clone(),
+        id,
+        events,
+        opened: false,
+        ended: false,
+        check_at: Instant::now(),
+        _permit: permit,
+    };
     Ok(Sse::new(frames(subscriber)).into_response())
 }
 
 fn last_event_id(headers: &HeaderMap) -> Result<Option<i64>, Failure> {
-    let Some(value) = headers.get("last-event-id") else { return Ok(None) };
-    let sequence = value.to_str().ok().and_then(|text| text.parse::<i64>().ok());
-    sequence.map(Some).ok_or_else(|| Failure::invalid_request("the header `last-event-id` must be the sequence of an event, a number"))
+    let Some(value) = headers.get("last-event-id") else {
+        return Ok(None);
+    };
+    let sequence = value
+        .to_str()
+        .ok()
+        .and_then(|text| text.parse::<i64>().ok());
+    sequence.map(Some).ok_or_else(|| {
+        Failure::invalid_request(
+            "the header `last-event-id` must be the sequence of an event, a number",
+        )
+    })
 }
 
 struct Subscriber {
@@ -135,7 +184,11 @@ impl Subscriber {
 
     async fn keep_alive(&mut self) -> Option<Frame> {
         self.check_at = Instant::now() + self.shared.options.stream_keep_alive;
-        match self.shared.authorize(&self.headers, Role::Viewer, OPERATION).await {
+        match self
+            .shared
+            .authorize(&self.headers, Role::Viewer, OPERATION)
+            .await
+        {
             Ok(_) => Some(Frame::default().comment("alive")),
             Err(failure) => Some(self.last(failure)),
         }
@@ -145,10 +198,16 @@ impl Subscriber {
     fn last(&mut self, failure: Failure) -> Frame {
         self.ended = true;
         let body = failure.into_body(&self.id);
-        Frame::default().event("error").json_data(body).expect("an error body serializes to one line")
+        Frame::default()
+            .event("error")
+            .json_data(body)
+            .expect("an error body serializes to one line")
     }
 }
 
 fn event_frame(event: &Event) -> Frame {
-    Frame::default().id(event.sequence.to_string()).json_data(event).expect("an event serializes to one line")
+    Frame::default()
+        .id(event.sequence.to_string())
+        .json_data(event)
+        .expect("an event serializes to one line")
 }

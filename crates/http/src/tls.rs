@@ -12,7 +12,9 @@ use axum::http::Extensions;
 use axum_server::tls::TlsInfo;
 use axum_server::tls_rustls::RustlsConfig;
 use rustls::crypto::CryptoProvider;
-use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::server::{
+    ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier,
+};
 use rustls::sign::CertifiedKey;
 use rustls::time_provider::TimeProvider;
 use rustls::{RootCertStore, ServerConfig};
@@ -57,30 +59,52 @@ impl fmt::Debug for ListenerTls {
 
 impl ServerTls {
     /// TLS with this certificate; agents are those that `authority` signed. `clock` decides which certificates have ended.
-    pub fn new(authority: &Authority, certificate: &ServerCertificate, clock: Arc<dyn Clock>) -> Result<Self, TlsError> {
+    pub fn new(
+        authority: &Authority,
+        certificate: &ServerCertificate,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, TlsError> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let certificate = Arc::new(CurrentCertificate(RwLock::new(certified_key(&provider, certificate)?)));
+        let certificate = Arc::new(CurrentCertificate(RwLock::new(certified_key(
+            &provider,
+            certificate,
+        )?)));
         let time: Arc<dyn TimeProvider> = Arc::new(ClockTime(clock));
         let builder = || {
-            ServerConfig::builder_with_details(Arc::clone(&provider), Arc::clone(&time)).with_protocol_versions(&[&rustls::version::TLS13])
+            ServerConfig::builder_with_details(Arc::clone(&provider), Arc::clone(&time))
+                .with_protocol_versions(&[&rustls::version::TLS13])
         };
         let resolver: Arc<dyn ResolvesServerCert> = certificate.clone();
-        let mut api = builder().map_err(TlsError::Certificate)?.with_no_client_auth().with_cert_resolver(Arc::clone(&resolver));
+        let mut api = builder()
+            .map_err(TlsError::Certificate)?
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::clone(&resolver));
         api.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
 
         let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from(authority.certificate_der())).map_err(|error| TlsError::Verifier(error.to_string()))?;
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
-            .allow_unauthenticated()
-            .build()
+        roots
+            .add(CertificateDer::from(authority.certificate_der()))
             .map_err(|error| TlsError::Verifier(error.to_string()))?;
-        let mut agents = builder().map_err(TlsError::Certificate)?.with_client_cert_verifier(verifier).with_cert_resolver(resolver);
+        let verifier =
+            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+                .allow_unauthenticated()
+                .build()
+                .map_err(|error| TlsError::Verifier(error.to_string()))?;
+        let mut agents = builder()
+            .map_err(TlsError::Certificate)?
+            .with_client_cert_verifier(verifier)
+            .with_cert_resolver(resolver);
         agents.alpn_protocols = vec![b"http/1.1".to_vec()];
         agents.session_storage = Arc::new(NoServerSessionStorage {});
         agents.send_tls13_tickets = 0;
 
         let listener = |config| ListenerTls(RustlsConfig::from_config(Arc::new(config)));
-        Ok(Self { provider, certificate, api: listener(api), agents: listener(agents) })
+        Ok(Self {
+            provider,
+            certificate,
+            api: listener(api),
+            agents: listener(agents),
+        })
     }
 
     /// For the API listener: server authentication only, HTTP/2 and HTTP/1.1.
@@ -96,15 +120,26 @@ impl ServerTls {
     /// New connections of both listeners get this certificate; present ones go on.
     pub fn replace_certificate(&self, certificate: &ServerCertificate) -> Result<(), TlsError> {
         let key = certified_key(&self.provider, certificate)?;
-        *self.certificate.0.write().unwrap_or_else(PoisonError::into_inner) = key;
+        *self
+            .certificate
+            .0
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = key;
         Ok(())
     }
 }
 
-fn certified_key(provider: &CryptoProvider, certificate: &ServerCertificate) -> Result<Arc<CertifiedKey>, TlsError> {
-    let chain = CertificateDer::pem_slice_iter(certificate.pem().as_bytes()).collect::<Result<_, _>>().map_err(TlsError::Pem)?;
+fn certified_key(
+    provider: &CryptoProvider,
+    certificate: &ServerCertificate,
+) -> Result<Arc<CertifiedKey>, TlsError> {
+    let chain = CertificateDer::pem_slice_iter(certificate.pem().as_bytes())
+        .collect::<Result<_, _>>()
+        .map_err(TlsError::Pem)?;
     let key = PrivateKeyDer::from_pem_slice(certificate.pem().as_bytes()).map_err(TlsError::Pem)?;
-    CertifiedKey::from_der(chain, key, provider).map(Arc::new).map_err(TlsError::Certificate)
+    CertifiedKey::from_der(chain, key, provider)
+        .map(Arc::new)
+        .map_err(TlsError::Certificate)
 }
 
 /// The certificate that new connections get.
@@ -113,7 +148,9 @@ struct CurrentCertificate(RwLock<Arc<CertifiedKey>>);
 
 impl ResolvesServerCert for CurrentCertificate {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner)))
+        Some(Arc::clone(
+            &self.0.read().unwrap_or_else(PoisonError::into_inner),
+        ))
     }
 }
 
@@ -129,5 +166,9 @@ impl TimeProvider for ClockTime {
 
 /// The certificate that the peer of this request's connection showed, verified in the handshake.
 pub(crate) fn peer_certificate(extensions: &Extensions) -> Option<&[u8]> {
-    extensions.get::<Arc<TlsInfo>>()?.peer_certificates.first().map(Vec::as_slice)
+    extensions
+        .get::<Arc<TlsInfo>>()?
+        .peer_certificates
+        .first()
+        .map(Vec::as_slice)
 }

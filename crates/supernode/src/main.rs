@@ -43,6 +43,9 @@ enum Command {
         #[arg(long)]
         lease: PathBuf,
     },
+    /// The distributed program of the demo
+    #[command(hide = true)]
+    DemoRing(demo::RingArguments),
     /// Print the OpenAPI document
     #[command(hide = true)]
     Openapi,
@@ -63,6 +66,7 @@ fn main() -> ExitCode {
         Command::Agent(arguments) => agent::run(arguments),
         Command::Dev(arguments) => dev::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
+        Command::DemoRing(arguments) => demo::run_ring(&arguments),
         Command::Openapi => openapi(),
         Command::RankSupervisor { .. } => unreachable!("handled above"),
         Command::Client(command) => return supernode_cli::run_blocking(command, &options, Arguments::command),

@@ -23,61 +23,61 @@ use tokio_util::sync::CancellationToken;
 use crate::logging::{self, LogFormat};
 
 /// File with what an administrator's client needs: server, token, authority.
-pub const ADMIN_FILE: &str = "admin.json";
+pub(crate) const ADMIN_FILE: &str = "admin.json";
 
 /// What `supernode server` takes
 #[derive(Debug, clap::Args)]
-pub struct ServerArguments {
+pub(crate) struct ServerArguments {
     /// Directory for the certificate authority, the first admin token and the default database
     #[arg(long, default_value = "/var/lib/supernode/server")]
-    pub data: PathBuf,
+    pub(crate) data: PathBuf,
     /// Address of the API
     #[arg(long, default_value = "127.0.0.1:7700")]
-    pub listen: SocketAddr,
+    pub(crate) listen: SocketAddr,
     /// Address that agents connect to; the API's address with the next port when absent
     #[arg(long)]
-    pub agent_listen: Option<SocketAddr>,
+    pub(crate) agent_listen: Option<SocketAddr>,
     /// Host names and addresses that clients and agents reach this server at; they go into its certificate
     #[arg(long = "name", value_name = "NAME")]
-    pub names: Vec<String>,
+    pub(crate) names: Vec<String>,
     /// sqlite:PATH or postgres://…; an SQLite file in the data directory when absent
     #[arg(long, env = "SUPERNODE_DATABASE")]
-    pub database: Option<String>,
+    pub(crate) database: Option<String>,
     /// How nodes come and go
     #[arg(long, value_enum, default_value = "pool")]
-    pub provisioner: ProvisionerKind,
+    pub(crate) provisioner: ProvisionerKind,
     /// Directory of local nodes, for the provisioner `local`
     #[arg(long)]
-    pub nodes_directory: Option<PathBuf>,
+    pub(crate) nodes_directory: Option<PathBuf>,
     /// Program and arguments of the provisioner `exec`; repeat for each word
     #[arg(long = "provisioner-command", value_name = "WORD", allow_hyphen_values = true)]
-    pub provisioner_command: Vec<String>,
+    pub(crate) provisioner_command: Vec<String>,
     /// How long one call of the provisioner `exec` may take
     #[arg(long, default_value = "5m", value_parser = parse_duration)]
-    pub provisioner_time_limit: Duration,
+    pub(crate) provisioner_time_limit: Duration,
     /// Silence after which a node is lost; its ranks stop themselves before
     #[arg(long, default_value = "30s", value_parser = parse_duration)]
-    pub lost_after: Duration,
+    pub(crate) lost_after: Duration,
     /// How often agents say that they are there
     #[arg(long, default_value = "1s", value_parser = parse_duration)]
-    pub sync_interval: Duration,
+    pub(crate) sync_interval: Duration,
     /// How long a node's certificate is valid; agents renew it in time
     #[arg(long, default_value = "24h", value_parser = parse_duration)]
-    pub certificate_lifetime: Duration,
+    pub(crate) certificate_lifetime: Duration,
     /// Serve /metrics without a token
     #[arg(long)]
-    pub open_metrics: bool,
+    pub(crate) open_metrics: bool,
     /// Check the database's schema and versions, change nothing, and exit
     #[arg(long)]
-    pub check: bool,
+    pub(crate) check: bool,
     /// How log lines look
     #[arg(long, value_enum, default_value = "text")]
-    pub log_format: LogFormat,
+    pub(crate) log_format: LogFormat,
 }
 
 /// How nodes come and go
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum ProvisionerKind {
+pub(crate) enum ProvisionerKind {
     /// Only spares that somebody enrolled
     Pool,
     /// Agents on this host, supervised by `supernode dev`
@@ -87,16 +87,27 @@ pub enum ProvisionerKind {
 }
 
 /// Runs the server until a signal ends it.
-pub fn run(arguments: &ServerArguments) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(arguments: &ServerArguments) -> anyhow::Result<ExitCode> {
     let url = database_url(arguments)?;
     if arguments.check {
-        let report = Store::check(&url)?;
-        println!("{report}");
-        return Ok(ExitCode::SUCCESS);
+        return check(&url);
     }
     logging::start(arguments.log_format);
     tokio::runtime::Builder::new_multi_thread().worker_threads(worker_threads()).enable_all().build()?.block_on(serve(arguments, &url))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Says how the database stands; exit code 1 when something is wrong with it.
+fn check(url: &DatabaseUrl) -> anyhow::Result<ExitCode> {
+    let report = Store::check(url)?;
+    println!("database {}: schema version {}, this program has {}", report.database, report.schema_version, report.program_version);
+    if report.schema_version < report.program_version {
+        println!("the next start of the server upgrades it");
+    }
+    for problem in &report.problems {
+        println!("problem: {problem}");
+    }
+    Ok(if report.problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Most of the work is waiting; two threads serve ten thousand agents, and more help only with many clients.

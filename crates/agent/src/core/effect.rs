@@ -9,8 +9,8 @@ use supernode_types::environment::EnvironmentDesired;
 
 use crate::ledger::{Ledger, RankKey};
 
-/// One thing to do. Effects of one list may be done at the same time: whatever has to wait for another is not in the list before the
-/// core was told that the other is done.
+/// One thing to do. Effects may be done at the same time: whatever has to wait for another is not asked for before the core was told
+/// that the other is done. Two things keep their order: effects on the same rank, and what is sent.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Effect {
     /// Store the ledger so that it survives a loss of power; answer with `on_ledger_stored` or `on_ledger_failed`. There is at most

@@ -246,27 +246,28 @@ impl AgentCore {
             effects.push(Effect::ExtendLease { deadline });
         }
         let settled = self.settled();
-        if settled {
+        // Before the first desired state, a running rank is one that an agent without its ledger found: nothing is known of it.
+        if settled && self.ledger.generation > 0 {
             let may_launch = self.link.confirmed && self.inventory.is_some() && self.lease_written.is_some_and(|deadline| now < deadline);
             ranks::due(&self.ledger, &mut self.live, may_launch, now, &mut effects);
-            if self.ledger.generation > 0 {
-                effects.extend(self.environment.next(&self.ledger.environment, self.inventory.is_some(), now));
-            }
+            effects.extend(self.environment.next(&self.ledger.environment, self.inventory.is_some(), now));
         }
         let observed = settled.then(|| self.observed());
         let generation = self.told_generation();
         let inventory = self.inventory.as_ref().map(|inventory| (self.inventory_version, inventory));
         effects.extend(self.link.next(now, generation, observed, inventory).map(Effect::Send));
-        self.prune(now, &mut effects);
+        if settled {
+            self.prune(now, &mut effects);
+        }
         effects
     }
 
     /// The moment on the monotonic clock at which [`AgentCore::effects`] has to be asked although nothing happened.
     pub fn next_wake(&self) -> Option<Duration> {
-        let environment = if self.settled() { self.environment.wake() } else { None };
         let store = if self.storing.is_none() { self.store_after } else { None };
-        let candidates = [self.link.wake(), environment, ranks::wake(&self.live), store, self.prune_after];
-        candidates.into_iter().flatten().min()
+        let acting = [self.environment.wake(), ranks::wake(&self.live), self.prune_after];
+        let acting = acting.into_iter().filter(|_| self.settled());
+        [self.link.wake(), store].into_iter().chain(acting).flatten().min()
     }
 
     /// The newest ledger, stored or about to be.

@@ -96,6 +96,7 @@ pub(super) fn due(ledger: &Ledger, live: &mut BTreeMap<RankKey, Live>, may_launc
         let state = live.entry(key.clone()).or_default();
         match wishes.get(key).map(|wish| (&wish.wish, wish)) {
             Some((RankWish::Run(launch), wish)) => {
+                state.stopped = None;
                 if !state.running && !state.launched && may_launch {
                     state.launched = true;
                     starts.push(Effect::LaunchRank { key: key.clone(), job: wish.job.clone(), launch: launch.clone() });

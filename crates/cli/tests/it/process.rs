@@ -74,6 +74,8 @@ impl From<Output> for Ended {
 }
 
 pub(crate) async fn finish(mut command: Command) -> Ended {
-    let output = tokio::time::timeout(PATIENCE, command.output()).await.expect("it ends in time").expect("it starts");
-    output.into()
+    let child = command.spawn().expect("it starts");
+    // The command holds our ends of what it passed on; a closed pipe is closed only without them.
+    drop(command);
+    tokio::time::timeout(PATIENCE, child.wait_with_output()).await.expect("it ends in time").expect("it ran").into()
 }

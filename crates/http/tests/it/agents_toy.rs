@@ -8,9 +8,12 @@ use std::time::Duration;
 
 use futures::{SinkExt, StreamExt};
 use rcgen::{CertificateParams, KeyPair};
-use supernode_api::agent::{ENROL_PATH, EnrolRequest, EnrolResponse, FromAgent, RenewRequest, SYNC_PATH, Sync, ToAgent};
+use supernode_api::agent::{
+    ENROL_PATH, EnrolRequest, EnrolResponse, FromAgent, RenewRequest, SYNC_PATH, Sync, ToAgent,
+};
 use supernode_http::{
-    AgentConnection, AgentEdge, AgentOptions, AgentPort, AgentSession, AgentSockets, Authority, BoxFuture, Failure, ListenerOptions, NodeIdentity,
+    AgentConnection, AgentEdge, AgentOptions, AgentPort, AgentSession, AgentSockets, Authority,
+    BoxFuture, Failure, ListenerOptions, NodeIdentity,
 };
 use supernode_types::entropy::SystemEntropy;
 use supernode_types::{CertificateSerial, Clock, NodeId};
@@ -56,42 +59,91 @@ impl ToyPort {
             .authority
             .issue_node_certificate(request, &node, &serial, now, now.plus(LIFETIME))
             .map_err(|error| Failure::invalid_request(error.to_string()))?;
-        Ok(EnrolResponse { node, certificate, authority: self.authority.certificate_pem().to_owned() })
+        Ok(EnrolResponse {
+            node,
+            certificate,
+            authority: self.authority.certificate_pem().to_owned(),
+        })
     }
 
     fn check(&self, identity: &NodeIdentity) -> Result<(), Failure> {
-        let revoked = self.revoked.lock().expect("no holder panics").contains(&identity.serial);
-        if revoked { Err(Failure::forbidden(format!("the certificate of {} was revoked", identity.node))) } else { Ok(()) }
+        let revoked = self
+            .revoked
+            .lock()
+            .expect("no holder panics")
+            .contains(&identity.serial);
+        if revoked {
+            Err(Failure::forbidden(format!(
+                "the certificate of {} was revoked",
+                identity.node
+            )))
+        } else {
+            Ok(())
+        }
     }
 }
 
 impl AgentPort for ToyPort {
-    fn enrol(&self, request: EnrolRequest, source: IpAddr) -> BoxFuture<'_, Result<EnrolResponse, Failure>> {
+    fn enrol(
+        &self,
+        request: EnrolRequest,
+        source: IpAddr,
+    ) -> BoxFuture<'_, Result<EnrolResponse, Failure>> {
         self.sources.lock().expect("no holder panics").push(source);
         Box::pin(async move {
             if request.join_token != "good" {
-                return Err(Failure::unauthenticated("the join token is not valid; ask for a new one"));
+                return Err(Failure::unauthenticated(
+                    "the join token is not valid; ask for a new one",
+                ));
             }
-            self.issue(&request.certificate_request, NodeId::new(self.clock.now(), &SystemEntropy))
+            self.issue(
+                &request.certificate_request,
+                NodeId::new(self.clock.now(), &SystemEntropy),
+            )
         })
     }
 
-    fn renew(&self, identity: NodeIdentity, request: RenewRequest) -> BoxFuture<'_, Result<EnrolResponse, Failure>> {
+    fn renew(
+        &self,
+        identity: NodeIdentity,
+        request: RenewRequest,
+    ) -> BoxFuture<'_, Result<EnrolResponse, Failure>> {
         Box::pin(async move {
             self.check(&identity)?;
             self.issue(&request.certificate_request, identity.node)
         })
     }
 
-    fn connected(&self, identity: NodeIdentity, _: IpAddr) -> BoxFuture<'_, Result<AgentConnection, Failure>> {
+    fn connected(
+        &self,
+        identity: NodeIdentity,
+        _: IpAddr,
+    ) -> BoxFuture<'_, Result<AgentConnection, Failure>> {
         Box::pin(async move {
             self.check(&identity)?;
             let (outgoing, queue) = mpsc::channel(2);
-            let (close, received, ended) = (CancellationToken::new(), Arc::default(), Arc::default());
-            let link = Arc::new(Link { identity, outgoing, close: close.clone(), received, ended });
-            self.links.lock().expect("no holder panics").push(Arc::clone(&link));
-            let session = Arc::new(ToySession { link, held: Arc::clone(&self.held) });
-            Ok(AgentConnection { session, outgoing: queue, close })
+            let (close, received, ended) =
+                (CancellationToken::new(), Arc::default(), Arc::default());
+            let link = Arc::new(Link {
+                identity,
+                outgoing,
+                close: close.clone(),
+                received,
+                ended,
+            });
+            self.links
+                .lock()
+                .expect("no holder panics")
+                .push(Arc::clone(&link));
+            let session = Arc::new(ToySession {
+                link,
+                held: Arc::clone(&self.held),
+            });
+            Ok(AgentConnection {
+                session,
+                outgoing: queue,
+                close,
+            })
         })
     }
 }
@@ -110,14 +162,24 @@ impl Drop for ToySession {
 impl AgentSession for ToySession {
     fn received(self: Arc<Self>, message: FromAgent) -> BoxFuture<'static, Result<(), Failure>> {
         Box::pin(async move {
-            self.link.received.lock().expect("no holder panics").push(message.clone());
-            let FromAgent::Sync(sync) = message else { return Ok(()) };
+            self.link
+                .received
+                .lock()
+                .expect("no holder panics")
+                .push(message.clone());
+            let FromAgent::Sync(sync) = message else {
+                return Ok(());
+            };
             match sync.sequence {
                 REFUSED => return Err(Failure::conflict("this node is another incarnation")),
                 HELD => self.held.acquire().await.expect("never closed").forget(),
                 _ => {}
             }
-            let acknowledge = ToAgent::Acknowledge { sequence: sync.sequence, fence_seconds: 5, interval_milliseconds: 1000 };
+            let acknowledge = ToAgent::Acknowledge {
+                sequence: sync.sequence,
+                fence_seconds: 5,
+                interval_milliseconds: 1000,
+            };
             // Waits for room in the queue from inside the session: the socket goes on sending meanwhile.
             let _ = self.link.outgoing.send(acknowledge).await;
             Ok(())
@@ -145,10 +207,26 @@ pub(crate) fn agent_server(options: AgentOptions) -> AgentServer {
         held: Arc::new(Semaphore::new(0)),
     });
     let shutdown = CancellationToken::new();
-    let edge = AgentEdge::new(port.clone(), certified.clock.clone(), Arc::new(SystemEntropy), options, shutdown.clone());
+    let edge = AgentEdge::new(
+        port.clone(),
+        certified.clock.clone(),
+        Arc::new(SystemEntropy),
+        options,
+        shutdown.clone(),
+    );
     let sockets = edge.sockets();
-    let server = certified.serve(edge.into_router(), certified.tls.agents(), ListenerOptions::agents());
-    AgentServer { certified, server, port, sockets, shutdown }
+    let server = certified.serve(
+        edge.into_router(),
+        certified.tls.agents(),
+        ListenerOptions::agents(),
+    );
+    AgentServer {
+        certified,
+        server,
+        port,
+        sockets,
+        shutdown,
+    }
 }
 
 /// A key and the certificate for it.
@@ -159,17 +237,30 @@ pub(crate) struct Identity {
 
 pub(crate) fn new_request() -> (KeyPair, String) {
     let key = KeyPair::generate().expect("a key");
-    let request = CertificateParams::default().serialize_request(&key).expect("a request").pem().expect("PEM");
+    let request = CertificateParams::default()
+        .serialize_request(&key)
+        .expect("a request")
+        .pem()
+        .expect("PEM");
     (key, request)
 }
 
 impl AgentServer {
     pub(crate) async fn post(&self, path: &str, body: &serde_json::Value) -> reqwest::Response {
         let request = self.server.client.post(self.server.url(path));
-        request.header("content-type", "application/json").body(body.to_string()).send().await.expect("an answer")
+        request
+            .header("content-type", "application/json")
+            .body(body.to_string())
+            .send()
+            .await
+            .expect("an answer")
     }
 
-    pub(crate) async fn post_enrol(&self, join_token: &str, certificate_request: &str) -> reqwest::Response {
+    pub(crate) async fn post_enrol(
+        &self,
+        join_token: &str,
+        certificate_request: &str,
+    ) -> reqwest::Response {
         let body = serde_json::json!({
             "join_token": join_token, "certificate_request": certificate_request, "name": "node-1", "address": "127.0.0.1", "machine_id": "m",
             "something_new": true,
@@ -181,15 +272,29 @@ impl AgentServer {
         let (key, request) = new_request();
         let response = self.post_enrol("good", &request).await;
         assert_eq!(response.status().as_u16(), 200);
-        let response: EnrolResponse = serde_json::from_str(&response.text().await.expect("a body")).expect("a certificate");
-        assert_eq!(response.authority, self.certified.authority.certificate_pem());
-        Identity { certificate: response.certificate, key: key.serialize_pem() }
+        let response: EnrolResponse =
+            serde_json::from_str(&response.text().await.expect("a body")).expect("a certificate");
+        assert_eq!(
+            response.authority,
+            self.certified.authority.certificate_pem()
+        );
+        Identity {
+            certificate: response.certificate,
+            key: key.serialize_pem(),
+        }
     }
 
-    pub(crate) async fn try_sync(&self, identity: Option<&Identity>) -> Result<Agent, tungstenite::Error> {
-        let identity = identity.map(|identity| (identity.certificate.as_str(), identity.key.as_str()));
-        let stream = connect(self.server.address, self.certified.client_config(identity)).await.map_err(tungstenite::Error::Io)?;
-        let (socket, _) = tokio_tungstenite::client_async(format!("wss://localhost{SYNC_PATH}"), stream).await?;
+    pub(crate) async fn try_sync(
+        &self,
+        identity: Option<&Identity>,
+    ) -> Result<Agent, tungstenite::Error> {
+        let identity =
+            identity.map(|identity| (identity.certificate.as_str(), identity.key.as_str()));
+        let stream = connect(self.server.address, self.certified.client_config(identity))
+            .await
+            .map_err(tungstenite::Error::Io)?;
+        let (socket, _) =
+            tokio_tungstenite::client_async(format!("wss://localhost{SYNC_PATH}"), stream).await?;
         Ok(Agent(socket))
     }
 
@@ -197,7 +302,14 @@ impl AgentServer {
     pub(crate) async fn synced(&self) -> (Agent, Arc<Link>) {
         let identity = self.enrolled().await;
         let agent = self.try_sync(Some(&identity)).await.expect("a connection");
-        let link = self.port.links.lock().expect("no holder panics").last().expect("it is connected").clone();
+        let link = self
+            .port
+            .links
+            .lock()
+            .expect("no holder panics")
+            .last()
+            .expect("it is connected")
+            .clone();
         (agent, link)
     }
 }
@@ -207,17 +319,27 @@ pub(crate) struct Agent(pub(crate) WebSocketStream<TlsStream<TcpStream>>);
 
 impl Agent {
     pub(crate) async fn send(&mut self, text: impl Into<String>) {
-        self.0.send(Message::text(text.into())).await.expect("the server reads");
+        self.0
+            .send(Message::text(text.into()))
+            .await
+            .expect("the server reads");
     }
 
     pub(crate) async fn sync(&mut self, sequence: u64) {
-        let message = FromAgent::Sync(Box::new(Sync { sequence, stored_generation: 0, observed: None }));
-        self.send(serde_json::to_string(&message).expect("serializes")).await;
+        let message = FromAgent::Sync(Box::new(Sync {
+            sequence,
+            stored_generation: 0,
+            observed: None,
+        }));
+        self.send(serde_json::to_string(&message).expect("serializes"))
+            .await;
     }
 
     pub(crate) async fn receive(&mut self) -> ToAgent {
         match within("a message", self.0.next()).await {
-            Some(Ok(Message::Text(text))) => serde_json::from_str(&text).expect("a message of the contract"),
+            Some(Ok(Message::Text(text))) => {
+                serde_json::from_str(&text).expect("a message of the contract")
+            }
             other => panic!("{other:?}"),
         }
     }
@@ -226,7 +348,9 @@ impl Agent {
     pub(crate) async fn closed(&mut self) -> (u16, String) {
         loop {
             match within("the end of the connection", self.0.next()).await {
-                Some(Ok(Message::Close(Some(frame)))) => return (frame.code.into(), frame.reason.to_string()),
+                Some(Ok(Message::Close(Some(frame)))) => {
+                    return (frame.code.into(), frame.reason.to_string());
+                }
                 Some(Ok(Message::Text(_))) => {}
                 other => panic!("{other:?}"),
             }
@@ -235,5 +359,22 @@ impl Agent {
 }
 
 pub(crate) async fn ended(link: &Link) {
-    eventually("the end of the session", || link.ended.load(Ordering::SeqCst)).await;
+    eventually("the end of the session", || {
+        link.ended.load(Ordering::SeqCst)
+    })
+    .await;
+}
+
+/// An agent port with default limits.
+pub(crate) fn server() -> AgentServer {
+    agent_server(AgentOptions::default())
+}
+
+/// What the toy answers to a sync.
+pub(crate) fn acknowledged(sequence: u64) -> ToAgent {
+    ToAgent::Acknowledge {
+        sequence,
+        fence_seconds: 5,
+        interval_milliseconds: 1000,
+    }
 }

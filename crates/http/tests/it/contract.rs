@@ -30,7 +30,11 @@ fn contract_server() -> Server {
         token: TokenList TokenCreate TokenRevoke;
         join_token: JoinTokenList JoinTokenCreate JoinTokenRevoke;
     );
-    assert_eq!(edge.missing(), Vec::<&str>::new(), "operations of the contract that this test does not mount");
+    assert_eq!(
+        edge.missing(),
+        Vec::<&str>::new(),
+        "operations of the contract that this test does not mount"
+    );
     serve(edge)
 }
 
@@ -42,24 +46,76 @@ fn path_of(operation: &Description) -> String {
 async fn every_operation_checks_its_caller_and_its_parameters() {
     let server = contract_server();
     for operation in supernode_api::all() {
-        let (name, method, path) = (operation.name, operation.method.as_str(), path_of(&operation));
-        let stranger = server.request(method, &path, "nobody").send().await.expect("an answer");
-        assert_eq!(error_of(stranger).await.1.code, ErrorCode::Unauthenticated, "{name}");
+        let (name, method, path) = (
+            operation.name,
+            operation.method.as_str(),
+            path_of(&operation),
+        );
+        let stranger = server
+            .request(method, &path, "nobody")
+            .send()
+            .await
+            .expect("an answer");
+        assert_eq!(
+            error_of(stranger).await.1.code,
+            ErrorCode::Unauthenticated,
+            "{name}"
+        );
         for role in ROLES {
-            let (_, body) = error_of(server.request(method, &path, role.word()).send().await.expect("an answer")).await;
+            let (_, body) = error_of(
+                server
+                    .request(method, &path, role.word())
+                    .send()
+                    .await
+                    .expect("an answer"),
+            )
+            .await;
             if role < operation.role {
                 assert_eq!(body.code, ErrorCode::Forbidden, "{name} as {}", role.word());
-                assert!(body.message.contains(&format!("needs the role `{}`", operation.role.word())), "{name}: {}", body.message);
+                assert!(
+                    body.message
+                        .contains(&format!("needs the role `{}`", operation.role.word())),
+                    "{name}: {}",
+                    body.message
+                );
             } else {
-                let expected = if operation.request.is_some() { ErrorCode::InvalidRequest } else { ErrorCode::Conflict };
-                assert_eq!(body.code, expected, "{name} as {}: {}", role.word(), body.message);
+                let expected = if operation.request.is_some() {
+                    ErrorCode::InvalidRequest
+                } else {
+                    ErrorCode::Conflict
+                };
+                assert_eq!(
+                    body.code,
+                    expected,
+                    "{name} as {}: {}",
+                    role.word(),
+                    body.message
+                );
             }
         }
-        let (_, body) = error_of(server.request(method, &format!("{path}?no_such=1"), "admin").send().await.expect("an answer")).await;
-        assert!(body.message.contains("unknown query parameter `no_such`"), "{name}: {}", body.message);
+        let (_, body) = error_of(
+            server
+                .request(method, &format!("{path}?no_such=1"), "admin")
+                .send()
+                .await
+                .expect("an answer"),
+        )
+        .await;
+        assert!(
+            body.message.contains("unknown query parameter `no_such`"),
+            "{name}: {}",
+            body.message
+        );
         if operation.request.is_some() {
-            let list = server.request(method, &path, "admin").header("content-type", "application/json").body("[[]]");
-            assert_eq!(error_of(list.send().await.expect("an answer")).await.1.code, ErrorCode::InvalidRequest, "{name}");
+            let list = server
+                .request(method, &path, "admin")
+                .header("content-type", "application/json")
+                .body("[[]]");
+            assert_eq!(
+                error_of(list.send().await.expect("an answer")).await.1.code,
+                ErrorCode::InvalidRequest,
+                "{name}"
+            );
         }
     }
 }
@@ -67,12 +123,28 @@ async fn every_operation_checks_its_caller_and_its_parameters() {
 #[tokio::test]
 async fn every_query_parameter_of_the_contract_is_understood() {
     let server = contract_server();
-    for operation in supernode_api::all().iter().filter(|operation| operation.request.is_none()) {
-        let Some(properties) = operation.query.get("properties").and_then(serde_json::Value::as_object) else { continue };
+    for operation in supernode_api::all()
+        .iter()
+        .filter(|operation| operation.request.is_none())
+    {
+        let Some(properties) = operation
+            .query
+            .get("properties")
+            .and_then(serde_json::Value::as_object)
+        else {
+            continue;
+        };
         for parameter in properties.keys() {
             // `1` is an integer and a text: whatever the type, it reaches the handler.
             let target = format!("{}?{parameter}=1", path_of(operation));
-            let (_, body) = error_of(server.request(operation.method.as_str(), &target, "admin").send().await.expect("an answer")).await;
+            let (_, body) = error_of(
+                server
+                    .request(operation.method.as_str(), &target, "admin")
+                    .send()
+                    .await
+                    .expect("an answer"),
+            )
+            .await;
             assert_eq!(body.code, ErrorCode::Conflict, "{target}: {}", body.message);
         }
     }

@@ -1,5 +1,6 @@
 //! The edge on real sockets with real TLS.
 
+mod agent_sockets;
 mod agents;
 mod agents_toy;
 mod authority;

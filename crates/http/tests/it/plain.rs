@@ -15,7 +15,10 @@ async fn text(server: &Server, path: &str, secret: Option<&str>) -> (u16, String
         None => request,
     };
     let response = request.send().await.expect("an answer");
-    (response.status().as_u16(), response.text().await.expect("a body"))
+    (
+        response.status().as_u16(),
+        response.text().await.expect("a body"),
+    )
 }
 
 #[tokio::test]
@@ -24,23 +27,54 @@ async fn health_is_open_and_readiness_says_why_not() {
     let asked = Arc::clone(&ready);
     let server = serve(edge(EdgeOptions::default()).health(move || {
         let ready = asked.load(Ordering::SeqCst);
-        Box::pin(async move { if ready { Ok(()) } else { Err("the database is away".to_owned()) } })
+        Box::pin(async move {
+            if ready {
+                Ok(())
+            } else {
+                Err("the database is away".to_owned())
+            }
+        })
     }));
-    assert_eq!(text(&server, "/healthz", None).await, (200, "ok\n".to_owned()));
-    assert_eq!(text(&server, "/readyz", None).await, (503, "not ready: the database is away\n".to_owned()));
+    assert_eq!(
+        text(&server, "/healthz", None).await,
+        (200, "ok\n".to_owned())
+    );
+    assert_eq!(
+        text(&server, "/readyz", None).await,
+        (503, "not ready: the database is away\n".to_owned())
+    );
     ready.store(true, Ordering::SeqCst);
-    assert_eq!(text(&server, "/readyz", None).await, (200, "ready\n".to_owned()));
+    assert_eq!(
+        text(&server, "/readyz", None).await,
+        (200, "ready\n".to_owned())
+    );
 }
 
 #[tokio::test]
 async fn metrics_need_a_viewer_unless_open() {
-    let metrics = |access| serve(edge(EdgeOptions::default()).metrics(access, || Box::pin(async { Ok("nodes 3\n".to_owned()) })));
+    let metrics = |access| {
+        serve(
+            edge(EdgeOptions::default())
+                .metrics(access, || Box::pin(async { Ok("nodes 3\n".to_owned()) })),
+        )
+    };
     let closed = metrics(MetricsAccess::Viewer);
-    let refused = closed.client.get(closed.url("/metrics")).send().await.expect("an answer");
+    let refused = closed
+        .client
+        .get(closed.url("/metrics"))
+        .send()
+        .await
+        .expect("an answer");
     assert_eq!(error_of(refused).await.1.code, ErrorCode::Unauthenticated);
-    assert_eq!(text(&closed, "/metrics", Some("viewer")).await, (200, "nodes 3\n".to_owned()));
+    assert_eq!(
+        text(&closed, "/metrics", Some("viewer")).await,
+        (200, "nodes 3\n".to_owned())
+    );
     let open = metrics(MetricsAccess::Open);
-    assert_eq!(text(&open, "/metrics", None).await, (200, "nodes 3\n".to_owned()));
+    assert_eq!(
+        text(&open, "/metrics", None).await,
+        (200, "nodes 3\n".to_owned())
+    );
 }
 
 #[tokio::test]
@@ -48,5 +82,8 @@ async fn the_contract_can_be_read() {
     let server = serve(edge(EdgeOptions::default()).openapi());
     let (status, text) = text(&server, "/api/v1/openapi.json", None).await;
     let document: serde_json::Value = serde_json::from_str(&text).expect("JSON");
-    assert_eq!((status, document), (200, supernode_api::openapi::document()));
+    assert_eq!(
+        (status, document),
+        (200, supernode_api::openapi::document())
+    );
 }

@@ -75,7 +75,12 @@ toy! {
 /// Mounts the operations that need nothing but the request.
 pub(crate) fn mount(edge: Edge) -> Edge {
     edge.operation::<ThingOrder, _, _>(order)
-        .operation::<ThingShow, _, _>(async |request| Ok(Thing { name: request.path.get("thing").to_owned(), generation: 7 }))
+        .operation::<ThingShow, _, _>(async |request| {
+            Ok(Thing {
+                name: request.path.get("thing").to_owned(),
+                generation: 7,
+            })
+        })
         .operation::<ThingDelete, _, _>(async |_| Ok(Nothing {}))
         .operation::<Panic, _, _>(async |_| panic!("the toy broke"))
         .operation::<Fail, _, _>(async |_| Err(Failure::internal("the secret cause")))
@@ -106,7 +111,11 @@ pub(crate) struct Gate {
 
 impl Gate {
     pub(crate) fn mount(edge: Edge) -> (Edge, Self) {
-        let gate = Self { passes: Arc::new(Semaphore::new(0)), started: Arc::default(), done: Arc::default() };
+        let gate = Self {
+            passes: Arc::new(Semaphore::new(0)),
+            started: Arc::default(),
+            done: Arc::default(),
+        };
         let inside = gate.clone();
         let edge = edge.operation::<Wait, _, _>(move |_| {
             let gate = inside.clone();

@@ -46,7 +46,7 @@ pub(crate) fn plan(index: &Index<'_>) -> Vec<Action> {
     {
         match &operation.kind {
             OperationKind::SuperNodeCreate | OperationKind::ScaleUp => {
-                scale_up::plan(&mut planner, operation)
+                scale_up::plan(&mut planner, operation);
             }
             OperationKind::ScaleDown { .. } => scale_down::plan(&mut planner, operation),
             OperationKind::SuperNodeDelete => super_node_delete::plan(&mut planner, operation),

@@ -137,7 +137,7 @@ fn lagging(planner: &Planner<'_, '_>, super_node: &SuperNode) -> (Vec<String>, V
                 node.name
             )),
             NodeCondition::Lost { .. } | NodeCondition::Degraded { .. } if behind => {
-                excused.push(format!("node {} is {}", node.name, node.condition.word()))
+                excused.push(format!("node {} is {}", node.name, node.condition.word()));
             }
             _ => {}
         }

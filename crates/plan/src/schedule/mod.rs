@@ -191,55 +191,62 @@ impl<'a, 'b> Queue<'a, 'b> {
     }
 
     fn run(&mut self, jobs: &[&'a Job], ports: &mut Ports<'a>, actions: &mut Vec<Action>) {
-        let mut first_in_line: Option<Reservation> = None;
-        let mut before: Option<&Job> = None;
-        let mut looked_at = 0;
-        for job in jobs {
-            if let Some(line) = self.impossible(job) {
-                set_reason(job, line, actions);
-                continue;
+        if self.super_node.deleting.is_some() {
+            for job in jobs {
+                set_reason(job, "its super node is being deleted".into(), actions);
             }
-            let look = looked_at < self.limits.queue_depth && self.super_node.deleting.is_none();
-            looked_at += 1;
-            let result = if look {
-                self.start(job, first_in_line.as_ref(), ports)
+            return;
+        }
+        let mut first_in_line: Option<(&Job, Blocked, Reservation)> = None;
+        let mut before: Option<&Job> = None;
+        for (looked_at, job) in jobs
+            .iter()
+            .filter(|job| self.impossible(job).is_none())
+            .enumerate()
+            .collect::<Vec<_>>()
+        {
+            let ahead = first_in_line.as_ref().map(|(.., reservation)| reservation);
+            let result = if looked_at < self.limits.queue_depth {
+                self.start(job, ahead, ports)
             } else {
                 Err(Blocked::Nodes)
             };
-            match result {
-                Ok(start) => {
+            match (result, before) {
+                (Ok(start), _) => {
                     actions.push(start);
                     continue;
                 }
-                Err(_) if self.super_node.deleting.is_some() => {
-                    set_reason(job, "its super node is being deleted".into(), actions)
+                (Err(blocked), None) => {
+                    let reservation = reservation::reserve(
+                        &self.slots,
+                        self.devices_of(job),
+                        job.spec.nodes as usize,
+                        self.index.snapshot.now,
+                    );
+                    first_in_line = Some((job, blocked, reservation));
                 }
-                Err(blocked) => match before {
-                    None => {
-                        first_in_line = Some(reservation::reserve(
-                            &self.slots,
-                            self.devices_of(job),
-                            job.spec.nodes as usize,
-                            self.index.snapshot.now,
-                        ));
-                        let line = match blocked {
-                            Blocked::Nodes => reason::first_in_line(
-                                &self.slots,
-                                job.spec.nodes as usize,
-                                self.devices_of(job),
-                            ),
-                            Blocked::Port { address } => {
-                                reason::port(&address, self.limits.master_ports)
-                            }
-                        };
-                        set_reason(job, line, actions);
-                    }
-                    Some(before) => {
-                        set_reason(job, format!("in line behind {}", before.id), actions)
-                    }
-                },
+                (Err(_), Some(before)) => {
+                    set_reason(job, format!("in line behind {}", before.id), actions)
+                }
             }
             before = Some(job);
+        }
+        for job in jobs {
+            if let Some(line) = self.impossible(job) {
+                set_reason(job, line, actions);
+            }
+        }
+        // Said last, because it names those that started after it was found to wait.
+        if let Some((job, blocked, _)) = first_in_line {
+            let line = match blocked {
+                Blocked::Nodes => reason::first_in_line(
+                    &self.slots,
+                    job.spec.nodes as usize,
+                    self.devices_of(job),
+                ),
+                Blocked::Port { address } => reason::port(&address, self.limits.master_ports),
+            };
+            set_reason(job, line, actions);
         }
     }
 

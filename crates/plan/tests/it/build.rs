@@ -16,7 +16,7 @@ use supernode_types::{JobId, Name, NodeId, OperationId, ProvisionId, SpecId, Sup
 
 use crate::model::Model;
 
-pub(crate) const DEADLINE: Duration = Duration::from_secs(300);
+pub(crate) const DEADLINE: Duration = Duration::from_mins(5);
 
 pub(crate) fn limits() -> Limits {
     Limits {

@@ -93,7 +93,7 @@ impl Model {
         let now = self.snapshot.now;
         match action {
             Action::SetCondition { node, condition } => {
-                self.node(node).condition = condition.clone()
+                self.node(node).condition = condition.clone();
             }
             Action::SetPolicy { node, policy } => {
                 assert!(
@@ -133,6 +133,7 @@ impl Model {
                     self.snapshot.jobs_on(node).is_empty(),
                     "a node with leases never leaves"
                 );
+                self.check_not_last(node, operation);
                 let found = self.node(node);
                 let super_node = match found.membership.clone() {
                     Membership::Joining { super_node, .. } | Membership::Member { super_node } => {
@@ -334,6 +335,18 @@ impl Model {
         self.ended_operations.insert(id.clone(), state.clone());
     }
 
+    /// Only a deletion takes the last full member.
+    fn check_not_last(&self, node: &NodeId, operation: &OperationId) {
+        if let Membership::Member { super_node } = &self.snapshot.nodes[node].membership {
+            let deletes =
+                self.snapshot.operations[operation].kind == OperationKind::SuperNodeDelete;
+            assert!(
+                deletes || self.snapshot.members(super_node).count() > 1,
+                "the last member stays"
+            );
+        }
+    }
+
     fn start(
         &mut self,
         id: &JobId,
@@ -494,20 +507,20 @@ impl Model {
 
     fn check_members(&self, id: &SuperNodeId) {
         let super_node = &self.snapshot.super_nodes[id];
-        let members: Vec<_> = self.snapshot.members(id).collect();
-        let of_this = |kind: &OperationKind| {
+        // A creation that failed beside a scale-up leaves its end to that.
+        let brings_or_ends = |kind: &OperationKind| {
             matches!(
                 kind,
-                OperationKind::SuperNodeCreate | OperationKind::SuperNodeDelete
+                OperationKind::SuperNodeCreate
+                    | OperationKind::ScaleUp
+                    | OperationKind::SuperNodeDelete
             )
         };
-        let comes_or_goes = self
-            .snapshot
-            .operations
-            .values()
-            .any(|open| open.super_node.as_ref() == Some(id) && of_this(&open.kind));
+        let mut open = self.snapshot.operations.values();
+        let comes_or_goes =
+            open.any(|open| open.super_node.as_ref() == Some(id) && brings_or_ends(&open.kind));
         assert!(
-            !members.is_empty() || comes_or_goes,
+            self.snapshot.members(id).next().is_some() || comes_or_goes,
             "a super node always has a node"
         );
         for node in self

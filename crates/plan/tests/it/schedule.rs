@@ -175,19 +175,19 @@ fn gangs_stay_together_and_take_the_smallest_place_that_fits() {
         .map(|(name, rack, leaf)| model.spare_at(name, rack, leaf))
         .collect();
     let super_node = model.super_node("train", &nodes);
-    let mut placed = |nodes: u32| {
+    let mut names_for = |nodes: u32| {
         let job = model.submit(&super_node, job_spec(nodes));
         model.reconcile();
         let names = model.placed(&job);
         finish(&mut model, &job);
         names
     };
-    assert_eq!(placed(1), ["c1"]);
-    assert_eq!(placed(2), ["b1", "b2"]);
-    assert_eq!(placed(3), ["a1", "a2", "a3"]);
-    assert_eq!(placed(4), ["a1", "a2", "a3", "c1"]);
-    assert_eq!(placed(5), ["a1", "a2", "a3", "b1", "b2"]);
-    assert_eq!(placed(6), ["a1", "a2", "a3", "b1", "b2", "c1"]);
+    assert_eq!(names_for(1), ["c1"]);
+    assert_eq!(names_for(2), ["b1", "b2"]);
+    assert_eq!(names_for(3), ["a1", "a2", "a3"]);
+    assert_eq!(names_for(4), ["a1", "a2", "a3", "c1"]);
+    assert_eq!(names_for(5), ["a1", "a2", "a3", "b1", "b2"]);
+    assert_eq!(names_for(6), ["a1", "a2", "a3", "b1", "b2", "c1"]);
 }
 
 #[test]
