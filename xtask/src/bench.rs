@@ -5,10 +5,12 @@
 //! fails is shown as failed and makes the exit code 1; the others still run.
 
 mod machine;
+mod ports;
 mod report;
 mod slurm;
+mod stamps;
 mod suites;
-mod supernode;
+pub(crate) mod supernode;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,7 +22,7 @@ use anyhow::{Context, Result, bail};
 use crate::workspace;
 use machine::Machine;
 use report::{Answer, Report};
-use suites::{SUITES, Suite};
+use suites::{SUITES, Scale, Suite};
 
 /// One side of the comparison, running. Ends everything it started when dropped.
 pub(crate) trait Contender {
@@ -44,8 +46,8 @@ struct Entrant {
 const ENTRANTS: [Entrant; 2] = [
     Entrant {
         name: supernode::NAME,
-        absent: || Ok(Some(supernode::ABSENT.to_owned())),
-        start: |nodes| Ok(Box::new(supernode::Supernode::start(nodes)?)),
+        absent: || Ok(None),
+        start: |nodes| Ok(Box::new(supernode::Supernode::new(nodes)?)),
     },
     Entrant {
         name: slurm::NAME,
@@ -60,8 +62,19 @@ struct Options {
     contenders: Vec<String>,
     quick: bool,
     nodes: u32,
+    trials: Option<u32>,
     json: Option<PathBuf>,
     list: bool,
+}
+
+impl Options {
+    fn scale(&self) -> Scale {
+        Scale {
+            quick: self.quick,
+            nodes: self.nodes,
+            trials: self.trials,
+        }
+    }
 }
 
 pub(crate) fn main(arguments: &[String]) -> Result<ExitCode> {
@@ -78,7 +91,7 @@ pub(crate) fn main(arguments: &[String]) -> Result<ExitCode> {
             if options.only.is_empty() {
                 suite.runs(options.quick) > 0
             } else {
-                options.only.iter().any(|name| name == suite.name)
+                options.only.iter().any(|name| suite.is_named(name))
             }
         })
         .collect();
@@ -150,7 +163,7 @@ fn measure_suite(
         };
         let mut figures = Vec::new();
         for _ in 0..suite.runs(options.quick).max(1) {
-            match contender.measure(suite.question(options.quick, options.nodes))? {
+            match contender.measure(suite.question(options.scale()))? {
                 Some(figure) => figures.push(figure),
                 None => break,
             }
@@ -182,6 +195,7 @@ fn parse(arguments: &[String]) -> Result<Options> {
         contenders: Vec::new(),
         quick: false,
         nodes: 32,
+        trials: None,
         json: None,
         list: false,
     };
@@ -204,9 +218,16 @@ fn parse(arguments: &[String]) -> Result<Options> {
                     _ => bail!("--nodes {text}: expected 1 to 256"),
                 };
             }
+            "--trials" => {
+                let text = value()?;
+                options.trials = match text.parse() {
+                    Ok(trials @ 1..=100_000) => Some(trials),
+                    _ => bail!("--trials {text}: expected 1 to 100000"),
+                };
+            }
             "--only" => {
                 let name = value()?;
-                if !SUITES.iter().any(|suite| suite.name == name) {
+                if !SUITES.iter().any(|suite| suite.is_named(&name)) {
                     bail!("no suite `{name}`: `cargo xtask bench --list` names them");
                 }
                 options.only.push(name);
@@ -243,17 +264,19 @@ mod tests {
     #[test]
     fn arguments() {
         let options = parse_words(&[
-            "--only", "gang-run", "--quick", "--nodes", "4", "--json", "a.json",
+            "--only", "gang-run", "--quick", "--nodes", "4", "--json", "a.json", "--trials", "9",
         ])
         .expect("valid");
         assert_eq!(options.only, ["gang-run"]);
         assert!(options.quick);
         assert_eq!(options.nodes, 4);
+        assert_eq!(options.scale().trials, Some(9));
         assert_eq!(options.json, Some("a.json".into()));
         for wrong in [
             &["--only", "magic"][..],
             &["--nodes", "0"],
             &["--nodes", "many"],
+            &["--trials", "0"],
             &["--contender", "abacus"],
             &["--json"],
             &["fast"],

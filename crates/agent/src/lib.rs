@@ -5,7 +5,12 @@
 
 pub mod core;
 pub mod environment;
+pub mod executor;
 pub mod files;
+pub mod identity;
 pub mod ledger;
+pub mod options;
 pub mod ranks;
+pub mod service;
+mod session;
 pub mod supervisor;

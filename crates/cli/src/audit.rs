@@ -26,20 +26,32 @@ pub enum AuditCommand {
 }
 
 pub(crate) async fn run(session: &Session<'_>, command: AuditCommand) -> Result<(), Failure> {
-    let AuditCommand::List { actor, before, limit } = command;
+    let AuditCommand::List {
+        actor,
+        before,
+        limit,
+    } = command;
     let client = session.client()?;
     let wanted = if limit == 0 { usize::MAX } else { limit };
     let mut before_sequence = before;
     let mut items: Vec<AuditRecord> = Vec::new();
     while items.len() < wanted {
-        let size = u32::try_from(wanted - items.len()).unwrap_or(MAXIMUM_LIMIT).min(MAXIMUM_LIMIT);
-        let query = AuditListQuery { before_sequence, actor: actor.clone(), limit: Some(size) };
+        let size = u32::try_from(wanted - items.len())
+            .unwrap_or(MAXIMUM_LIMIT)
+            .min(MAXIMUM_LIMIT);
+        let query = AuditListQuery {
+            before_sequence,
+            actor: actor.clone(),
+            limit: Some(size),
+        };
         let page = client.get::<AuditList>(&[], &query).await?.items;
         let last = page.last().map(|record| record.sequence);
         let full = page.len() >= usize::try_from(size).unwrap_or(usize::MAX);
         items.extend(page);
         match last {
-            Some(last) if full && before_sequence.is_none_or(|before| last < before) => before_sequence = Some(last),
+            Some(last) if full && before_sequence.is_none_or(|before| last < before) => {
+                before_sequence = Some(last);
+            }
             _ => break,
         }
     }
@@ -65,7 +77,11 @@ fn list(items: &[AuditRecord], look: &Look) -> String {
 fn shortened(request: &serde_json::Value) -> String {
     const LONGEST: usize = 80;
     let text = request.to_string();
-    if text.chars().count() <= LONGEST { text } else { text.chars().take(LONGEST).collect::<String>() + "…" }
+    if text.chars().count() <= LONGEST {
+        text
+    } else {
+        text.chars().take(LONGEST).collect::<String>() + "…"
+    }
 }
 
 #[cfg(test)]
@@ -81,7 +97,13 @@ mod tests {
             "request": {"reason": "é".repeat(100)}, "request_id": "r"
         }))
         .expect("a record");
-        let text = list(&[record], &Look { now: Timestamp(1_763_900_000_000_000), color: false });
+        let text = list(
+            &[record],
+            &Look {
+                now: Timestamp(1_763_900_000_000_000),
+                color: false,
+            },
+        );
         let expected = format!("{{\"reason\":\"{}…\n", "é".repeat(69));
         assert!(text.ends_with(&expected), "{text}");
     }

@@ -15,7 +15,10 @@ pub struct KeyOption {
 
 impl KeyOption {
     pub(crate) fn call(&self) -> CallOptions {
-        CallOptions { idempotency_key: self.idempotency_key.clone(), if_match: None }
+        CallOptions {
+            idempotency_key: self.idempotency_key.clone(),
+            if_match: None,
+        }
     }
 }
 
@@ -31,7 +34,10 @@ pub struct Precondition {
 
 impl Precondition {
     pub(crate) fn call(&self) -> CallOptions {
-        CallOptions { if_match: self.if_generation, ..self.key.call() }
+        CallOptions {
+            if_match: self.if_generation,
+            ..self.key.call()
+        }
     }
 }
 
@@ -59,7 +65,9 @@ impl DeadlineOption {
 
 /// Seconds, rounded up: half a second of grace is not none.
 pub(crate) fn whole_seconds(duration: Duration) -> u64 {
-    duration.as_secs().saturating_add(u64::from(duration.subsec_nanos() > 0))
+    duration
+        .as_secs()
+        .saturating_add(u64::from(duration.subsec_nanos() > 0))
 }
 
 /// [`whole_seconds`] for the smaller fields of the contract.
@@ -90,13 +98,20 @@ pub(crate) fn label_change(text: &str) -> Result<LabelChange, String> {
         return Ok(LabelChange::Set(key, value));
     }
     match text.strip_suffix('-') {
-        Some(key) if !key.is_empty() && !text.contains('=') => Ok(LabelChange::Remove(key.to_owned())),
-        _ => Err(format!("`{text}` is neither KEY=VALUE nor KEY- (which removes a label)")),
+        Some(key) if !key.is_empty() && !text.contains('=') => {
+            Ok(LabelChange::Remove(key.to_owned()))
+        }
+        _ => Err(format!(
+            "`{text}` is neither KEY=VALUE nor KEY- (which removes a label)"
+        )),
     }
 }
 
 /// The labels after the changes, in their order.
-pub(crate) fn apply_labels(mut labels: BTreeMap<String, String>, changes: &[LabelChange]) -> BTreeMap<String, String> {
+pub(crate) fn apply_labels(
+    mut labels: BTreeMap<String, String>,
+    changes: &[LabelChange],
+) -> BTreeMap<String, String> {
     for change in changes {
         match change {
             LabelChange::Set(key, value) => {
@@ -115,7 +130,11 @@ pub(crate) const TRIES: u32 = 5;
 
 /// Whether a read-change-write that failed may simply be done again: somebody else was faster, and the caller fixed neither the
 /// generation nor the request's identity.
-pub(crate) fn lost_race(error: &supernode_client::ClientError, precondition: &Precondition, tries: u32) -> bool {
+pub(crate) fn lost_race(
+    error: &supernode_client::ClientError,
+    precondition: &Precondition,
+    tries: u32,
+) -> bool {
     error.code() == Some(supernode_api::ErrorCode::PreconditionFailed)
         && precondition.if_generation.is_none()
         && precondition.key.idempotency_key.is_none()
@@ -128,10 +147,20 @@ mod tests {
 
     #[test]
     fn labels_are_set_and_removed() {
-        let changes: Vec<LabelChange> =
-            ["a=1=2", "b-", "c="].into_iter().map(|text| label_change(text).expect("valid")).collect();
-        let labels = apply_labels([("b".to_owned(), "x".to_owned()), ("d".to_owned(), "y".to_owned())].into(), &changes);
-        let expected = [("a", "1=2"), ("c", ""), ("d", "y")].map(|(key, value)| (key.to_owned(), value.to_owned()));
+        let changes: Vec<LabelChange> = ["a=1=2", "b-", "c="]
+            .into_iter()
+            .map(|text| label_change(text).expect("valid"))
+            .collect();
+        let labels = apply_labels(
+            [
+                ("b".to_owned(), "x".to_owned()),
+                ("d".to_owned(), "y".to_owned()),
+            ]
+            .into(),
+            &changes,
+        );
+        let expected = [("a", "1=2"), ("c", ""), ("d", "y")]
+            .map(|(key, value)| (key.to_owned(), value.to_owned()));
         assert_eq!(labels, expected.into());
         for bad in ["", "a", "-", "=x", "=-"] {
             assert!(label_change(bad).is_err(), "{bad}");

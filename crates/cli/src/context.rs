@@ -32,7 +32,9 @@ pub enum ContextError {
         known: String,
     },
     /// `SUPERNODE_SERVER` without its companions.
-    #[error("SUPERNODE_SERVER is set, but {missing} is not; set all of SUPERNODE_SERVER, SUPERNODE_TOKEN and SUPERNODE_CA_FILE")]
+    #[error(
+        "SUPERNODE_SERVER is set, but {missing} is not; set all of SUPERNODE_SERVER, SUPERNODE_TOKEN and SUPERNODE_CA_FILE"
+    )]
     Incomplete {
         /// The variable.
         missing: &'static str,
@@ -54,7 +56,9 @@ pub enum ContextError {
         why: String,
     },
     /// No home directory to put the file in.
-    #[error("the home directory is not known; set SUPERNODE_CONFIG to the path of the context file")]
+    #[error(
+        "the home directory is not known; set SUPERNODE_CONFIG to the path of the context file"
+    )]
     NoHome,
 }
 
@@ -82,7 +86,10 @@ pub struct Entry {
 
 impl std::fmt::Debug for Entry {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("Entry").field("server", &self.server).finish_non_exhaustive()
+        formatter
+            .debug_struct("Entry")
+            .field("server", &self.server)
+            .finish_non_exhaustive()
     }
 }
 
@@ -116,26 +123,46 @@ pub fn load(path: &Path) -> Result<ContextFile, ContextError> {
     match std::fs::read_to_string(path) {
         Ok(text) => toml::from_str(&text).map_err(|error| {
             // The message only: the text around it could show a token.
-            ContextError::Invalid { path: path.to_owned(), why: error.message().to_owned() }
+            ContextError::Invalid {
+                path: path.to_owned(),
+                why: error.message().to_owned(),
+            }
         }),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(ContextFile::default()),
-        Err(source) => Err(ContextError::File { path: path.to_owned(), source }),
+        Err(source) => Err(ContextError::File {
+            path: path.to_owned(),
+            source,
+        }),
     }
 }
 
 /// Writes the context file with mode 0600, whole or not at all.
 pub fn store(path: &Path, file: &ContextFile) -> Result<(), ContextError> {
-    let failed = |source| ContextError::File { path: path.to_owned(), source };
+    let failed = |source| ContextError::File {
+        path: path.to_owned(),
+        source,
+    };
     let text = toml::to_string_pretty(file).expect("strings and tables are TOML");
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
+    let directory = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .map_err(failed)?;
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}.new", std::process::id()));
     let new = directory.join(name);
     let write = || {
         // A left-over of a killed process with the same id would keep its own mode.
         let _ = std::fs::remove_file(&new);
-        let mut out = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
+        let mut out = std::fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&new)?;
         out.write_all(text.as_bytes())?;
         out.sync_all()?;
         std::fs::rename(&new, path)
@@ -154,18 +181,32 @@ pub fn save(name: &str, context: &Context, make_current: bool) -> Result<PathBuf
 }
 
 /// [`save`] into the file at `path`.
-pub fn save_at(path: &Path, name: &str, context: &Context, make_current: bool) -> Result<(), ContextError> {
+pub fn save_at(
+    path: &Path,
+    name: &str,
+    context: &Context,
+    make_current: bool,
+) -> Result<(), ContextError> {
     let mut file = load(path)?;
     let Context { server, ca, token } = context.clone();
-    file.contexts.insert(name.to_owned(), Entry { server, token, ca });
-    if make_current || file.current.as_ref().is_none_or(|current| !file.contexts.contains_key(current)) {
+    file.contexts
+        .insert(name.to_owned(), Entry { server, token, ca });
+    if make_current
+        || file
+            .current
+            .as_ref()
+            .is_none_or(|current| !file.contexts.contains_key(current))
+    {
         file.current = Some(name.to_owned());
     }
     store(path, &file)
 }
 
 /// The context that is meant. `flag` is what `--context` says.
-pub fn resolve(flag: Option<&str>, variable: &dyn Fn(&str) -> Option<String>) -> Result<Resolved, ContextError> {
+pub fn resolve(
+    flag: Option<&str>,
+    variable: &dyn Fn(&str) -> Option<String>,
+) -> Result<Resolved, ContextError> {
     if flag.is_none()
         && let Some(server) = variable("SUPERNODE_SERVER")
     {
@@ -173,11 +214,20 @@ pub fn resolve(flag: Option<&str>, variable: &dyn Fn(&str) -> Option<String>) ->
     }
     let path = path(variable)?;
     let file = load(&path)?;
-    let wanted = flag.map(ToOwned::to_owned).or_else(|| variable("SUPERNODE_CONTEXT")).or_else(|| file.current.clone());
-    let Some(name) = wanted else { return Err(ContextError::None { path }) };
+    let wanted = flag
+        .map(ToOwned::to_owned)
+        .or_else(|| variable("SUPERNODE_CONTEXT"))
+        .or_else(|| file.current.clone());
+    let Some(name) = wanted else {
+        return Err(ContextError::None { path });
+    };
     let Some(entry) = file.contexts.get(&name) else {
         let known: Vec<&str> = file.contexts.keys().map(String::as_str).collect();
-        let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+        let known = if known.is_empty() {
+            "none".to_owned()
+        } else {
+            known.join(", ")
+        };
         return Err(ContextError::NotFound { name, path, known });
     };
     let Entry { server, token, ca } = entry.clone();
@@ -188,10 +238,20 @@ pub fn resolve(flag: Option<&str>, variable: &dyn Fn(&str) -> Option<String>) ->
     })
 }
 
-fn from_environment(server: String, variable: &dyn Fn(&str) -> Option<String>) -> Result<Resolved, ContextError> {
-    let token = variable("SUPERNODE_TOKEN").ok_or(ContextError::Incomplete { missing: "SUPERNODE_TOKEN" })?;
-    let ca_file = variable("SUPERNODE_CA_FILE").ok_or(ContextError::Incomplete { missing: "SUPERNODE_CA_FILE" })?;
-    let ca = std::fs::read_to_string(&ca_file).map_err(|source| ContextError::File { path: ca_file.into(), source })?;
+fn from_environment(
+    server: String,
+    variable: &dyn Fn(&str) -> Option<String>,
+) -> Result<Resolved, ContextError> {
+    let token = variable("SUPERNODE_TOKEN").ok_or(ContextError::Incomplete {
+        missing: "SUPERNODE_TOKEN",
+    })?;
+    let ca_file = variable("SUPERNODE_CA_FILE").ok_or(ContextError::Incomplete {
+        missing: "SUPERNODE_CA_FILE",
+    })?;
+    let ca = std::fs::read_to_string(&ca_file).map_err(|source| ContextError::File {
+        path: ca_file.into(),
+        source,
+    })?;
     Ok(Resolved {
         context: Context { server, ca, token },
         name: None,

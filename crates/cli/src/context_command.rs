@@ -37,33 +37,61 @@ fn list(session: &Session<'_>) -> Result<(), Failure> {
     let items: Vec<_> = file
         .contexts
         .iter()
-        .map(|(name, entry)| json!({"name": name, "server": entry.server, "current": current(name)}))
+        .map(
+            |(name, entry)| json!({"name": name, "server": entry.server, "current": current(name)}),
+        )
         .collect();
-    session.print_list(&items, &format!("{} has no contexts; `supernode dev` makes one", path.display()), |_, look| {
-        let mut table = Table::new(&["CURRENT", "NAME", "SERVER"]);
-        for (name, entry) in &file.contexts {
-            table.row([cell(if current(name) { "*" } else { "" }), cell(name), cell(&entry.server)]);
-        }
-        table.render(look)
-    })
+    session.print_list(
+        &items,
+        &format!(
+            "{} has no contexts; `supernode dev` makes one",
+            path.display()
+        ),
+        |_, look| {
+            let mut table = Table::new(&["CURRENT", "NAME", "SERVER"]);
+            for (name, entry) in &file.contexts {
+                table.row([
+                    cell(if current(name) { "*" } else { "" }),
+                    cell(name),
+                    cell(&entry.server),
+                ]);
+            }
+            table.render(look)
+        },
+    )
 }
 
 fn choose(session: &Session<'_>, name: &str) -> Result<(), Failure> {
     let path = context::path(&context::process_variable)?;
     let mut file = context::load(&path)?;
     if !file.contexts.contains_key(name) {
-        let known = file.contexts.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-        return Err(ContextError::NotFound { name: name.to_owned(), path, known }.into());
+        let known = file
+            .contexts
+            .keys()
+            .map(String::as_str)
+            .collect::<Vec<_>>()
+            .join(", ");
+        return Err(ContextError::NotFound {
+            name: name.to_owned(),
+            path,
+            known,
+        }
+        .into());
     }
     file.current = Some(name.to_owned());
     context::store(&path, &file)?;
     for variable in ["SUPERNODE_SERVER", "SUPERNODE_CONTEXT"] {
         if context::process_variable(variable).is_some() {
-            say(&format!("note: {variable} is set and goes before the current context"));
+            say(&format!(
+                "note: {variable} is set and goes before the current context"
+            ));
         }
     }
     let server = &file.contexts[name].server;
-    session.print(&json!({"name": name, "server": server, "current": true}), |_| format!("using {name} ({server})\n"))
+    session.print(
+        &json!({"name": name, "server": server, "current": true}),
+        |_| format!("using {name} ({server})\n"),
+    )
 }
 
 fn show(session: &Session<'_>) -> Result<(), Failure> {

@@ -1,26 +1,17 @@
 //! `supernode doctor`: everything between here and the nodes, each with a verdict and what to do about it.
-//!
-//! [`examine`] is pure: it gets what the server said and gives the checks, so that each verdict is tested without a server.
+
+mod examine;
 
 use std::os::unix::fs::PermissionsExt;
 
 use serde::Serialize;
-use supernode_api::job::{JobList, JobListQuery, JobView};
-use supernode_api::node::{NodeList, NodeListQuery, NodeView};
-use supernode_api::operation::{OperationList, OperationListQuery, OperationView};
-use supernode_api::super_node::{SuperNodeList, SuperNodeView};
 use supernode_api::system::{SystemInfo, SystemShow};
 use supernode_api::{ErrorCode, Nothing};
 use supernode_client::{Client, ClientError};
-use supernode_types::Timestamp;
-use supernode_types::job::JobState;
-use supernode_types::node::{Membership, NodeCondition, NodeHealth, SpecMatch};
-use supernode_types::operation::OperationState;
 
 use crate::context::{self, Resolved};
 use crate::failure::{Exit, Failure};
-use crate::operation::title;
-use crate::output::{Look, Table, cell, seconds, state};
+use crate::output::{Look, Table, cell, state};
 use crate::session::Session;
 
 /// How a check came out.
@@ -54,15 +45,30 @@ struct Check {
 }
 
 fn ok(subject: &'static str, found: impl Into<String>) -> Check {
-    Check { subject, verdict: Verdict::Ok, found: found.into(), what_to_do: String::new() }
+    Check {
+        subject,
+        verdict: Verdict::Ok,
+        found: found.into(),
+        what_to_do: String::new(),
+    }
 }
 
 fn warn(subject: &'static str, found: impl Into<String>, what_to_do: impl Into<String>) -> Check {
-    Check { subject, verdict: Verdict::Warn, found: found.into(), what_to_do: what_to_do.into() }
+    Check {
+        subject,
+        verdict: Verdict::Warn,
+        found: found.into(),
+        what_to_do: what_to_do.into(),
+    }
 }
 
 fn fail(subject: &'static str, found: impl Into<String>, what_to_do: impl Into<String>) -> Check {
-    Check { subject, verdict: Verdict::Fail, found: found.into(), what_to_do: what_to_do.into() }
+    Check {
+        subject,
+        verdict: Verdict::Fail,
+        found: found.into(),
+        what_to_do: what_to_do.into(),
+    }
 }
 
 pub(crate) async fn run(session: &Session<'_>) -> Result<(), Failure> {
@@ -77,22 +83,34 @@ pub(crate) async fn run(session: &Session<'_>) -> Result<(), Failure> {
 async fn checks(session: &Session<'_>) -> Vec<Check> {
     let resolved = match session.context() {
         Ok(resolved) => resolved,
-        Err(error) => return vec![fail("context", error.to_string(), "see `supernode context list`")],
+        Err(error) => {
+            return vec![fail(
+                "context",
+                error.to_string(),
+                "see `supernode context list`",
+            )];
+        }
     };
     let mut checks = vec![context_check(&resolved)];
     let client = match Client::new(&resolved.context) {
         Ok(client) => client,
         Err(error) => {
-            checks.push(fail("context", error.to_string(), "correct the context, or make a new one with `supernode dev`"));
+            checks.push(fail(
+                "context",
+                error.to_string(),
+                "correct the context, or make a new one with `supernode dev`",
+            ));
             return checks;
         }
     };
     match client.get::<SystemShow>(&[], &Nothing {}).await {
         Ok(system) => {
             checks.extend(system_checks(&client, &system));
-            match facts(&client).await {
-                Ok(facts) => checks.extend(examine(&facts, session.look().now)),
-                Err(error) => checks.push(fail("state", error.to_string(), "look at the server's log")),
+            match examine::facts(&client).await {
+                Ok(facts) => checks.extend(examine::examine(&facts, session.look().now)),
+                Err(error) => {
+                    checks.push(fail("state", error.to_string(), "look at the server's log"));
+                }
             }
         }
         Err(error) => checks.extend(connection_checks(&client, &error)),
@@ -106,11 +124,16 @@ fn context_check(resolved: &Resolved) -> Check {
         .is_some()
         .then(|| context::path(&context::process_variable).ok())
         .flatten()
-        .filter(|path| std::fs::metadata(path).is_ok_and(|found| found.permissions().mode() & 0o077 != 0));
+        .filter(|path| {
+            std::fs::metadata(path).is_ok_and(|found| found.permissions().mode() & 0o077 != 0)
+        });
     match readable_by_others {
         Some(path) => warn(
             "context",
-            format!("{}; other users may read it, and it holds tokens", resolved.origin),
+            format!(
+                "{}; other users may read it, and it holds tokens",
+                resolved.origin
+            ),
             format!("chmod 600 {}", path.display()),
         ),
         None => ok("context", resolved.origin.clone()),
@@ -126,12 +149,26 @@ fn connection_checks(client: &Client, error: &ClientError) -> Vec<Check> {
             let what = "use the context that belongs to this server; if the server was set up anew, its context has to be made anew";
             vec![reached(), fail("tls", error.to_string(), what)]
         }
-        ClientError::Api(body) if matches!(body.code, ErrorCode::Unauthenticated | ErrorCode::Forbidden) => {
+        ClientError::Api(body)
+            if matches!(body.code, ErrorCode::Unauthenticated | ErrorCode::Forbidden) =>
+        {
             let what = "ask an admin for a new token (`supernode token create`), or choose another context";
-            vec![reached(), ok("tls", "trusted"), fail("token", error.to_string(), what)]
+            vec![
+                reached(),
+                ok("tls", "trusted"),
+                fail("token", error.to_string(), what),
+            ]
         }
-        ClientError::Api(_) => vec![reached(), ok("tls", "trusted"), fail("server", error.to_string(), "look at the server's log")],
-        _ => vec![fail("server", error.to_string(), "check that the server runs and that the address is right; `supernode context show`")],
+        ClientError::Api(_) => vec![
+            reached(),
+            ok("tls", "trusted"),
+            fail("server", error.to_string(), "look at the server's log"),
+        ],
+        _ => vec![fail(
+            "server",
+            error.to_string(),
+            "check that the server runs and that the address is right; `supernode context show`",
+        )],
     }
 }
 
@@ -139,13 +176,31 @@ fn system_checks(client: &Client, system: &SystemInfo) -> Vec<Check> {
     let ours = env!("CARGO_PKG_VERSION");
     let version = match versions_apart(ours, &system.version) {
         Some(0) => ok("version", format!("{ours} here and there")),
-        Some(1) => ok("version", format!("{ours} here, {} there; they work together", system.version)),
-        _ => warn("version", format!("{ours} here, {} there", system.version), "use versions that are at most one minor version apart"),
+        Some(1) => ok(
+            "version",
+            format!("{ours} here, {} there; they work together", system.version),
+        ),
+        _ => warn(
+            "version",
+            format!("{ours} here, {} there", system.version),
+            "use versions that are at most one minor version apart",
+        ),
     };
     vec![
-        ok("server", format!("{} answers; {} database, provisioner {}", client.server(), system.database, system.provisioner)),
+        ok(
+            "server",
+            format!(
+                "{} answers; {} database, provisioner {}",
+                client.server(),
+                system.database,
+                system.provisioner
+            ),
+        ),
         ok("tls", "trusted"),
-        ok("token", format!("{} with role {}", system.actor, system.role.word())),
+        ok(
+            "token",
+            format!("{} with role {}", system.actor, system.role.word()),
+        ),
         version,
     ]
 }
@@ -160,148 +215,17 @@ fn versions_apart(ours: &str, theirs: &str) -> Option<u64> {
     (major == other_major).then(|| minor.abs_diff(other_minor))
 }
 
-/// What the server said.
-#[derive(Debug, Default)]
-struct Facts {
-    nodes: Vec<NodeView>,
-    super_nodes: Vec<SuperNodeView>,
-    operations: Vec<OperationView>,
-    jobs: Vec<JobView>,
-}
-
-async fn facts(client: &Client) -> Result<Facts, ClientError> {
-    let nodes_query = NodeListQuery::default();
-    let operations_query = OperationListQuery { state: Some("running".into()), ..OperationListQuery::default() };
-    let jobs_query = JobListQuery { state: Some("queued".into()), ..JobListQuery::default() };
-    let (nodes, super_nodes, operations, jobs) = tokio::try_join!(
-        client.list::<NodeList, _>(&[], &nodes_query),
-        client.list::<SuperNodeList, _>(&[], &Nothing {}),
-        client.list::<OperationList, _>(&[], &operations_query),
-        client.list::<JobList, _>(&[], &jobs_query),
-    )?;
-    Ok(Facts { nodes, super_nodes, operations, jobs })
-}
-
-fn examine(facts: &Facts, now: Timestamp) -> Vec<Check> {
-    let mut checks = Vec::new();
-    checks.extend(or_ok("nodes", node_checks(facts, now), || format!("{} nodes, none lost or degraded", facts.nodes.len())));
-    checks.extend(or_ok("operations", operation_checks(facts, now), || {
-        format!("{} running, none late", facts.operations.len())
-    }));
-    checks.extend(or_ok("jobs", job_checks(facts, now), || "none is queued".to_owned()));
-    checks.extend(or_ok("environment", environment_checks(facts), || "every member has what its super node asks".to_owned()));
-    checks
-}
-
-fn or_ok(check: &'static str, found: Vec<Check>, well: impl FnOnce() -> String) -> Vec<Check> {
-    if found.is_empty() { vec![ok(check, well())] } else { found }
-}
-
-fn node_checks(facts: &Facts, now: Timestamp) -> Vec<Check> {
-    let mut checks = Vec::new();
-    if facts.nodes.is_empty() {
-        checks.push(warn("nodes", "there are none", "enrol one: `supernode join-token create` prints the command to run on it"));
-    }
-    for view in &facts.nodes {
-        let node = &view.node;
-        let name = &node.name;
-        match &node.condition {
-            NodeCondition::Lost { since } => checks.push(fail(
-                "nodes",
-                format!("{name} is lost for {}", seconds(now.since(*since).as_secs())),
-                format!("look whether {} is up, reaches the server, and its agent runs", node.address),
-            )),
-            NodeCondition::Degraded { why } => {
-                checks.push(warn("nodes", format!("{name} is degraded: {why}"), format!("see `supernode node show {name}`")));
-            }
-            NodeCondition::Unknown => checks.push(warn(
-                "nodes",
-                format!("{name} has enrolled but was never heard of"),
-                format!("start the agent on {}", node.address),
-            )),
-            NodeCondition::Joining { .. } | NodeCondition::Ready => {}
-        }
-        if let NodeHealth::Quarantined { finding } | NodeHealth::Suspect { finding } = &node.health {
-            checks.push(warn("nodes", format!("{name} is {}: {finding}", node.health.word()), "have it repaired, then test it again"));
-        }
-        if let SpecMatch::Differs { differences } = &node.spec {
-            let what = format!("correct the hardware or the spec, or `supernode spec declare NAME --from-node {name}`");
-            checks.push(warn("nodes", format!("{name} matches no spec: {}", differences.join("; ")), what));
-        }
-        if view.certificate_ends_at.is_some_and(|end| end <= now) {
-            checks.push(fail("nodes", format!("the certificate of {name} has ended"), "enrol it again with a new join token"));
-        }
-    }
-    checks
-}
-
-fn operation_checks(facts: &Facts, now: Timestamp) -> Vec<Check> {
-    let late = |view: &&OperationView| {
-        let operation = &view.operation;
-        now.since(operation.created_at) > operation.deadline.since(operation.created_at) / 2
-    };
-    facts
-        .operations
-        .iter()
-        .filter(late)
-        .map(|view| {
-            let operation = &view.operation;
-            let waits_for = match &operation.state {
-                OperationState::Running { waits_for } => waits_for.as_str(),
-                other => other.word(),
-            };
-            let age = seconds(now.since(operation.created_at).as_secs());
-            let left = seconds(operation.deadline.since(now).as_secs());
-            warn(
-                "operations",
-                format!("{} runs for {age}, {left} before its deadline, and waits for: {waits_for}", title(view)),
-                format!("see `supernode operation show {id}`, or take it back: `supernode operation cancel {id}`", id = operation.id),
-            )
-        })
-        .collect()
-}
-
-fn job_checks(facts: &Facts, now: Timestamp) -> Vec<Check> {
-    facts
-        .jobs
-        .iter()
-        .filter_map(|view| match &view.job.state {
-            JobState::Queued { reason } => {
-                let age = seconds(now.since(view.job.submitted_at).as_secs());
-                let found = format!("{} ({}) on {} is queued for {age}: {reason}", view.job.name, view.job.id, view.super_node_name);
-                Some(warn("jobs", found, "wait, add nodes (`supernode super-node scale-up`), or cancel other jobs"))
-            }
-            _ => None,
-        })
-        .collect()
-}
-
-fn environment_checks(facts: &Facts) -> Vec<Check> {
-    let mut checks = Vec::new();
-    for view in &facts.nodes {
-        let node = &view.node;
-        let super_node = match &node.membership {
-            Membership::Member { super_node } => facts.super_nodes.iter().find(|one| one.super_node.id == *super_node),
-            _ => None,
-        };
-        let Some(super_node) = super_node.map(|view| &view.super_node) else { continue };
-        let see = format!("see `supernode environment show {}`", super_node.name);
-        if !node.environment_problems.is_empty() {
-            let found = format!("{} of {}: {}", node.name, super_node.name, node.environment_problems.join("; "));
-            checks.push(warn("environment", found, see));
-        } else if node.environment_applied < super_node.environment_generation && !matches!(node.condition, NodeCondition::Lost { .. }) {
-            let (has, wants) = (node.environment_applied, super_node.environment_generation);
-            let found = format!("{} of {} is at generation {has} of {wants}", node.name, super_node.name);
-            checks.push(warn("environment", found, format!("{see}; it should follow within seconds")));
-        }
-    }
-    checks
-}
-
 fn render(checks: &[Check], look: &Look) -> String {
-    let mut table = Table::new(&["", "CHECK", "FOUND", "WHAT TO DO"]);
+    let mut table = Table::new(&["", "CHECK", "FOUND"]);
     for check in checks {
-        table.row([state(check.verdict.word()), cell(check.subject), cell(&check.found), cell(&check.what_to_do)]);
+        table.row([
+            state(check.verdict.word()),
+            cell(check.subject),
+            cell(&check.found),
+        ]);
+        if !check.what_to_do.is_empty() {
+            table.row([cell(""), cell(""), cell(format!("-> {}", check.what_to_do))]);
+        }
     }
     table.render(look)
 }
@@ -309,86 +233,51 @@ fn render(checks: &[Check], look: &Look) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::node::tests::sample as node;
-    use crate::operation::tests::sample as operation;
-    use serde_json::json;
     use supernode_api::ErrorBody;
-
-    const NOW: Timestamp = Timestamp(1_763_900_000_000_000);
-
-    fn verdicts(checks: &[Check]) -> Vec<(&str, Verdict)> {
-        checks.iter().map(|check| (check.subject, check.verdict)).collect()
-    }
-
-    fn super_node(generation: i64) -> SuperNodeView {
-        serde_json::from_value(json!({
-            "id": "sn-01kb000000000000000000000a", "name": "train", "spec": "spec-01kb000000000000000000000a", "spec_name": "cpu2",
-            "hyperplane": null, "labels": {}, "environment_revision": 1, "environment_generation": generation, "deleting": null,
-            "generation": 2, "created_at": "2025-11-23T12:12:00Z", "members": 1, "ready": 1, "joining": 0, "leaving": 0,
-            "running_jobs": 0, "queued_jobs": 0
-        }))
-        .expect("a super node")
-    }
-
-    #[test]
-    fn a_well_system_is_four_times_ok() {
-        let facts = Facts { nodes: vec![node("n1", &json!({}))], super_nodes: vec![super_node(3)], ..Facts::default() };
-        let expected = ["nodes", "operations", "jobs", "environment"].map(|check| (check, Verdict::Ok));
-        assert_eq!(verdicts(&examine(&facts, NOW)), expected);
-    }
-
-    #[test]
-    fn each_trouble_is_named_with_its_reason() {
-        let lost = node("n2", &json!({"condition": {"state": "lost", "since": "2025-11-23T12:12:20Z"}}));
-        let differs = node("n3", &json!({
-            "condition": {"state": "degraded", "why": "disk full"}, "spec": {"state": "differs", "differences": ["less memory"]},
-            "environment_problems": ["sysctl a.b drifted: 1"]
-        }));
-        let mut late = operation(&json!({"state": "running", "waits_for": "n3"}), &json!({"state": "active", "step": "x"}));
-        late.operation.created_at = Timestamp(NOW.0 - 500_000_000);
-        late.operation.deadline = Timestamp(NOW.0 + 400_000_000);
-        let facts = Facts {
-            nodes: vec![node("n1", &json!({})), lost, differs],
-            super_nodes: vec![super_node(4)],
-            operations: vec![late],
-            jobs: vec![],
-        };
-        let checks = examine(&facts, NOW);
-        let found: Vec<String> = checks.iter().map(|check| format!("{} {}: {}", check.verdict.word(), check.subject, check.found)).collect();
-        assert_eq!(
-            found,
-            [
-                "FAIL nodes: n2 is lost for 1m",
-                "WARN nodes: n3 is degraded: disk full",
-                "WARN nodes: n3 matches no spec: less memory",
-                "WARN operations: scale_up train runs for 8m20s, 6m40s before its deadline, and waits for: n3",
-                "OK jobs: none is queued",
-                "WARN environment: n1 of train is at generation 3 of 4",
-                "WARN environment: n3 of train: sysctl a.b drifted: 1",
-            ]
-        );
-        assert!(checks.iter().all(|check| (check.verdict == Verdict::Ok) == check.what_to_do.is_empty()));
-    }
 
     #[test]
     fn the_step_that_failed_is_told_from_those_before_it() {
-        let context = supernode_client::Context { server: "https://127.0.0.1:1".into(), ca: test_ca(), token: "t".into() };
+        let context = supernode_client::Context {
+            server: "https://127.0.0.1:1".into(),
+            ca: test_ca(),
+            token: "t".into(),
+        };
         let client = Client::new(&context).expect("usable");
         let verdicts = |error: &ClientError| {
-            connection_checks(&client, error).iter().map(|check| (check.subject, check.verdict)).collect::<Vec<_>>()
+            connection_checks(&client, error)
+                .iter()
+                .map(|check| (check.subject, check.verdict))
+                .collect::<Vec<_>>()
         };
         let server = || client.server().to_owned();
-        let away = ClientError::NotReachable { server: server(), why: "refused".into(), idempotency_key: None };
+        let away = ClientError::NotReachable {
+            server: server(),
+            why: "refused".into(),
+            idempotency_key: None,
+        };
         assert_eq!(verdicts(&away), [("server", Verdict::Fail)]);
-        let foreign = ClientError::Untrusted { server: server(), why: "x".into() };
-        assert_eq!(verdicts(&foreign), [("server", Verdict::Ok), ("tls", Verdict::Fail)]);
-        let body = ErrorBody { code: ErrorCode::Unauthenticated, message: "no".into(), details: None, request_id: "r".into() };
-        assert_eq!(verdicts(&ClientError::Api(body)), [("server", Verdict::Ok), ("tls", Verdict::Ok), ("token", Verdict::Fail)]);
-    }
-
-    fn test_ca() -> String {
-        let key = rcgen::KeyPair::generate().expect("keys can be made");
-        rcgen::CertificateParams::new(Vec::new()).expect("no names").self_signed(&key).expect("signs").pem()
+        let foreign = ClientError::Untrusted {
+            server: server(),
+            why: "x".into(),
+        };
+        assert_eq!(
+            verdicts(&foreign),
+            [("server", Verdict::Ok), ("tls", Verdict::Fail)]
+        );
+        let body = ErrorBody {
+            code: ErrorCode::Unauthenticated,
+            message: "no".into(),
+            details: None,
+            request_id: "r".into(),
+        };
+        assert_eq!(
+            verdicts(&ClientError::Api(body)),
+            [
+                ("server", Verdict::Ok),
+                ("tls", Verdict::Ok),
+                ("token", Verdict::Fail)
+            ]
+        );
     }
 
     #[test]
@@ -397,5 +286,14 @@ mod tests {
         assert_eq!(versions_apart("0.1.0", "0.3.0-rc1"), Some(2));
         assert_eq!(versions_apart("0.1.0", "1.1.0"), None);
         assert_eq!(versions_apart("0.1.0", "dev"), None);
+    }
+
+    fn test_ca() -> String {
+        let key = rcgen::KeyPair::generate().expect("keys can be made");
+        rcgen::CertificateParams::new(Vec::new())
+            .expect("no names")
+            .self_signed(&key)
+            .expect("signs")
+            .pem()
     }
 }

@@ -9,7 +9,10 @@ use crate::failure::Failure;
 
 /// Reads `path` (`-` is standard input): JSON when it begins with `{`, else TOML.
 pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> Result<T, Failure> {
-    let failed = |why: String| Failure::File { path: path.to_owned(), why };
+    let failed = |why: String| Failure::File {
+        path: path.to_owned(),
+        why,
+    };
     let text = if path == Path::new("-") {
         let mut text = String::new();
         std::io::stdin().read_to_string(&mut text).map(|_| text)
@@ -45,13 +48,23 @@ mod tests {
         let json = r#" {"variables": {"A": "1"}, "files": [{"path": "/etc/x", "content": "y"}]}"#;
         let document = parse::<EnvironmentDocument>(toml).expect("valid");
         assert_eq!(parse::<EnvironmentDocument>(json), Ok(document.clone()));
-        assert_eq!((document.variables["A"].as_str(), document.files[0].mode.as_str()), ("1", "0644"));
+        assert_eq!(
+            (
+                document.variables["A"].as_str(),
+                document.files[0].mode.as_str()
+            ),
+            ("1", "0644")
+        );
     }
 
     #[test]
     fn a_misspelt_field_is_named() {
-        let error = parse::<EnvironmentDocument>("[variables]\nA = \"1\"\n[varables]\n").expect_err("unknown field");
-        assert!(error.contains("line 3") && error.contains("varables"), "{error}");
+        let error = parse::<EnvironmentDocument>("[variables]\nA = \"1\"\n[varables]\n")
+            .expect_err("unknown field");
+        assert!(
+            error.contains("line 3") && error.contains("varables"),
+            "{error}"
+        );
         let error = parse::<EnvironmentDocument>("{\"varables\": {}}").expect_err("unknown field");
         assert!(error.contains("varables"), "{error}");
     }

@@ -4,7 +4,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use supernode_api::environment::{
-    EnvironmentDetail, EnvironmentHistory, EnvironmentQuery, EnvironmentRevision, EnvironmentSet, EnvironmentShow,
+    EnvironmentDetail, EnvironmentHistory, EnvironmentQuery, EnvironmentRevision, EnvironmentSet,
+    EnvironmentShow,
 };
 use supernode_api::super_node::SuperNodeShow;
 use supernode_api::{Nothing, Watch};
@@ -86,20 +87,47 @@ pub(crate) struct Changes {
 
 impl Changes {
     fn is_empty(&self) -> bool {
-        let Self { variable, unset_variable, sysctl, unset_sysctl, file_entry, remove_file, required_version, unset_version } = self;
-        [variable, sysctl, file_entry, required_version].iter().all(|pairs| pairs.is_empty())
-            && [unset_variable, unset_sysctl, remove_file, unset_version].iter().all(|names| names.is_empty())
+        let Self {
+            variable,
+            unset_variable,
+            sysctl,
+            unset_sysctl,
+            file_entry,
+            remove_file,
+            required_version,
+            unset_version,
+        } = self;
+        [variable, sysctl, file_entry, required_version]
+            .iter()
+            .all(|pairs| pairs.is_empty())
+            && [unset_variable, unset_sysctl, remove_file, unset_version]
+                .iter()
+                .all(|names| names.is_empty())
     }
 
     /// The document after these changes. `files` are the entries' contents, read before.
-    fn onto(&self, mut document: EnvironmentDocument, files: &[EnvironmentFile]) -> EnvironmentDocument {
-        document.variables.retain(|name, _| !self.unset_variable.contains(name));
+    fn onto(
+        &self,
+        mut document: EnvironmentDocument,
+        files: &[EnvironmentFile],
+    ) -> EnvironmentDocument {
+        document
+            .variables
+            .retain(|name, _| !self.unset_variable.contains(name));
         document.variables.extend(self.variable.iter().cloned());
-        document.sysctls.retain(|name, _| !self.unset_sysctl.contains(name));
+        document
+            .sysctls
+            .retain(|name, _| !self.unset_sysctl.contains(name));
         document.sysctls.extend(self.sysctl.iter().cloned());
-        document.required_versions.retain(|name, _| !self.unset_version.contains(name));
-        document.required_versions.extend(self.required_version.iter().cloned());
-        document.files.retain(|file| !self.remove_file.contains(&file.path) && !files.iter().any(|new| new.path == file.path));
+        document
+            .required_versions
+            .retain(|name, _| !self.unset_version.contains(name));
+        document
+            .required_versions
+            .extend(self.required_version.iter().cloned());
+        document.files.retain(|file| {
+            !self.remove_file.contains(&file.path) && !files.iter().any(|new| new.path == file.path)
+        });
         document.files.extend(files.iter().cloned());
         document
     }
@@ -110,42 +138,82 @@ fn entries(pairs: &[(String, String)]) -> Result<Vec<EnvironmentFile>, Failure> 
     pairs
         .iter()
         .map(|(path, local)| {
-            let failed = |error: std::io::Error| Failure::File { path: local.into(), why: error.to_string() };
-            let mode = std::fs::metadata(Path::new(local)).map_err(failed)?.permissions().mode() & 0o777;
+            let failed = |error: std::io::Error| Failure::File {
+                path: local.into(),
+                why: error.to_string(),
+            };
+            let mode = std::fs::metadata(Path::new(local))
+                .map_err(failed)?
+                .permissions()
+                .mode()
+                & 0o777;
             let content = std::fs::read_to_string(local).map_err(failed)?;
-            Ok(EnvironmentFile { path: path.clone(), mode: format!("{mode:04o}"), content })
+            Ok(EnvironmentFile {
+                path: path.clone(),
+                mode: format!("{mode:04o}"),
+                content,
+            })
         })
         .collect()
 }
 
 pub(crate) async fn run(session: &Session<'_>, command: EnvironmentCommand) -> Result<(), Failure> {
     match command {
-        EnvironmentCommand::Show { super_node, revision } => {
+        EnvironmentCommand::Show {
+            super_node,
+            revision,
+        } => {
             let query = EnvironmentQuery { revision };
-            let detail = session.client()?.get::<EnvironmentShow>(&[&super_node], &query).await?;
+            let detail = session
+                .client()?
+                .get::<EnvironmentShow>(&[&super_node], &query)
+                .await?;
             session.print(&detail, |look| show(&detail, look))
         }
         EnvironmentCommand::Set(arguments) => set(session, *arguments).await,
         EnvironmentCommand::History { super_node } => {
-            let items = session.client()?.list::<EnvironmentHistory, _>(&[&super_node], &Nothing {}).await?;
+            let items = session
+                .client()?
+                .list::<EnvironmentHistory, _>(&[&super_node], &Nothing {})
+                .await?;
             session.print_list(&items, "no revisions", history)
         }
     }
 }
 
 async fn set(session: &Session<'_>, arguments: SetArguments) -> Result<(), Failure> {
-    let SetArguments { super_node, file, changes, precondition, wait } = arguments;
+    let SetArguments {
+        super_node,
+        file,
+        changes,
+        precondition,
+        wait,
+    } = arguments;
     let started = if let Some(file) = file {
         let document: EnvironmentDocument = document::read(&file)?;
-        document.validate().map_err(|why| Failure::File { path: file, why })?;
+        document
+            .validate()
+            .map_err(|why| Failure::File { path: file, why })?;
         let client = session.client()?;
-        client.call::<EnvironmentSet>(&[&super_node], &Nothing {}, &document, &precondition.call()).await?
+        client
+            .call::<EnvironmentSet>(&[&super_node], &Nothing {}, &document, &precondition.call())
+            .await?
     } else {
         if changes.is_empty() {
-            return Err(Failure::Usage("say what to set: --file, or at least one change such as --variable NAME=VALUE".into()));
+            return Err(Failure::Usage(
+                "say what to set: --file, or at least one change such as --variable NAME=VALUE"
+                    .into(),
+            ));
         }
         let files = entries(&changes.file_entry)?;
-        merge(&session.client()?, &super_node, &changes, &files, &precondition).await?
+        merge(
+            &session.client()?,
+            &super_node,
+            &changes,
+            &files,
+            &precondition,
+        )
+        .await?
     };
     operation::finish(session, &session.client()?, started, wait.wait).await
 }
@@ -161,13 +229,25 @@ async fn merge(
     let mut tries = 0;
     loop {
         // The generation first: what was read after it is at least as new, so a write between the two is noticed.
-        let before = client.get::<SuperNodeShow>(&[super_node], &Watch::default()).await?.view.super_node;
-        let present = client.get::<EnvironmentShow>(&[super_node], &EnvironmentQuery::default()).await?;
+        let before = client
+            .get::<SuperNodeShow>(&[super_node], &Watch::default())
+            .await?
+            .view
+            .super_node;
+        let present = client
+            .get::<EnvironmentShow>(&[super_node], &EnvironmentQuery::default())
+            .await?;
         let document = changes.onto(present.revision.document, files);
         document.validate().map_err(Failure::Usage)?;
         let generation = precondition.if_generation.unwrap_or(before.generation);
-        let options = CallOptions { if_match: Some(generation), ..precondition.call() };
-        match client.call::<EnvironmentSet>(&[super_node], &Nothing {}, &document, &options).await {
+        let options = CallOptions {
+            if_match: Some(generation),
+            ..precondition.call()
+        };
+        match client
+            .call::<EnvironmentSet>(&[super_node], &Nothing {}, &document, &options)
+            .await
+        {
             Err(error) if lost_race(&error, precondition, tries) => tries += 1,
             result => return Ok(result?),
         }
@@ -175,19 +255,29 @@ async fn merge(
 }
 
 fn show(detail: &EnvironmentDetail, look: &Look) -> String {
-    let EnvironmentRevision { revision, document, actor, created_at } = &detail.revision;
+    let EnvironmentRevision {
+        revision,
+        document,
+        actor,
+        created_at,
+    } = &detail.revision;
     let mut text = fields(&[
         ("revision", revision.to_string()),
         ("written by", actor.clone()),
         ("written", look.moment(*created_at)),
         ("generation", detail.generation.to_string()),
     ]);
-    for (head, pairs) in
-        [("variables", &document.variables), ("sysctls", &document.sysctls), ("required versions", &document.required_versions)]
-    {
+    for (head, pairs) in [
+        ("variables", &document.variables),
+        ("sysctls", &document.sysctls),
+        ("required versions", &document.required_versions),
+    ] {
         let mut lines = String::new();
         for (name, value) in pairs {
-            add(&mut lines, format_args!("{}={}\n", clean(name), clean(value)));
+            add(
+                &mut lines,
+                format_args!("{}={}\n", clean(name), clean(value)),
+            );
         }
         text += &section(head, &lines);
     }
@@ -201,12 +291,20 @@ fn show(detail: &EnvironmentDetail, look: &Look) -> String {
     if !detail.members.is_empty() {
         let mut table = Table::new(&["MEMBER", "STATE", "APPLIED", "PROBLEMS"]);
         for member in &detail.members {
-            let word = match (member.problems.is_empty(), member.applied_generation >= detail.generation) {
+            let word = match (
+                member.problems.is_empty(),
+                member.applied_generation >= detail.generation,
+            ) {
                 (false, _) => "drifted",
                 (true, true) => "applied",
                 (true, false) => "pending",
             };
-            table.row([cell(&member.node), state(word), cell(member.applied_generation), cell(member.problems.join("; "))]);
+            table.row([
+                cell(&member.node),
+                state(word),
+                cell(member.applied_generation),
+                cell(member.problems.join("; ")),
+            ]);
         }
         text += &section("members", &table.render(look));
     }
@@ -214,7 +312,15 @@ fn show(detail: &EnvironmentDetail, look: &Look) -> String {
 }
 
 fn history(items: &[EnvironmentRevision], look: &Look) -> String {
-    let mut table = Table::new(&["REVISION", "AGE", "ACTOR", "VARIABLES", "FILES", "SYSCTLS", "VERSIONS"]);
+    let mut table = Table::new(&[
+        "REVISION",
+        "AGE",
+        "ACTOR",
+        "VARIABLES",
+        "FILES",
+        "SYSCTLS",
+        "VERSIONS",
+    ]);
     for one in items {
         let document = &one.document;
         table.row([
@@ -255,7 +361,11 @@ mod tests {
             required_version: vec![(owned("kernel"), owned("6.8"))],
             ..Changes::default()
         };
-        let files = [EnvironmentFile { path: owned("/etc/a"), mode: owned("0600"), content: owned("new") }];
+        let files = [EnvironmentFile {
+            path: owned("/etc/a"),
+            mode: owned("0600"),
+            content: owned("new"),
+        }];
         let expected = document(json!({
             "variables": {"B": "3", "C": "4"}, "required_versions": {"kernel": "6.8"},
             "files": [{"path": "/etc/b", "content": "b"}, {"path": "/etc/a", "content": "new", "mode": "0600"}]
@@ -274,7 +384,13 @@ mod tests {
                 {"node": "n3", "applied_generation": 5, "problems": ["file /etc/a drifted: changed"]}]
         }))
         .expect("an environment");
-        let text = show(&detail, &Look { now: Timestamp(1_763_900_000_000_000), color: false });
+        let text = show(
+            &detail,
+            &Look {
+                now: Timestamp(1_763_900_000_000_000),
+                color: false,
+            },
+        );
         assert!(
             text.ends_with(
                 "\nvariables\nA=1\n\nfiles\nFILE    MODE  BYTES\n/etc/a  0644  3\n\nmembers\n\

@@ -48,10 +48,22 @@ pub struct Filter {
 pub(crate) async fn run(session: &Session<'_>, command: EventCommand) -> Result<(), Failure> {
     let client = session.client()?;
     match command {
-        EventCommand::List { filter, after, limit } => {
-            let limit = if after.is_some() { MAXIMUM_LIMIT } else { limit };
-            let mut query =
-                EventListQuery { after_sequence: after, subject: filter.subject, severity: filter.severity, limit: Some(limit) };
+        EventCommand::List {
+            filter,
+            after,
+            limit,
+        } => {
+            let limit = if after.is_some() {
+                MAXIMUM_LIMIT
+            } else {
+                limit
+            };
+            let mut query = EventListQuery {
+                after_sequence: after,
+                subject: filter.subject,
+                severity: filter.severity,
+                limit: Some(limit),
+            };
             let mut items = Vec::new();
             loop {
                 let page = client.get::<EventList>(&[], &query).await?.items;
@@ -59,14 +71,23 @@ pub(crate) async fn run(session: &Session<'_>, command: EventCommand) -> Result<
                 let last = page.last().map(|event| event.sequence);
                 items.extend(page);
                 match last {
-                    Some(last) if full && query.after_sequence.is_some_and(|after| last > after) => query.after_sequence = Some(last),
+                    Some(last)
+                        if full && query.after_sequence.is_some_and(|after| last > after) =>
+                    {
+                        query.after_sequence = Some(last);
+                    }
                     _ => break,
                 }
             }
             session.print_list(&items, "no events", list)
         }
         EventCommand::Watch { filter, after } => {
-            let query = EventListQuery { after_sequence: after, subject: filter.subject, severity: filter.severity, limit: None };
+            let query = EventListQuery {
+                after_sequence: after,
+                subject: filter.subject,
+                severity: filter.severity,
+                limit: None,
+            };
             let mut reader = client.with_patience(PATIENCE).events(query);
             loop {
                 let event = reader.next().await?;
@@ -81,21 +102,38 @@ pub(crate) async fn run(session: &Session<'_>, command: EventCommand) -> Result<
 }
 
 fn about(subjects: &Subjects) -> String {
-    let Subjects { node, super_node, job, operation } = subjects;
+    let Subjects {
+        node,
+        super_node,
+        job,
+        operation,
+    } = subjects;
     let ids: Vec<&str> = [
         job.as_ref().map(supernode_types::JobId::as_str),
         node.as_ref().map(supernode_types::NodeId::as_str),
-        super_node.as_ref().map(supernode_types::SuperNodeId::as_str),
+        super_node
+            .as_ref()
+            .map(supernode_types::SuperNodeId::as_str),
         operation.as_ref().map(supernode_types::OperationId::as_str),
     ]
     .into_iter()
     .flatten()
     .collect();
-    if ids.is_empty() { NOTHING.to_owned() } else { ids.join(",") }
+    if ids.is_empty() {
+        NOTHING.to_owned()
+    } else {
+        ids.join(",")
+    }
 }
 
 fn line(event: &Event) -> String {
-    format!("{} {} {} {}\n", event.at, event.severity.word(), clean(&event.kind), clean(&event.message))
+    format!(
+        "{} {} {} {}\n",
+        event.at,
+        event.severity.word(),
+        clean(&event.kind),
+        clean(&event.message)
+    )
 }
 
 fn list(items: &[Event], look: &Look) -> String {
@@ -126,9 +164,18 @@ mod tests {
             "node": "node-01kb000000000000000000000a"
         }))
         .expect("an event");
-        assert_eq!(line(&event), "2025-11-23T12:13:10.000000Z warning node.lost n2 is silent\n");
         assert_eq!(
-            list(&[event], &Look { now: Timestamp(1_763_900_000_000_000), color: false }),
+            line(&event),
+            "2025-11-23T12:13:10.000000Z warning node.lost n2 is silent\n"
+        );
+        assert_eq!(
+            list(
+                &[event],
+                &Look {
+                    now: Timestamp(1_763_900_000_000_000),
+                    color: false
+                }
+            ),
             "SEQUENCE  AGE  SEVERITY  KIND       MESSAGE       ABOUT\n\
              7         10s  warning   node.lost  n2 is silent  node-01kb000000000000000000000a\n"
         );

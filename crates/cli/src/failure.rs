@@ -103,7 +103,9 @@ impl Failure {
 fn client_exit(error: &ClientError) -> Exit {
     match error {
         ClientError::Settings(_) | ClientError::Argument(_) => Exit::USAGE,
-        ClientError::NotReachable { .. } | ClientError::Untrusted { .. } | ClientError::Timeout { .. } => Exit::NOT_REACHABLE,
+        ClientError::NotReachable { .. }
+        | ClientError::Untrusted { .. }
+        | ClientError::Timeout { .. } => Exit::NOT_REACHABLE,
         ClientError::Protocol { .. } => Exit::FAILED,
         ClientError::Api(body) => match body.code.status() {
             401 | 403 | 404 | 409 | 412 | 422 | 429 => Exit::REFUSED,
@@ -118,7 +120,10 @@ fn client_exit(error: &ClientError) -> Exit {
 pub(crate) fn refusal(body: &ErrorBody) -> String {
     let mut text = format!("error: {}", clean(&body.message));
     if !body.request_id.is_empty() {
-        add(&mut text, format_args!(" (request {})", clean(&body.request_id)));
+        add(
+            &mut text,
+            format_args!(" (request {})", clean(&body.request_id)),
+        );
     }
     if let Some(details) = &body.details {
         details_lines(details, "  ", &mut text);
@@ -137,7 +142,10 @@ fn details_lines(details: &Value, indent: &str, text: &mut String) {
                         add(text, format_args!("\n{indent}  {}", in_one_line(item)));
                     }
                 } else {
-                    add(text, format_args!("\n{indent}{label}: {}", in_one_line(value)));
+                    add(
+                        text,
+                        format_args!("\n{indent}{label}: {}", in_one_line(value)),
+                    );
                 }
             }
         }
@@ -154,9 +162,11 @@ fn details_lines(details: &Value, indent: &str, text: &mut String) {
 fn in_one_line(value: &Value) -> String {
     match value {
         Value::String(text) => clean(text),
-        Value::Object(fields) => {
-            fields.iter().map(|(name, value)| format!("{}={}", clean(name), in_one_line(value))).collect::<Vec<_>>().join(" ")
-        }
+        Value::Object(fields) => fields
+            .iter()
+            .map(|(name, value)| format!("{}={}", clean(name), in_one_line(value)))
+            .collect::<Vec<_>>()
+            .join(" "),
         other => clean(&other.to_string()),
     }
 }
@@ -168,7 +178,12 @@ mod tests {
     use supernode_api::ErrorCode;
 
     fn body(code: ErrorCode, details: Value) -> ErrorBody {
-        ErrorBody { code, message: "2 jobs run on n2; use --mode wait or evict".into(), details: Some(details), request_id: "r7".into() }
+        ErrorBody {
+            code,
+            message: "2 jobs run on n2; use --mode wait or evict".into(),
+            details: Some(details),
+            request_id: "r7".into(),
+        }
     }
 
     #[test]
@@ -182,8 +197,15 @@ mod tests {
 
     #[test]
     fn nothing_from_elsewhere_reaches_the_terminal_raw() {
-        let text = refusal(&body(ErrorCode::Conflict, json!({"a\u{1b}[2J": ["\u{1b}]0;x\u{7}", {"k": "\r"}]})));
-        assert!(text.chars().all(|letter| letter == '\n' || !letter.is_control()), "{text:?}");
+        let text = refusal(&body(
+            ErrorCode::Conflict,
+            json!({"a\u{1b}[2J": ["\u{1b}]0;x\u{7}", {"k": "\r"}]}),
+        ));
+        assert!(
+            text.chars()
+                .all(|letter| letter == '\n' || !letter.is_control()),
+            "{text:?}"
+        );
     }
 
     #[test]

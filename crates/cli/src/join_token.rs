@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use supernode_api::Nothing;
-use supernode_api::join_token::{JoinTokenCreate, JoinTokenCreateRequest, JoinTokenList, JoinTokenRevoke, JoinTokenView};
+use supernode_api::join_token::{
+    JoinTokenCreate, JoinTokenCreateRequest, JoinTokenList, JoinTokenRevoke, JoinTokenView,
+};
 use supernode_types::node::Position;
 
 use crate::change::{KeyOption, pair, whole_seconds};
@@ -50,21 +52,34 @@ pub(crate) async fn run(session: &Session<'_>, command: JoinTokenCommand) -> Res
             let items = client.list::<JoinTokenList, _>(&[], &Nothing {}).await?;
             session.print_list(&items, "no join tokens", list)
         }
-        JoinTokenCommand::Create { uses, lifetime, label, position, key } => {
+        JoinTokenCommand::Create {
+            uses,
+            lifetime,
+            label,
+            position,
+            key,
+        } => {
             let request = JoinTokenCreateRequest {
                 uses: Some(uses),
                 lifetime_seconds: lifetime.map(whole_seconds),
                 labels: label.into_iter().collect(),
                 position: position.onto(&Position::default()),
             };
-            let created = client.call::<JoinTokenCreate>(&[], &Nothing {}, &request, &key.call()).await?;
+            let created = client
+                .call::<JoinTokenCreate>(&[], &Nothing {}, &request, &key.call())
+                .await?;
             if !session.json() {
-                say(&format!("{}; the secret is shown only now. Run on the new node:", created.join_token.id));
+                say(&format!(
+                    "{}; the secret is shown only now. Run on the new node:",
+                    created.join_token.id
+                ));
             }
             session.print(&created, |_| format!("{}\n", created.command))
         }
         JoinTokenCommand::Revoke { join_token, key } => {
-            let view = client.call::<JoinTokenRevoke>(&[&join_token], &Nothing {}, &Nothing {}, &key.call()).await?;
+            let view = client
+                .call::<JoinTokenRevoke>(&[&join_token], &Nothing {}, &Nothing {}, &key.call())
+                .await?;
             session.print(&view, |_| format!("{} is revoked\n", view.id))
         }
     }
@@ -105,9 +120,19 @@ mod tests {
             }))
             .expect("a join token")
         };
-        let tokens = [token(1, "2025-11-23T13:13:20Z"), token(0, "2025-11-23T13:13:20Z"), token(1, "2025-11-23T12:13:10Z")];
+        let tokens = [
+            token(1, "2025-11-23T13:13:20Z"),
+            token(0, "2025-11-23T13:13:20Z"),
+            token(1, "2025-11-23T12:13:10Z"),
+        ];
         assert_eq!(
-            list(&tokens, &Look { now: Timestamp(1_763_900_000_000_000), color: false }),
+            list(
+                &tokens,
+                &Look {
+                    now: Timestamp(1_763_900_000_000_000),
+                    color: false
+                }
+            ),
             "ID                               STATE    USES LEFT  EXPIRES                         LABELS\n\
              join-01kb000000000000000000000a  active   1          2025-11-23T13:13:20Z (in 1h)    rack=r1\n\
              join-01kb000000000000000000000a  used     0          2025-11-23T13:13:20Z (in 1h)    rack=r1\n\

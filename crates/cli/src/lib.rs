@@ -41,10 +41,15 @@ use crate::session::Session;
 #[derive(Debug, Clone, clap::Args)]
 pub struct Options {
     /// Use this context of the context file, whatever the environment says
-    #[arg(long, global = true, value_name = "NAME")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "NAME",
+        help_heading = "Options of every command"
+    )]
     pub context: Option<String>,
     /// How results look
-    #[arg(short, long, global = true, value_name = "FORMAT", value_enum, default_value_t = Format::Table)]
+    #[arg(short, long, global = true, value_name = "FORMAT", value_enum, default_value_t = Format::Table, help_heading = "Options of every command")]
     pub output: Format,
 }
 
@@ -96,7 +101,10 @@ pub enum Command {
 
 /// Runs a command on the calling thread. `root` builds the whole command line of the binary, for completion and manual pages.
 pub fn run_blocking(command: Command, options: &Options, root: fn() -> clap::Command) -> ExitCode {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => {
             output::say(&format!("error: this process cannot be set up: {error}"));

@@ -17,7 +17,10 @@ const LONGEST_OPEN_LINE_BYTES: usize = 64 * 1024;
 impl Interleaver {
     /// For so many ranks.
     pub(crate) fn new(ranks: usize) -> Self {
-        Self { prefixed: ranks > 1, open_lines: BTreeMap::new() }
+        Self {
+            prefixed: ranks > 1,
+            open_lines: BTreeMap::new(),
+        }
     }
 
     /// Takes a piece of a rank's output and gives what can be shown now. Of one rank alone that is the piece itself.
@@ -60,7 +63,10 @@ mod tests {
         assert_eq!(output.push(1, "b\n\n"), "[1] b\n[1] \n");
         assert_eq!(output.push(0, "f\nend"), "[0] half\n");
         assert_eq!(output.close(0), "[0] end\n");
-        assert_eq!((output.close(0), output.close(1)), (String::new(), String::new()));
+        assert_eq!(
+            (output.close(0), output.close(1)),
+            (String::new(), String::new())
+        );
         let long = output.push(1, &"x".repeat(70_000));
         assert_eq!(long.len(), 70_000 + "[1] \n".len());
     }

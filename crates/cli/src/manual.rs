@@ -24,7 +24,10 @@ pub struct ManArguments {
     command: Vec<String>,
 }
 
-pub(crate) fn completion(arguments: &CompletionArguments, mut root: clap::Command) -> Result<(), Failure> {
+pub(crate) fn completion(
+    arguments: &CompletionArguments,
+    mut root: clap::Command,
+) -> Result<(), Failure> {
     let name = root.get_name().to_owned();
     // Into memory first: the generator panics when its reader goes away.
     let mut script = Vec::new();
@@ -34,7 +37,10 @@ pub(crate) fn completion(arguments: &CompletionArguments, mut root: clap::Comman
 
 pub(crate) fn man(arguments: &ManArguments, root: clap::Command) -> Result<(), Failure> {
     if let Some(directory) = &arguments.directory {
-        let failed = |error: std::io::Error| Failure::File { path: directory.clone(), why: error.to_string() };
+        let failed = |error: std::io::Error| Failure::File {
+            path: directory.clone(),
+            why: error.to_string(),
+        };
         std::fs::create_dir_all(directory).map_err(failed)?;
         clap_mangen::generate_to(root, directory).map_err(failed)?;
         say(&format!("manual pages written to {}", directory.display()));
@@ -48,12 +54,21 @@ fn page(mut root: clap::Command, path: &[String]) -> Result<Vec<u8>, Failure> {
     root.build();
     let mut command = &root;
     for name in path {
-        command = command
-            .find_subcommand(name)
-            .ok_or_else(|| Failure::Usage(format!("`{}` has no command `{name}`", command.get_bin_name().unwrap_or_default())))?;
+        command = command.find_subcommand(name).ok_or_else(|| {
+            Failure::Usage(format!(
+                "`{}` has no command `{name}`",
+                command.get_bin_name().unwrap_or_default()
+            ))
+        })?;
     }
-    let title = command.get_bin_name().unwrap_or(command.get_name()).replace(' ', "-");
+    let title = command
+        .get_bin_name()
+        .unwrap_or(command.get_name())
+        .replace(' ', "-");
     let mut page = Vec::new();
-    clap_mangen::Man::new(command.clone()).title(title).render(&mut page).map_err(Failure::Output)?;
+    clap_mangen::Man::new(command.clone())
+        .title(title)
+        .render(&mut page)
+        .map_err(Failure::Output)?;
     Ok(page)
 }

@@ -1,7 +1,9 @@
 //! `supernode operation …`: long-running changes.
 
 use supernode_api::Nothing;
-use supernode_api::operation::{OperationCancel, OperationList, OperationListQuery, OperationShow, OperationView};
+use supernode_api::operation::{
+    OperationCancel, OperationList, OperationListQuery, OperationShow, OperationView,
+};
 use supernode_client::Client;
 use supernode_types::operation::{OperationState, TargetState};
 
@@ -49,16 +51,28 @@ pub(crate) async fn run(session: &Session<'_>, command: OperationCommand) -> Res
     let client = session.client()?;
     match command {
         OperationCommand::List { super_node, state } => {
-            let query = OperationListQuery { super_node, state, ..OperationListQuery::default() };
+            let query = OperationListQuery {
+                super_node,
+                state,
+                ..OperationListQuery::default()
+            };
             let items = client.list::<OperationList, _>(&[], &query).await?;
             session.print_list(&items, "no operations", list)
         }
         OperationCommand::Show { operation } => {
-            let view = client.get::<OperationShow>(&[&operation], &supernode_api::Watch::default()).await?;
+            let view = client
+                .get::<OperationShow>(&[&operation], &supernode_api::Watch::default())
+                .await?;
             session.print(&view, |look| show(&view, look))
         }
-        OperationCommand::Cancel { operation, key, wait } => {
-            let mut view = client.call::<OperationCancel>(&[&operation], &Nothing {}, &Nothing {}, &key.call()).await?;
+        OperationCommand::Cancel {
+            operation,
+            key,
+            wait,
+        } => {
+            let mut view = client
+                .call::<OperationCancel>(&[&operation], &Nothing {}, &Nothing {}, &key.call())
+                .await?;
             if wait.wait {
                 view = progress::watch(&client, view).await?;
             }
@@ -69,18 +83,28 @@ pub(crate) async fn run(session: &Session<'_>, command: OperationCommand) -> Res
             }
         }
         OperationCommand::Wait { operation } => {
-            let view = client.operation_after(&operation, None, std::time::Duration::ZERO).await?;
+            let view = client
+                .operation_after(&operation, None, std::time::Duration::ZERO)
+                .await?;
             finish(session, &client, view, true).await
         }
     }
 }
 
 /// What a command that started an operation says: that it runs, or with `wait` how it ended.
-pub(crate) async fn finish(session: &Session<'_>, client: &Client, started: OperationView, wait: bool) -> Result<(), Failure> {
+pub(crate) async fn finish(
+    session: &Session<'_>,
+    client: &Client,
+    started: OperationView,
+    wait: bool,
+) -> Result<(), Failure> {
     if !wait {
         session.print(&started, |_| line(&started))?;
         if !session.json() && !started.operation.state.ended() {
-            say(&format!("wait for it with `supernode operation wait {}`", started.operation.id));
+            say(&format!(
+                "wait for it with `supernode operation wait {}`",
+                started.operation.id
+            ));
         }
         return Ok(());
     }
@@ -91,13 +115,19 @@ pub(crate) async fn finish(session: &Session<'_>, client: &Client, started: Oper
 
 /// `scale_up train`
 pub(crate) fn title(view: &OperationView) -> String {
-    let name = view.super_node_name.as_ref().map_or(String::new(), |name| format!(" {name}"));
+    let name = view
+        .super_node_name
+        .as_ref()
+        .map_or(String::new(), |name| format!(" {name}"));
     format!("{}{name}", view.operation.kind.word())
 }
 
 /// `scale_up of train`
 pub(crate) fn subject(view: &OperationView) -> String {
-    let name = view.super_node_name.as_ref().map_or(String::new(), |name| format!(" of {name}"));
+    let name = view
+        .super_node_name
+        .as_ref()
+        .map_or(String::new(), |name| format!(" of {name}"));
     format!("{}{name}", view.operation.kind.word())
 }
 
@@ -105,11 +135,24 @@ fn line(view: &OperationView) -> String {
     let operation = &view.operation;
     let took = operation.ended_at.map_or(String::new(), |ended| {
         let milliseconds = ended.since(operation.created_at).as_millis();
-        format!(" in {}.{} s", milliseconds / 1000, milliseconds % 1000 / 100)
+        format!(
+            " in {}.{} s",
+            milliseconds / 1000,
+            milliseconds % 1000 / 100
+        )
     });
     let detail = detail(view);
-    let detail = if detail.is_empty() { detail } else { format!(": {detail}") };
-    format!("{} {} {}{took}{detail}\n", operation.id, subject(view), operation.state.word())
+    let detail = if detail.is_empty() {
+        detail
+    } else {
+        format!(": {detail}")
+    };
+    format!(
+        "{} {} {}{took}{detail}\n",
+        operation.id,
+        subject(view),
+        operation.state.word()
+    )
 }
 
 fn detail(view: &OperationView) -> String {
@@ -123,7 +166,16 @@ fn detail(view: &OperationView) -> String {
 
 /// Operations as a table.
 pub(crate) fn list(items: &[OperationView], look: &Look) -> String {
-    let mut table = Table::new(&["ID", "KIND", "SUPER NODE", "STATE", "DONE", "AGE", "ACTOR", "DETAIL"]);
+    let mut table = Table::new(&[
+        "ID",
+        "KIND",
+        "SUPER NODE",
+        "STATE",
+        "DONE",
+        "AGE",
+        "ACTOR",
+        "DETAIL",
+    ]);
     for view in items {
         let operation = &view.operation;
         table.row([
@@ -151,9 +203,27 @@ fn show(view: &OperationView, look: &Look) -> String {
         ("asked by", operation.actor.clone()),
         ("created", look.moment(operation.created_at)),
         ("deadline", look.moment(operation.deadline)),
-        ("ended", or_dash(operation.ended_at.map(|moment| look.moment(moment)))),
-        ("took", or_dash(operation.ended_at.map(|ended| seconds(ended.since(operation.created_at).as_secs())))),
-        ("cancel asked", if operation.cancel_requested { "yes" } else { "no" }.to_owned()),
+        (
+            "ended",
+            or_dash(operation.ended_at.map(|moment| look.moment(moment))),
+        ),
+        (
+            "took",
+            or_dash(
+                operation
+                    .ended_at
+                    .map(|ended| seconds(ended.since(operation.created_at).as_secs())),
+            ),
+        ),
+        (
+            "cancel asked",
+            if operation.cancel_requested {
+                "yes"
+            } else {
+                "no"
+            }
+            .to_owned(),
+        ),
     ]);
     let mut table = Table::new(&["TARGET", "STATE", "STEP", "CHOSEN BECAUSE"]);
     for target in &operation.targets {
@@ -195,11 +265,17 @@ pub(crate) mod tests {
         serde_json::from_value(value).expect("the sample is an operation")
     }
 
-    const LOOK: Look = Look { now: Timestamp(1_763_900_010_000_000), color: false };
+    const LOOK: Look = Look {
+        now: Timestamp(1_763_900_010_000_000),
+        color: false,
+    };
 
     #[test]
     fn the_list_says_what_each_waits_for() {
-        let view = sample(&json!({"state": "running", "waits_for": "n3 to join"}), &json!({"state": "active", "step": "joining"}));
+        let view = sample(
+            &json!({"state": "running", "waits_for": "n3 to join"}),
+            &json!({"state": "active", "step": "joining"}),
+        );
         assert_eq!(
             list(&[view], &LOOK),
             "ID                             KIND      SUPER NODE  STATE    DONE  AGE  ACTOR  DETAIL\n\
@@ -209,11 +285,25 @@ pub(crate) mod tests {
 
     #[test]
     fn the_detail_shows_targets_and_why_they_were_chosen() {
-        let mut view = sample(&json!({"state": "failed", "reason": "n3 is gone"}), &json!({"state": "failed", "reason": "lost"}));
+        let mut view = sample(
+            &json!({"state": "failed", "reason": "n3 is gone"}),
+            &json!({"state": "failed", "reason": "lost"}),
+        );
         view.operation.ended_at = Some(Timestamp(1_763_900_002_500_000));
         let text = show(&view, &LOOK);
-        assert!(text.contains("detail:        n3 is gone\n") && text.contains("took:          2s\n"), "{text}");
-        assert!(text.ends_with("targets\nTARGET  STATE   STEP  CHOSEN BECAUSE\nn3      failed  lost  same rack\n"), "{text}");
-        assert_eq!(line(&view), "op-01kb000000000000000000000a scale_up of train failed in 2.5 s: n3 is gone\n");
+        assert!(
+            text.contains("detail:        n3 is gone\n") && text.contains("took:          2s\n"),
+            "{text}"
+        );
+        assert!(
+            text.ends_with(
+                "targets\nTARGET  STATE   STEP  CHOSEN BECAUSE\nn3      failed  lost  same rack\n"
+            ),
+            "{text}"
+        );
+        assert_eq!(
+            line(&view),
+            "op-01kb000000000000000000000a scale_up of train failed in 2.5 s: n3 is gone\n"
+        );
     }
 }

@@ -34,8 +34,11 @@ impl Look {
     /// A moment with its age.
     pub(crate) fn moment(&self, moment: Timestamp) -> String {
         let text = moment.to_string();
-        let short = text.split_once('.').map_or(text.clone(), |(seconds, _)| format!("{seconds}Z"));
-        if moment > self.now {
+        let short = text
+            .split_once('.')
+            .map_or(text.clone(), |(seconds, _)| format!("{seconds}Z"));
+        // Clocks of two machines differ a little: what is done is never said to be in the future.
+        if moment.since(self.now).as_secs() >= 2 {
             format!("{short} (in {})", seconds(moment.since(self.now).as_secs()))
         } else {
             format!("{short} ({} ago)", self.age(moment))
@@ -47,11 +50,38 @@ impl Look {
 pub(crate) fn seconds(seconds: u64) -> String {
     let (large, small) = match seconds {
         0..60 => ((seconds, "s"), (0, "")),
-        60..3600 => ((seconds / 60, "m"), (if seconds < 600 { seconds % 60 } else { 0 }, "s")),
-        3600..86_400 => ((seconds / 3600, "h"), (if seconds < 36_000 { seconds % 3600 / 60 } else { 0 }, "m")),
-        _ => ((seconds / 86_400, "d"), (if seconds < 864_000 { seconds % 86_400 / 3600 } else { 0 }, "h")),
+        60..3600 => (
+            (seconds / 60, "m"),
+            (if seconds < 600 { seconds % 60 } else { 0 }, "s"),
+        ),
+        3600..86_400 => (
+            (seconds / 3600, "h"),
+            (
+                if seconds < 36_000 {
+                    seconds % 3600 / 60
+                } else {
+                    0
+                },
+                "m",
+            ),
+        ),
+        _ => (
+            (seconds / 86_400, "d"),
+            (
+                if seconds < 864_000 {
+                    seconds % 86_400 / 3600
+                } else {
+                    0
+                },
+                "h",
+            ),
+        ),
     };
-    if small.0 == 0 { format!("{}{}", large.0, large.1) } else { format!("{}{}{}{}", large.0, large.1, small.0, small.1) }
+    if small.0 == 0 {
+        format!("{}{}", large.0, large.1)
+    } else {
+        format!("{}{}{}{}", large.0, large.1, small.0, small.1)
+    }
 }
 
 /// Bytes as people say them.
@@ -68,7 +98,9 @@ pub(crate) fn bytes(count: u64) -> String {
 
 /// The text without control characters, which could act on the terminal.
 pub(crate) fn clean(text: &str) -> String {
-    text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect()
+    text.chars()
+        .map(|letter| if letter.is_control() { ' ' } else { letter })
+        .collect()
 }
 
 /// What stands in a cell that has nothing to say.
@@ -84,7 +116,11 @@ pub(crate) fn pairs(pairs: &std::collections::BTreeMap<String, String>) -> Strin
     if pairs.is_empty() {
         return NOTHING.to_owned();
     }
-    pairs.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
+    pairs
+        .iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect::<Vec<_>>()
+        .join(",")
 }
 
 /// A table without borders.
@@ -97,7 +133,9 @@ impl Table {
     /// A table with these column heads.
     pub(crate) fn new(heads: &[&str]) -> Self {
         let mut inner = comfy_table::Table::new();
-        inner.load_style(comfy_table::presets::NOTHING).set_header(heads.iter().copied());
+        inner
+            .load_style(comfy_table::presets::NOTHING)
+            .set_header(heads.iter().copied());
         Self { inner }
     }
 
@@ -120,7 +158,10 @@ impl Table {
         for (index, column) in self.inner.column_iter_mut().enumerate() {
             column.set_padding((0, if index == last { 0 } else { 2 }));
         }
-        self.inner.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
+        self.inner
+            .lines()
+            .map(|line| line.trim_end().to_owned() + "\n")
+            .collect()
     }
 }
 
@@ -134,7 +175,10 @@ pub(crate) enum Text {
 }
 
 /// A plain cell.
-#[expect(clippy::needless_pass_by_value, reason = "callers have values and references alike")]
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "callers have values and references alike"
+)]
 pub(crate) fn cell(text: impl ToString) -> Text {
     Text::Plain(clean(&text.to_string()))
 }
@@ -142,8 +186,10 @@ pub(crate) fn cell(text: impl ToString) -> Text {
 /// A state word: green is well, red is broken, yellow is on its way or held.
 pub(crate) fn state(word: &str) -> Text {
     let color = match word {
-        "ready" | "running" | "succeeded" | "in_service" | "proven" | "done" | "member" | "applied" | "active" | "OK" => Color::Green,
-        "lost" | "failed" | "error" | "quarantined" | "node_lost" | "timed_out" | "removed" | "revoked" | "FAIL" => Color::Red,
+        "ready" | "running" | "succeeded" | "in_service" | "proven" | "done" | "member"
+        | "applied" | "active" | "OK" => Color::Green,
+        "lost" | "failed" | "error" | "quarantined" | "node_lost" | "timed_out" | "removed"
+        | "revoked" | "FAIL" => Color::Red,
         "unknown" | "unproven" | "spare" | "ended" | "info" | "expired" => return cell(word),
         _ => Color::Yellow,
     };
@@ -157,10 +203,15 @@ pub(crate) fn fields(fields: &[(&str, String)]) -> String {
     for (name, value) in fields {
         let mut lines = value.lines();
         let first = clean(lines.next().unwrap_or(NOTHING));
-        text.push_str(format!("{:width$}  {first}", format!("{name}:"), width = width + 1).trim_end());
+        text.push_str(
+            format!("{:width$}  {first}", format!("{name}:"), width = width + 1).trim_end(),
+        );
         text.push('\n');
         for line in lines {
-            add(&mut text, format_args!("{:width$}  {}\n", "", clean(line), width = width + 1));
+            add(
+                &mut text,
+                format_args!("{:width$}  {}\n", "", clean(line), width = width + 1),
+            );
         }
     }
     text
@@ -168,7 +219,11 @@ pub(crate) fn fields(fields: &[(&str, String)]) -> String {
 
 /// A head and what stands below it, nothing if that is empty.
 pub(crate) fn section(head: &str, body: &str) -> String {
-    if body.is_empty() { String::new() } else { format!("\n{head}\n{body}") }
+    if body.is_empty() {
+        String::new()
+    } else {
+        format!("\n{head}\n{body}")
+    }
 }
 
 /// Appends formatted text.
@@ -184,10 +239,12 @@ pub(crate) fn write(text: &str) -> Result<(), Failure> {
 /// Writes to standard output at once.
 pub(crate) fn write_bytes(bytes: &[u8]) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
-    out.write_all(bytes).and_then(|()| out.flush()).map_err(|error| match error.kind() {
-        std::io::ErrorKind::BrokenPipe => Failure::ClosedPipe,
-        _ => Failure::Output(error),
-    })
+    out.write_all(bytes)
+        .and_then(|()| out.flush())
+        .map_err(|error| match error.kind() {
+            std::io::ErrorKind::BrokenPipe => Failure::ClosedPipe,
+            _ => Failure::Output(error),
+        })
 }
 
 /// A line on standard error. What cannot be said is not worth failing for.
@@ -199,7 +256,10 @@ pub(crate) fn say(line: &str) {
 mod tests {
     use super::*;
 
-    const PLAIN: Look = Look { now: Timestamp(1_763_900_000_000_000), color: false };
+    const PLAIN: Look = Look {
+        now: Timestamp(1_763_900_000_000_000),
+        color: false,
+    };
 
     #[test]
     fn a_table_is_aligned_and_has_no_trailing_spaces() {
@@ -216,27 +276,54 @@ mod tests {
     fn colours_do_not_move_columns() {
         let mut table = Table::new(&["STATE", "NAME"]);
         table.row([state("ready"), cell("n1")]);
-        let text = table.render(&Look { color: true, ..PLAIN });
+        let text = table.render(&Look {
+            color: true,
+            ..PLAIN
+        });
         assert!(text.contains('\u{1b}'), "{text:?}");
-        let plain: String = text.split('\u{1b}').map(|part| part.split_once('m').map_or(part, |(_, rest)| rest)).collect();
+        let plain: String = text
+            .split('\u{1b}')
+            .map(|part| part.split_once('m').map_or(part, |(_, rest)| rest))
+            .collect();
         assert_eq!(plain, "STATE  NAME\nready  n1\n");
     }
 
     #[test]
     fn ages_are_short() {
-        let text: Vec<String> = [0, 59, 60, 200, 601, 3600, 5400, 86_400, 100_000].into_iter().map(seconds).collect();
-        assert_eq!(text, ["0s", "59s", "1m", "3m20s", "10m", "1h", "1h30m", "1d", "1d3h"]);
+        let text: Vec<String> = [0, 59, 60, 200, 601, 3600, 5400, 86_400, 100_000]
+            .into_iter()
+            .map(seconds)
+            .collect();
+        assert_eq!(
+            text,
+            [
+                "0s", "59s", "1m", "3m20s", "10m", "1h", "1h30m", "1d", "1d3h"
+            ]
+        );
         assert_eq!(PLAIN.age(Timestamp(PLAIN.now.0 + 5)), "0s");
-        assert_eq!(PLAIN.moment(Timestamp(PLAIN.now.0 - 7_000_000)), "2025-11-23T12:13:13Z (7s ago)");
+        assert_eq!(
+            PLAIN.moment(Timestamp(PLAIN.now.0 - 7_000_000)),
+            "2025-11-23T12:13:13Z (7s ago)"
+        );
     }
 
     #[test]
     fn sizes_are_short() {
-        assert_eq!([bytes(5), bytes(1536), bytes(64 << 30), bytes(u64::MAX)], ["5 B", "1.5 KiB", "64.0 GiB", "16777215.9 TiB"]);
+        assert_eq!(
+            [bytes(5), bytes(1536), bytes(64 << 30), bytes(u64::MAX)],
+            ["5 B", "1.5 KiB", "64.0 GiB", "16777215.9 TiB"]
+        );
     }
 
     #[test]
     fn fields_are_aligned() {
-        assert_eq!(fields(&[("name", "a".into()), ("long name", "b\nc".into()), ("x", String::new())]), "name:       a\nlong name:  b\n            c\nx:          -\n");
+        assert_eq!(
+            fields(&[
+                ("name", "a".into()),
+                ("long name", "b\nc".into()),
+                ("x", String::new())
+            ]),
+            "name:       a\nlong name:  b\n            c\nx:          -\n"
+        );
     }
 }

@@ -18,13 +18,17 @@ use crate::output::{add, clean, say};
 pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Shows `operation` until it has ended, and answers how it ended. Ctrl-C stops watching, not the operation.
-pub(crate) async fn watch(client: &Client, operation: OperationView) -> Result<OperationView, Failure> {
+pub(crate) async fn watch(
+    client: &Client,
+    operation: OperationView,
+) -> Result<OperationView, Failure> {
     let client = client.clone().with_patience(PATIENCE);
     let id = operation.operation.id.clone();
     let mut display = Display::new();
     let mut present = operation;
     // Registered before anything is shown: whoever reads the first line may interrupt at once.
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| Failure::Failed(format!("signals cannot be received: {error}")))?;
+    let mut interrupt = signal(SignalKind::interrupt())
+        .map_err(|error| Failure::Failed(format!("signals cannot be received: {error}")))?;
     loop {
         display.show(&present);
         if present.operation.state.ended() {
@@ -69,7 +73,12 @@ fn steps(view: &OperationView) -> Vec<(String, String)> {
         .iter()
         .map(|target| {
             let slot = usize::try_from(target.slot).unwrap_or(usize::MAX);
-            let name = view.target_names.get(slot).cloned().flatten().unwrap_or_else(|| format!("target {}", target.slot));
+            let name = view
+                .target_names
+                .get(slot)
+                .cloned()
+                .flatten()
+                .unwrap_or_else(|| format!("target {}", target.slot));
             let step = match &target.state {
                 TargetState::Active { step } => step.clone(),
                 TargetState::Done => "done".to_owned(),
@@ -94,7 +103,11 @@ enum Display {
 
 impl Display {
     fn new() -> Self {
-        if std::io::stderr().is_terminal() { Self::Bars(Box::new(Bars::new())) } else { Self::Lines(Lines::default()) }
+        if std::io::stderr().is_terminal() {
+            Self::Bars(Box::new(Bars::new()))
+        } else {
+            Self::Lines(Lines::default())
+        }
     }
 
     fn show(&mut self, view: &OperationView) {
@@ -121,21 +134,33 @@ struct Bars {
 impl Bars {
     fn new() -> Self {
         let all = MultiProgress::new();
-        let style = ProgressStyle::with_template("{spinner} {prefix} [{bar:20}] {pos}/{len} {wide_msg}").expect("the template is valid");
+        let style =
+            ProgressStyle::with_template("{spinner} {prefix} [{bar:20}] {pos}/{len} {wide_msg}")
+                .expect("the template is valid");
         let head = all.add(ProgressBar::new(0).with_style(style.progress_chars("=> ")));
         head.enable_steady_tick(Duration::from_millis(120));
-        Self { all, head, targets: BTreeMap::new() }
+        Self {
+            all,
+            head,
+            targets: BTreeMap::new(),
+        }
     }
 
     fn show(&mut self, view: &OperationView) {
         self.head.set_prefix(title(view));
-        self.head.set_length(u64::try_from(view.operation.targets.len()).unwrap_or(0));
+        self.head
+            .set_length(u64::try_from(view.operation.targets.len()).unwrap_or(0));
         self.head.set_position(u64::from(view.targets_done));
         self.head.set_message(waits_for(view));
         for (name, step) in steps(view) {
             let bar = self.targets.entry(name.clone()).or_insert_with(|| {
-                let style = ProgressStyle::with_template("  {prefix}  {wide_msg}").expect("the template is valid");
-                self.all.add(ProgressBar::new_spinner().with_style(style).with_prefix(name))
+                let style = ProgressStyle::with_template("  {prefix}  {wide_msg}")
+                    .expect("the template is valid");
+                self.all.add(
+                    ProgressBar::new_spinner()
+                        .with_style(style)
+                        .with_prefix(name),
+                )
             });
             bar.set_message(step);
         }
@@ -184,10 +209,22 @@ mod tests {
     #[test]
     fn a_pipe_gets_a_line_for_each_change_and_no_other() {
         let mut lines = Lines::default();
-        let first = sample(&json!({"state": "running", "waits_for": "1 of 1 nodes"}), &json!({"state": "active", "step": "joining"}));
-        assert_eq!(lines.changes(&first), ["scale_up train: n3: joining", "scale_up train: 1 of 1 nodes"]);
+        let first = sample(
+            &json!({"state": "running", "waits_for": "1 of 1 nodes"}),
+            &json!({"state": "active", "step": "joining"}),
+        );
+        assert_eq!(
+            lines.changes(&first),
+            [
+                "scale_up train: n3: joining",
+                "scale_up train: 1 of 1 nodes"
+            ]
+        );
         assert!(lines.changes(&first).is_empty());
-        let second = sample(&json!({"state": "running", "waits_for": "1 of 1 nodes"}), &json!({"state": "active", "step": "ready soon"}));
+        let second = sample(
+            &json!({"state": "running", "waits_for": "1 of 1 nodes"}),
+            &json!({"state": "active", "step": "ready soon"}),
+        );
         assert_eq!(lines.changes(&second), ["scale_up train: n3: ready soon"]);
         let last = sample(&json!({"state": "succeeded"}), &json!({"state": "done"}));
         assert_eq!(lines.changes(&last), ["scale_up train: n3: done"]);
@@ -195,9 +232,21 @@ mod tests {
 
     #[test]
     fn a_bad_end_says_why_and_which_target() {
-        let failed = sample(&json!({"state": "failed", "reason": "the deadline passed"}), &json!({"state": "failed", "reason": "no answer"}));
+        let failed = sample(
+            &json!({"state": "failed", "reason": "the deadline passed"}),
+            &json!({"state": "failed", "reason": "no answer"}),
+        );
         let text = outcome(&failed).expect_err("it failed").to_string();
-        assert_eq!(text, "scale_up of train failed: the deadline passed (op-01kb000000000000000000000a); n3 failed: no answer");
-        assert!(outcome(&sample(&json!({"state": "succeeded"}), &json!({"state": "done"}))).is_ok());
+        assert_eq!(
+            text,
+            "scale_up of train failed: the deadline passed (op-01kb000000000000000000000a); n3 failed: no answer"
+        );
+        assert!(
+            outcome(&sample(
+                &json!({"state": "succeeded"}),
+                &json!({"state": "done"})
+            ))
+            .is_ok()
+        );
     }
 }

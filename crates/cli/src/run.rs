@@ -12,7 +12,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::failure::{Failure, refusal};
-use crate::job::{JobOptions, conclude, detail_of, write_chunk};
+use crate::job::view::detail_of;
+use crate::job::{JobOptions, conclude, write_chunk};
 use crate::log_output::Interleaver;
 use crate::output::{self, clean, say};
 use crate::progress::PATIENCE;
@@ -38,8 +39,14 @@ pub(crate) async fn run(session: &Session<'_>, arguments: RunArguments) -> Resul
     let client = session.client()?;
     // Listened to from here on, so that no Ctrl-C falls between submitting and watching.
     let interrupts = Interrupts::new()?;
-    let view = client.call::<JobSubmit>(&[], &Nothing {}, &request, &arguments.job.call()).await?;
-    let follower = Follower { cancels: true, interrupts: Some(interrupts), ..Follower::new(view.job.id.as_str(), None) };
+    let view = client
+        .call::<JobSubmit>(&[], &Nothing {}, &request, &arguments.job.call())
+        .await?;
+    let follower = Follower {
+        cancels: true,
+        interrupts: Some(interrupts),
+        ..Follower::new(view.job.id.as_str(), None)
+    };
     follow_output(session, &client, follower).await
 }
 
@@ -48,10 +55,18 @@ fn workdir(said: Option<String>) -> Result<Option<String>, Failure> {
         Some(text) if text == "-" => Ok(None),
         Some(text) => Ok(Some(text)),
         None => {
-            let present = std::env::current_dir().map_err(|error| Failure::Usage(format!("the current directory: {error}; use --workdir")))?;
-            present.into_os_string().into_string().map(Some).map_err(|_| {
-                Failure::Usage("the path of the current directory is not UTF-8; use --workdir".into())
-            })
+            let present = std::env::current_dir().map_err(|error| {
+                Failure::Usage(format!("the current directory: {error}; use --workdir"))
+            })?;
+            present
+                .into_os_string()
+                .into_string()
+                .map(Some)
+                .map_err(|_| {
+                    Failure::Usage(
+                        "the path of the current directory is not UTF-8; use --workdir".into(),
+                    )
+                })
         }
     }
 }
@@ -64,8 +79,14 @@ struct Interrupts {
 
 impl Interrupts {
     fn new() -> Result<Self, Failure> {
-        let listen = |kind| signal(kind).map_err(|error| Failure::Failed(format!("signals cannot be received: {error}")));
-        Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
+        let listen = |kind| {
+            signal(kind)
+                .map_err(|error| Failure::Failed(format!("signals cannot be received: {error}")))
+        };
+        Ok(Self {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+        })
     }
 
     async fn next(&mut self) {
@@ -88,7 +109,12 @@ pub(crate) struct Follower {
 impl Follower {
     /// Follows without owning: an interrupt leaves the job alone, its end is not our failure.
     pub(crate) fn new(job: &str, rank: Option<u32>) -> Self {
-        Self { job: job.to_owned(), rank, cancels: false, interrupts: None }
+        Self {
+            job: job.to_owned(),
+            rank,
+            cancels: false,
+            interrupts: None,
+        }
     }
 }
 
@@ -99,7 +125,11 @@ enum Piece {
     Closed(u32),
 }
 
-pub(crate) async fn follow_output(session: &Session<'_>, client: &Client, follower: Follower) -> Result<(), Failure> {
+pub(crate) async fn follow_output(
+    session: &Session<'_>,
+    client: &Client,
+    follower: Follower,
+) -> Result<(), Failure> {
     let client = client.clone().with_patience(PATIENCE);
     let interrupts = match follower.interrupts {
         Some(interrupts) => interrupts,
@@ -124,12 +154,19 @@ pub(crate) async fn follow_output(session: &Session<'_>, client: &Client, follow
     };
     let detail = follow.until_ended().await.inspect_err(|error| {
         if matches!(error, Failure::Client(_)) {
-            say(&format!("the job may go on; see it with `supernode job show {}`", follow.job));
+            say(&format!(
+                "the job may go on; see it with `supernode job show {}`",
+                follow.job
+            ));
         }
     })?;
     follow.last_output().await?;
     if !follow.cancels {
-        return if follow.closed_pipe { Err(Failure::ClosedPipe) } else { Ok(()) };
+        return if follow.closed_pipe {
+            Err(Failure::ClosedPipe)
+        } else {
+            Ok(())
+        };
     }
     if session.json() {
         session.print(&detail, |_| String::new())?;
@@ -209,12 +246,21 @@ impl Follow<'_> {
     /// Starts a reader for each rank once the ranks are known.
     fn start_readers(&mut self, detail: &JobDetail) {
         if self.attempts > 0 && detail.view.job.attempts > self.attempts {
-            say(&format!("note: the job was started again (attempt {})", detail.view.job.attempts));
+            say(&format!(
+                "note: the job was started again (attempt {})",
+                detail.view.job.attempts
+            ));
         }
         self.attempts = detail.view.job.attempts;
-        let Some(sender) = self.sender.as_ref().filter(|_| self.readers.is_none()) else { return };
-        let ranks: Vec<u32> =
-            detail.ranks.iter().map(|rank| rank.rank.rank).filter(|rank| self.rank.is_none_or(|wanted| wanted == *rank)).collect();
+        let Some(sender) = self.sender.as_ref().filter(|_| self.readers.is_none()) else {
+            return;
+        };
+        let ranks: Vec<u32> = detail
+            .ranks
+            .iter()
+            .map(|rank| rank.rank.rank)
+            .filter(|rank| self.rank.is_none_or(|wanted| wanted == *rank))
+            .collect();
         self.readers = Some(ranks.len()).filter(|count| *count > 0);
         self.output = Interleaver::new(ranks.len());
         for rank in ranks {
@@ -250,18 +296,29 @@ impl Follow<'_> {
             Piece::Closed(rank) => {
                 self.readers = self.readers.map(|count| count - 1);
                 let rest = self.output.close(rank);
-                if self.closed_pipe { Ok(()) } else { output::write(&rest) }
+                if self.closed_pipe {
+                    Ok(())
+                } else {
+                    output::write(&rest)
+                }
             }
             Piece::Unreadable(rank, error) => {
                 self.readers = self.readers.map(|count| count - 1);
-                say(&format!("note: the output of rank {rank} cannot be read: {}", clean(&error.to_string())));
+                say(&format!(
+                    "note: the output of rank {rank} cannot be read: {}",
+                    clean(&error.to_string())
+                ));
                 Ok(())
             }
         };
         match result {
             Err(Failure::ClosedPipe) if self.cancels => {
                 self.closed_pipe = true;
-                if self.cancelled { Ok(()) } else { self.interrupted() }
+                if self.cancelled {
+                    Ok(())
+                } else {
+                    self.interrupted()
+                }
             }
             other => other,
         }
@@ -273,18 +330,34 @@ impl Follow<'_> {
             return Err(Failure::Interrupted);
         }
         if self.cancelled {
-            say(&format!("leaving; the job is being cancelled, see `supernode job show {}`", self.job));
+            say(&format!(
+                "leaving; the job is being cancelled, see `supernode job show {}`",
+                self.job
+            ));
             return Err(Failure::Interrupted);
         }
         self.cancelled = true;
-        say(&format!("cancelling {} (Ctrl-C again leaves without waiting)", self.job));
+        say(&format!(
+            "cancelling {} (Ctrl-C again leaves without waiting)",
+            self.job
+        ));
         let (client, job) = (self.client.clone(), self.job.clone());
         tokio::spawn(async move {
-            match client.call::<JobCancel>(&[&job], &Nothing {}, &Nothing {}, &CallOptions::default()).await {
+            match client
+                .call::<JobCancel>(&[&job], &Nothing {}, &Nothing {}, &CallOptions::default())
+                .await
+            {
                 // It has ended by itself meanwhile.
-                Ok(_) | Err(ClientError::Api(supernode_api::ErrorBody { code: supernode_api::ErrorCode::Conflict, .. })) => {}
+                Ok(_)
+                | Err(ClientError::Api(supernode_api::ErrorBody {
+                    code: supernode_api::ErrorCode::Conflict,
+                    ..
+                })) => {}
                 Err(ClientError::Api(body)) => say(&refusal(&body)),
-                Err(error) => say(&format!("error: the job cannot be cancelled: {}", clean(&error.to_string()))),
+                Err(error) => say(&format!(
+                    "error: the job cannot be cancelled: {}",
+                    clean(&error.to_string())
+                )),
             }
         });
         Ok(())

@@ -7,10 +7,10 @@ use supernode_client::Client;
 use supernode_types::Clock;
 use supernode_types::time::SystemClock;
 
+use crate::Options;
 use crate::context::{self, Resolved};
 use crate::failure::Failure;
 use crate::output::{self, Format, Look, say};
-use crate::Options;
 
 /// One run of a command.
 #[derive(Debug)]
@@ -23,13 +23,19 @@ impl<'a> Session<'a> {
     pub(crate) fn new(options: &'a Options) -> Self {
         let quiet = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
             || std::env::var_os("TERM").is_some_and(|value| value == "dumb");
-        let look = Look { now: SystemClock.now(), color: !quiet && std::io::stdout().is_terminal() };
+        let look = Look {
+            now: SystemClock.now(),
+            color: !quiet && std::io::stdout().is_terminal(),
+        };
         Self { options, look }
     }
 
     /// The context in force.
     pub(crate) fn context(&self) -> Result<Resolved, Failure> {
-        Ok(context::resolve(self.options.context.as_deref(), &context::process_variable)?)
+        Ok(context::resolve(
+            self.options.context.as_deref(),
+            &context::process_variable,
+        )?)
     }
 
     /// A client of the server in force.
@@ -51,9 +57,15 @@ impl<'a> Session<'a> {
     }
 
     /// Prints a result: the API's JSON, or what `table` makes of it.
-    pub(crate) fn print<T: Serialize + ?Sized>(&self, value: &T, table: impl FnOnce(&Look) -> String) -> Result<(), Failure> {
+    pub(crate) fn print<T: Serialize + ?Sized>(
+        &self,
+        value: &T,
+        table: impl FnOnce(&Look) -> String,
+    ) -> Result<(), Failure> {
         match self.format() {
-            Format::Json => output::write(&(serde_json::to_string_pretty(value).expect("results are plain data") + "\n")),
+            Format::Json => output::write(
+                &(serde_json::to_string_pretty(value).expect("results are plain data") + "\n"),
+            ),
             Format::Table => output::write(&table(&self.look)),
         }
     }

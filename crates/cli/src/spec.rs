@@ -53,21 +53,50 @@ pub enum SpecCommand {
 pub(crate) async fn run(session: &Session<'_>, command: SpecCommand) -> Result<(), Failure> {
     match command {
         SpecCommand::List => {
-            let items = session.client()?.list::<SpecList, _>(&[], &Nothing {}).await?;
-            session.print_list(&items, "no specs; declare one with `supernode spec declare NAME --from-node NODE`", list)
+            let items = session
+                .client()?
+                .list::<SpecList, _>(&[], &Nothing {})
+                .await?;
+            session.print_list(
+                &items,
+                "no specs; declare one with `supernode spec declare NAME --from-node NODE`",
+                list,
+            )
         }
         SpecCommand::Show { spec } => {
-            let view = session.client()?.get::<SpecShow>(&[&spec], &Nothing {}).await?;
+            let view = session
+                .client()?
+                .get::<SpecShow>(&[&spec], &Nothing {})
+                .await?;
             session.print(&view, |look| show(&view, look))
         }
-        SpecCommand::Declare { name, from_node, file, maximum_nodes, key } => {
-            let definition = file.map(|file| document::read::<SpecDefinition>(&file)).transpose()?;
-            let request = SpecCreate { name, definition, learn_from: from_node, maximum_nodes };
-            let view = session.client()?.call::<SpecDeclare>(&[], &Nothing {}, &request, &key.call()).await?;
+        SpecCommand::Declare {
+            name,
+            from_node,
+            file,
+            maximum_nodes,
+            key,
+        } => {
+            let definition = file
+                .map(|file| document::read::<SpecDefinition>(&file))
+                .transpose()?;
+            let request = SpecCreate {
+                name,
+                definition,
+                learn_from: from_node,
+                maximum_nodes,
+            };
+            let view = session
+                .client()?
+                .call::<SpecDeclare>(&[], &Nothing {}, &request, &key.call())
+                .await?;
             session.print(&view, |look| show(&view, look))
         }
         SpecCommand::Delete { spec, precondition } => {
-            let done = session.client()?.call::<SpecDelete>(&[&spec], &Nothing {}, &Nothing {}, &precondition.call()).await?;
+            let done = session
+                .client()?
+                .call::<SpecDelete>(&[&spec], &Nothing {}, &Nothing {}, &precondition.call())
+                .await?;
             session.print(&done, |_| format!("{spec} is deleted\n"))
         }
     }
@@ -89,22 +118,44 @@ fn accelerators(definition: &SpecDefinition) -> String {
 
 fn cpu(definition: &SpecDefinition) -> String {
     let cpu = &definition.cpu;
-    words([cpu.model.clone(), cpu.cores.map(|cores| format!("{cores} cores")), cpu.architecture.clone()])
+    words([
+        cpu.model.clone(),
+        cpu.cores.map(|cores| format!("{cores} cores")),
+        cpu.architecture.clone(),
+    ])
 }
 
 fn nics(definition: &SpecDefinition) -> String {
     let nics = &definition.nics;
-    let rdma = nics.rdma.map(|rdma| if rdma { "with RDMA" } else { "without RDMA" }.to_owned());
-    words([nics.count.map(|count| format!("at least {count}")), nics.speed_mbps.map(|speed| format!("{speed} Mbit/s")), rdma])
+    let rdma = nics
+        .rdma
+        .map(|rdma| if rdma { "with RDMA" } else { "without RDMA" }.to_owned());
+    words([
+        nics.count.map(|count| format!("at least {count}")),
+        nics.speed_mbps.map(|speed| format!("{speed} Mbit/s")),
+        rdma,
+    ])
 }
 
 fn words<const N: usize>(parts: [Option<String>; N]) -> String {
     let said: Vec<String> = parts.into_iter().flatten().collect();
-    if said.is_empty() { "any".to_owned() } else { said.join(" ") }
+    if said.is_empty() {
+        "any".to_owned()
+    } else {
+        said.join(" ")
+    }
 }
 
 fn list(items: &[SpecView], look: &Look) -> String {
-    let mut table = Table::new(&["NAME", "NODES", "MAXIMUM", "ACCELERATORS", "CPU", "MEMORY", "AGE"]);
+    let mut table = Table::new(&[
+        "NAME",
+        "NODES",
+        "MAXIMUM",
+        "ACCELERATORS",
+        "CPU",
+        "MEMORY",
+        "AGE",
+    ]);
     for view in items {
         table.row([
             cell(&view.name),
@@ -112,7 +163,12 @@ fn list(items: &[SpecView], look: &Look) -> String {
             cell(view.maximum_nodes),
             cell(accelerators(&view.definition)),
             cell(cpu(&view.definition)),
-            cell(view.definition.memory.size_bytes.map_or("any".to_owned(), bytes)),
+            cell(
+                view.definition
+                    .memory
+                    .size_bytes
+                    .map_or("any".to_owned(), bytes),
+            ),
             cell(look.age(view.created_at)),
         ]);
     }
@@ -129,7 +185,14 @@ fn show(view: &SpecView, look: &Look) -> String {
         ("accelerators", accelerators(&view.definition)),
         ("cpu", cpu(&view.definition)),
         ("memory", memory.size_bytes.map_or("any".to_owned(), bytes)),
-        ("tolerance", or_dash(memory.tolerance_percent.map(|percent| format!("{percent} %")))),
+        (
+            "tolerance",
+            or_dash(
+                memory
+                    .tolerance_percent
+                    .map(|percent| format!("{percent} %")),
+            ),
+        ),
         ("network interfaces", nics(&view.definition)),
         ("created", look.moment(view.created_at)),
         ("generation", view.generation.to_string()),
@@ -150,7 +213,10 @@ mod tests {
             "definition": {"accelerator": {"vendor": "ascend", "count": 16}, "memory": {"size_bytes": 2_199_023_255_552_u64}}
         }))
         .expect("a spec");
-        let look = Look { now: Timestamp(1_763_900_000_000_000), color: false };
+        let look = Look {
+            now: Timestamp(1_763_900_000_000_000),
+            color: false,
+        };
         assert_eq!(
             list(&[view], &look),
             "NAME  NODES  MAXIMUM  ACCELERATORS  CPU  MEMORY   AGE\na3    2      48       16 x ascend   any  2.0 TiB  10s\n"

@@ -1,21 +1,25 @@
 //! `supernode super-node …`: create, scale, rename, delete.
 
+mod view;
+
 use std::time::Duration;
 
 use supernode_api::super_node::{
-    ScaleDown, ScaleDownPlan, ScaleDownRequest, ScalePlan, ScaleUp, ScaleUpPlan, ScaleUpRequest, SuperNodeCreate, SuperNodeCreatePlan,
-    SuperNodeCreateRequest, SuperNodeDelete, SuperNodeDetail, SuperNodeList, SuperNodePatch, SuperNodeShow, SuperNodeUpdate, SuperNodeView,
+    ScaleDown, ScaleDownPlan, ScaleDownRequest, ScaleUp, ScaleUpPlan, ScaleUpRequest,
+    SuperNodeCreate, SuperNodeCreatePlan, SuperNodeCreateRequest, SuperNodeDelete, SuperNodeList,
+    SuperNodePatch, SuperNodeShow, SuperNodeUpdate, SuperNodeView,
 };
 use supernode_api::{Nothing, Watch};
 use supernode_client::{CallOptions, Client};
 use supernode_types::super_node::DrainMode;
 
 use crate::change::{
-    DeadlineOption, KeyOption, LabelChange, Precondition, WaitOption, apply_labels, label_change, lost_race, pair, whole_seconds_u32,
+    DeadlineOption, KeyOption, LabelChange, Precondition, WaitOption, apply_labels, label_change,
+    lost_race, pair, whole_seconds_u32,
 };
 use crate::failure::Failure;
 use crate::operation;
-use crate::output::{Look, Table, add, cell, fields, or_dash, pairs, section, state};
+use crate::output::pairs;
 use crate::session::Session;
 
 /// Groups of nodes of one spec.
@@ -158,36 +162,85 @@ const DEFAULT_GRACE: Duration = Duration::from_secs(30);
 pub(crate) async fn run(session: &Session<'_>, command: SuperNodeCommand) -> Result<(), Failure> {
     match command {
         SuperNodeCommand::List => {
-            let items = session.client()?.list::<SuperNodeList, _>(&[], &Nothing {}).await?;
-            session.print_list(&items, "no super nodes; make one with `supernode super-node create NAME --nodes N`", list)
+            let items = session
+                .client()?
+                .list::<SuperNodeList, _>(&[], &Nothing {})
+                .await?;
+            session.print_list(
+                &items,
+                "no super nodes; make one with `supernode super-node create NAME --nodes N`",
+                view::list,
+            )
         }
         SuperNodeCommand::Show { super_node } => {
-            let detail = session.client()?.get::<SuperNodeShow>(&[&super_node], &Watch::default()).await?;
-            session.print(&detail, |look| show(&detail, look))
+            let detail = session
+                .client()?
+                .get::<SuperNodeShow>(&[&super_node], &Watch::default())
+                .await?;
+            session.print(&detail, |look| view::show(&detail, look))
         }
         SuperNodeCommand::Create(arguments) => create(session, *arguments).await,
         SuperNodeCommand::ScaleUp(arguments) => scale_up(session, *arguments).await,
         SuperNodeCommand::ScaleDown(arguments) => scale_down(session, *arguments).await,
-        SuperNodeCommand::Rename { super_node, name, precondition } => {
-            let request = SuperNodeUpdate { name: Some(name), labels: None };
+        SuperNodeCommand::Rename {
+            super_node,
+            name,
+            precondition,
+        } => {
+            let request = SuperNodeUpdate {
+                name: Some(name),
+                labels: None,
+            };
             let client = session.client()?;
-            let view = client.call::<SuperNodePatch>(&[&super_node], &Nothing {}, &request, &precondition.call()).await?;
-            session.print(&view, |_| format!("{super_node} is now {}\n", view.super_node.name))
+            let view = client
+                .call::<SuperNodePatch>(&[&super_node], &Nothing {}, &request, &precondition.call())
+                .await?;
+            session.print(&view, |_| {
+                format!("{super_node} is now {}\n", view.super_node.name)
+            })
         }
-        SuperNodeCommand::Label { super_node, labels, precondition } => {
+        SuperNodeCommand::Label {
+            super_node,
+            labels,
+            precondition,
+        } => {
             let view = label(&session.client()?, &super_node, &labels, &precondition).await?;
-            session.print(&view, |_| format!("{} has labels {}\n", view.super_node.name, pairs(&view.super_node.labels)))
+            session.print(&view, |_| {
+                format!(
+                    "{} has labels {}\n",
+                    view.super_node.name,
+                    pairs(&view.super_node.labels)
+                )
+            })
         }
-        SuperNodeCommand::Delete { super_node, precondition, wait } => {
+        SuperNodeCommand::Delete {
+            super_node,
+            precondition,
+            wait,
+        } => {
             let client = session.client()?;
-            let started = client.call::<SuperNodeDelete>(&[&super_node], &Nothing {}, &Nothing {}, &precondition.call()).await?;
+            let started = client
+                .call::<SuperNodeDelete>(
+                    &[&super_node],
+                    &Nothing {},
+                    &Nothing {},
+                    &precondition.call(),
+                )
+                .await?;
             operation::finish(session, &client, started, wait.wait).await
         }
     }
 }
 
 async fn create(session: &Session<'_>, arguments: CreateArguments) -> Result<(), Failure> {
-    let CreateArguments { name, nodes, node, spec, label, scale } = arguments;
+    let CreateArguments {
+        name,
+        nodes,
+        node,
+        spec,
+        label,
+        scale,
+    } = arguments;
     let request = SuperNodeCreateRequest {
         name,
         spec,
@@ -198,35 +251,70 @@ async fn create(session: &Session<'_>, arguments: CreateArguments) -> Result<(),
     };
     let client = session.client()?;
     if scale.plan {
-        let plan = client.call::<SuperNodeCreatePlan>(&[], &Nothing {}, &request, &scale.key.call()).await?;
-        return session.print(&plan, |look| show_plan(&plan, "joins", look));
+        let plan = client
+            .call::<SuperNodeCreatePlan>(&[], &Nothing {}, &request, &scale.key.call())
+            .await?;
+        return session.print(&plan, |look| view::show_plan(&plan, "joins", look));
     }
-    let started = client.call::<SuperNodeCreate>(&[], &Nothing {}, &request, &scale.key.call()).await?;
+    let started = client
+        .call::<SuperNodeCreate>(&[], &Nothing {}, &request, &scale.key.call())
+        .await?;
     operation::finish(session, &client, started, scale.wait.wait).await
 }
 
 async fn scale_up(session: &Session<'_>, arguments: ScaleUpArguments) -> Result<(), Failure> {
-    let ScaleUpArguments { super_node, count, to, node, scale } = arguments;
-    let request = ScaleUpRequest { count, to, nodes: node, deadline_seconds: scale.deadline.seconds() };
+    let ScaleUpArguments {
+        super_node,
+        count,
+        to,
+        node,
+        scale,
+    } = arguments;
+    let request = ScaleUpRequest {
+        count,
+        to,
+        nodes: node,
+        deadline_seconds: scale.deadline.seconds(),
+    };
     let client = session.client()?;
     if scale.plan {
-        let plan = client.call::<ScaleUpPlan>(&[&super_node], &Nothing {}, &request, &scale.key.call()).await?;
-        return session.print(&plan, |look| show_plan(&plan, "joins", look));
+        let plan = client
+            .call::<ScaleUpPlan>(&[&super_node], &Nothing {}, &request, &scale.key.call())
+            .await?;
+        return session.print(&plan, |look| view::show_plan(&plan, "joins", look));
     }
-    let started = client.call::<ScaleUp>(&[&super_node], &Nothing {}, &request, &scale.key.call()).await?;
+    let started = client
+        .call::<ScaleUp>(&[&super_node], &Nothing {}, &request, &scale.key.call())
+        .await?;
     operation::finish(session, &client, started, scale.wait.wait).await
 }
 
 async fn scale_down(session: &Session<'_>, arguments: ScaleDownArguments) -> Result<(), Failure> {
-    let ScaleDownArguments { super_node, count, node, mode, grace, scale } = arguments;
+    let ScaleDownArguments {
+        super_node,
+        count,
+        node,
+        mode,
+        grace,
+        scale,
+    } = arguments;
     let drain = drain(mode, grace)?;
-    let request = ScaleDownRequest { count, nodes: node, drain, deadline_seconds: scale.deadline.seconds() };
+    let request = ScaleDownRequest {
+        count,
+        nodes: node,
+        drain,
+        deadline_seconds: scale.deadline.seconds(),
+    };
     let client = session.client()?;
     if scale.plan {
-        let plan = client.call::<ScaleDownPlan>(&[&super_node], &Nothing {}, &request, &scale.key.call()).await?;
-        return session.print(&plan, |look| show_plan(&plan, "leaves", look));
+        let plan = client
+            .call::<ScaleDownPlan>(&[&super_node], &Nothing {}, &request, &scale.key.call())
+            .await?;
+        return session.print(&plan, |look| view::show_plan(&plan, "leaves", look));
     }
-    let started = client.call::<ScaleDown>(&[&super_node], &Nothing {}, &request, &scale.key.call()).await?;
+    let started = client
+        .call::<ScaleDown>(&[&super_node], &Nothing {}, &request, &scale.key.call())
+        .await?;
     operation::finish(session, &client, started, scale.wait.wait).await
 }
 
@@ -234,166 +322,61 @@ fn drain(mode: Mode, grace: Option<Duration>) -> Result<DrainMode, Failure> {
     match (mode, grace) {
         (Mode::Refuse, None) => Ok(DrainMode::Refuse),
         (Mode::Wait, None) => Ok(DrainMode::Wait),
-        (Mode::Evict, grace) => Ok(DrainMode::Evict { grace_seconds: whole_seconds_u32(grace.unwrap_or(DEFAULT_GRACE)) }),
-        (Mode::Refuse | Mode::Wait, Some(_)) => Err(Failure::Usage("--grace goes with --mode evict only".into())),
+        (Mode::Evict, grace) => Ok(DrainMode::Evict {
+            grace_seconds: whole_seconds_u32(grace.unwrap_or(DEFAULT_GRACE)),
+        }),
+        (Mode::Refuse | Mode::Wait, Some(_)) => {
+            Err(Failure::Usage("--grace goes with --mode evict only".into()))
+        }
     }
 }
 
-async fn label(client: &Client, name: &str, labels: &[LabelChange], precondition: &Precondition) -> Result<SuperNodeView, Failure> {
+async fn label(
+    client: &Client,
+    name: &str,
+    labels: &[LabelChange],
+    precondition: &Precondition,
+) -> Result<SuperNodeView, Failure> {
     let mut tries = 0;
     loop {
-        let present = client.get::<SuperNodeShow>(&[name], &Watch::default()).await?.view.super_node;
-        let request = SuperNodeUpdate { name: None, labels: Some(apply_labels(present.labels, labels)) };
+        let present = client
+            .get::<SuperNodeShow>(&[name], &Watch::default())
+            .await?
+            .view
+            .super_node;
+        let request = SuperNodeUpdate {
+            name: None,
+            labels: Some(apply_labels(present.labels, labels)),
+        };
         let generation = precondition.if_generation.unwrap_or(present.generation);
-        let options = CallOptions { if_match: Some(generation), ..precondition.call() };
-        match client.call::<SuperNodePatch>(&[name], &Nothing {}, &request, &options).await {
+        let options = CallOptions {
+            if_match: Some(generation),
+            ..precondition.call()
+        };
+        match client
+            .call::<SuperNodePatch>(&[name], &Nothing {}, &request, &options)
+            .await
+        {
             Err(error) if lost_race(&error, precondition, tries) => tries += 1,
             result => return Ok(result?),
         }
     }
 }
 
-fn list(items: &[SuperNodeView], look: &Look) -> String {
-    let heads = ["NAME", "SPEC", "HYPERPLANE", "NODES", "READY", "JOINING", "LEAVING", "RUNNING", "QUEUED", "AGE"];
-    let mut table = Table::new(&heads);
-    for view in items {
-        table.row([
-            cell(&view.super_node.name),
-            cell(&view.spec_name),
-            cell(or_dash(view.super_node.hyperplane.as_ref())),
-            cell(view.members),
-            cell(view.ready),
-            cell(view.joining),
-            cell(view.leaving),
-            cell(view.running_jobs),
-            cell(view.queued_jobs),
-            cell(look.age(view.super_node.created_at)),
-        ]);
-    }
-    table.render(look)
-}
-
-fn show(detail: &SuperNodeDetail, look: &Look) -> String {
-    let view = &detail.view;
-    let super_node = &view.super_node;
-    let mut text = fields(&[
-        ("name", super_node.name.to_string()),
-        ("id", super_node.id.to_string()),
-        ("spec", view.spec_name.to_string()),
-        ("hyperplane", or_dash(super_node.hyperplane.as_ref())),
-        ("nodes", format!("{} ({} ready, {} joining, {} leaving)", view.members, view.ready, view.joining, view.leaving)),
-        ("jobs", format!("{} running, {} queued", view.running_jobs, view.queued_jobs)),
-        ("labels", pairs(&super_node.labels)),
-        ("environment", format!("revision {}, generation {}", super_node.environment_revision, super_node.environment_generation)),
-        ("deleting", or_dash(super_node.deleting.as_ref())),
-        ("created", look.moment(super_node.created_at)),
-        ("generation", super_node.generation.to_string()),
-    ]);
-    let mut table = Table::new(&["NODE", "MEMBERSHIP", "POLICY", "CONDITION", "ADDRESS", "ENVIRONMENT", "DETAIL"]);
-    for node in &detail.nodes {
-        let drift = match (node.environment_problems.len(), node.environment_applied < super_node.environment_generation) {
-            (0, false) => "applied".to_owned(),
-            (0, true) => format!("at {} of {}", node.environment_applied, super_node.environment_generation),
-            (problems, _) => format!("{problems} problems"),
-        };
-        let mut notes: Vec<String> = node.condition.detail().into_iter().collect();
-        notes.extend(node.environment_problems.iter().cloned());
-        table.row([
-            cell(&node.name),
-            state(node.membership.word()),
-            state(node.policy.word()),
-            state(node.condition.word()),
-            cell(&node.address),
-            state(&drift),
-            cell(notes.join("; ")),
-        ]);
-    }
-    text += &section("nodes", &table.render(look));
-    if !detail.operations.is_empty() {
-        text += &section("open operations", &operation::list(&detail.operations, look));
-    }
-    text
-}
-
-fn show_plan(plan: &ScalePlan, verb: &str, look: &Look) -> String {
-    let mut text = format!("members: {} -> {}\n", plan.members_before, plan.members_after);
-    if plan.provisioned > 0 {
-        add(&mut text, format_args!("new nodes from the provisioner: {}\n", plan.provisioned));
-    }
-    let mut table = Table::new(&["NODE", "", "BECAUSE"]);
-    for node in &plan.nodes {
-        table.row([cell(&node.name), cell(verb), cell(&node.chosen_because)]);
-    }
-    if !plan.nodes.is_empty() {
-        add(&mut text, format_args!("\n{}", table.render(look)));
-    }
-    if !plan.affected_jobs.is_empty() {
-        let jobs: Vec<String> = plan.affected_jobs.iter().map(ToString::to_string).collect();
-        text += &section("jobs that run on these nodes", &(jobs.join("\n") + "\n"));
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::node::tests::sample as node;
-    use serde_json::json;
-    use supernode_types::Timestamp;
-
-    const LOOK: Look = Look { now: Timestamp(1_763_900_000_000_000), color: false };
-
-    fn sample() -> SuperNodeView {
-        serde_json::from_value(json!({
-            "id": "sn-01kb000000000000000000000a", "name": "train", "spec": "spec-01kb000000000000000000000a", "spec_name": "cpu2",
-            "hyperplane": null, "labels": {}, "environment_revision": 1, "environment_generation": 4, "deleting": null, "generation": 2,
-            "created_at": "2025-11-23T12:12:00Z", "members": 2, "ready": 1, "joining": 1, "leaving": 0, "running_jobs": 1, "queued_jobs": 0
-        }))
-        .expect("a super node")
-    }
-
-    #[test]
-    fn the_list_counts_nodes_and_jobs() {
-        assert_eq!(
-            list(&[sample()], &LOOK),
-            "NAME   SPEC  HYPERPLANE  NODES  READY  JOINING  LEAVING  RUNNING  QUEUED  AGE\n\
-             train  cpu2  -           2      1      1        0        1        0       1m20s\n"
-        );
-    }
-
-    #[test]
-    fn the_detail_shows_each_members_drift() {
-        let drifted = node("n2", &json!({"environment_applied": 4, "environment_problems": ["file /etc/x drifted: gone"]})).node;
-        let detail = SuperNodeDetail { view: sample(), nodes: vec![node("n1", &json!({})).node, drifted], operations: vec![] };
-        let text = show(&detail, &LOOK);
-        assert!(
-            text.ends_with(
-                "nodes\n\
-                 NODE  MEMBERSHIP  POLICY      CONDITION  ADDRESS    ENVIRONMENT  DETAIL\n\
-                 n1    member      in_service  ready      127.0.0.1  at 3 of 4\n\
-                 n2    member      in_service  ready      127.0.0.1  1 problems   file /etc/x drifted: gone\n"
-            ),
-            "{text}"
-        );
-    }
-
-    #[test]
-    fn a_plan_says_why_and_whom_it_disturbs() {
-        let plan: ScalePlan = serde_json::from_value(json!({
-            "nodes": [{"name": "n2", "chosen_because": "no job runs on it"}], "provisioned": 0, "members_before": 3, "members_after": 2,
-            "affected_jobs": ["job-01kb000000000000000000000a"]
-        }))
-        .expect("a plan");
-        assert_eq!(
-            show_plan(&plan, "leaves", &LOOK),
-            "members: 3 -> 2\n\nNODE          BECAUSE\nn2    leaves  no job runs on it\n\njobs that run on these nodes\njob-01kb000000000000000000000a\n"
-        );
-    }
 
     #[test]
     fn grace_belongs_to_eviction() {
-        assert!(matches!(drain(Mode::Evict, None), Ok(DrainMode::Evict { grace_seconds: 30 })));
-        assert!(matches!(drain(Mode::Evict, Some(Duration::from_millis(1500))), Ok(DrainMode::Evict { grace_seconds: 2 })));
+        assert!(matches!(
+            drain(Mode::Evict, None),
+            Ok(DrainMode::Evict { grace_seconds: 30 })
+        ));
+        assert!(matches!(
+            drain(Mode::Evict, Some(Duration::from_millis(1500))),
+            Ok(DrainMode::Evict { grace_seconds: 2 })
+        ));
         assert!(matches!(drain(Mode::Wait, None), Ok(DrainMode::Wait)));
         assert!(drain(Mode::Refuse, Some(Duration::ZERO)).is_err());
     }

@@ -32,7 +32,7 @@ pub enum TokenCommand {
     },
     /// Revoke a token at once
     Revoke {
-        /// Its id or name
+        /// Its id
         token: String,
         #[command(flatten)]
         key: KeyOption,
@@ -70,17 +70,37 @@ pub(crate) async fn run(session: &Session<'_>, command: TokenCommand) -> Result<
             let items = client.list::<TokenList, _>(&[], &Nothing {}).await?;
             session.print_list(&items, "no tokens", list)
         }
-        TokenCommand::Create { name, role, lifetime, key } => {
-            let request = TokenCreateRequest { name, role: role.into(), lifetime_seconds: lifetime.map(whole_seconds) };
-            let created = client.call::<TokenCreate>(&[], &Nothing {}, &request, &key.call()).await?;
+        TokenCommand::Create {
+            name,
+            role,
+            lifetime,
+            key,
+        } => {
+            let request = TokenCreateRequest {
+                name,
+                role: role.into(),
+                lifetime_seconds: lifetime.map(whole_seconds),
+            };
+            let created = client
+                .call::<TokenCreate>(&[], &Nothing {}, &request, &key.call())
+                .await?;
             if !session.json() {
-                say(&format!("{} for {} ({}); the secret is shown only now:", created.token.id, created.token.name, created.token.role.word()));
+                say(&format!(
+                    "{} for {} ({}); the secret is shown only now:",
+                    created.token.id,
+                    created.token.name,
+                    created.token.role.word()
+                ));
             }
             session.print(&created, |_| format!("{}\n", created.secret))
         }
         TokenCommand::Revoke { token, key } => {
-            let view = client.call::<TokenRevoke>(&[&token], &Nothing {}, &Nothing {}, &key.call()).await?;
-            session.print(&view, |_| format!("{} of {} is revoked\n", view.id, view.name))
+            let view = client
+                .call::<TokenRevoke>(&[&token], &Nothing {}, &Nothing {}, &key.call())
+                .await?;
+            session.print(&view, |_| {
+                format!("{} of {} is revoked\n", view.id, view.name)
+            })
         }
     }
 }
@@ -120,9 +140,23 @@ mod tests {
             }))
             .expect("a token")
         };
-        let tokens = [token(None, None), token(Some("2025-11-23T12:13:19Z"), None), token(None, Some("2025-11-23T12:13:19Z"))];
-        let text = list(&tokens, &Look { now: Timestamp(1_763_900_000_000_000), color: false });
-        let states: Vec<&str> = text.lines().skip(1).filter_map(|line| line.split_whitespace().nth(3)).collect();
+        let tokens = [
+            token(None, None),
+            token(Some("2025-11-23T12:13:19Z"), None),
+            token(None, Some("2025-11-23T12:13:19Z")),
+        ];
+        let text = list(
+            &tokens,
+            &Look {
+                now: Timestamp(1_763_900_000_000_000),
+                color: false,
+            },
+        );
+        let states: Vec<&str> = text
+            .lines()
+            .skip(1)
+            .filter_map(|line| line.split_whitespace().nth(3))
+            .collect();
         assert_eq!(states, ["active", "expired", "revoked"], "{text}");
     }
 }

@@ -37,14 +37,32 @@ pub struct Client {
 impl Client {
     /// A client with the usual limits and the machine's clock and random source.
     pub fn new(context: &Context) -> Result<Self, ClientError> {
-        Self::with(context, Limits::default(), Arc::new(SystemClock), Arc::new(SystemEntropy))
+        Self::with(
+            context,
+            Limits::default(),
+            Arc::new(SystemClock),
+            Arc::new(SystemEntropy),
+        )
     }
 
     /// A client with everything given. Nothing is sent yet.
-    pub fn with(context: &Context, limits: Limits, clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>) -> Result<Self, ClientError> {
+    pub fn with(
+        context: &Context,
+        limits: Limits,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+    ) -> Result<Self, ClientError> {
         let (transport, base, token) = http::open(context, &limits)?;
         let server = context.server.trim_end_matches('/').to_owned();
-        Ok(Self { transport, base, server, token, limits, clock, entropy })
+        Ok(Self {
+            transport,
+            base,
+            server,
+            token,
+            limits,
+            clock,
+            entropy,
+        })
     }
 
     /// The same client that goes on trying for `retry_for` when the server is away.
@@ -61,7 +79,11 @@ impl Client {
 
     /// A new idempotency key.
     pub fn new_key(&self) -> String {
-        format!("{:016x}{:016x}", self.entropy.next_u64(), self.entropy.next_u64())
+        format!(
+            "{:016x}{:016x}",
+            self.entropy.next_u64(),
+            self.entropy.next_u64()
+        )
     }
 
     /// Calls an operation of the contract; `path` has one entry for each `{place}` of its path.
@@ -77,12 +99,20 @@ impl Client {
     }
 
     /// [`Client::call`] for reads.
-    pub async fn get<O: Operation<Request = Nothing>>(&self, path: &[&str], query: &O::Query) -> Result<O::Response, ClientError> {
-        self.call::<O>(path, query, &Nothing {}, &CallOptions::default()).await
+    pub async fn get<O: Operation<Request = Nothing>>(
+        &self,
+        path: &[&str],
+        query: &O::Query,
+    ) -> Result<O::Response, ClientError> {
+        self.call::<O>(path, query, &Nothing {}, &CallOptions::default())
+            .await
     }
 
     /// Repeats `attempt` with growing pauses while it fails for a reason that may pass, within the limit.
-    pub(crate) async fn repeat<T, F: Future<Output = Result<T, ClientError>>>(&self, attempt: impl Fn() -> F) -> Result<T, ClientError> {
+    pub(crate) async fn repeat<T, F: Future<Output = Result<T, ClientError>>>(
+        &self,
+        attempt: impl Fn() -> F,
+    ) -> Result<T, ClientError> {
         let mut first_failure = None;
         let mut tries = 0;
         let mut sent = None;
@@ -92,7 +122,10 @@ impl Client {
                 result => return result,
             };
             // One try that broke after it was sent makes the whole call uncertain.
-            if let ClientError::NotReachable { idempotency_key, .. } = &mut error {
+            if let ClientError::NotReachable {
+                idempotency_key, ..
+            } = &mut error
+            {
                 sent = idempotency_key.take().or(sent);
                 idempotency_key.clone_from(&sent);
             }
@@ -126,13 +159,24 @@ impl Client {
     }
 
     pub(crate) fn request(&self, method: Method, url: Url) -> reqwest::RequestBuilder {
-        let method = method.as_str().parse().expect("the contract uses methods that HTTP has");
-        self.transport.request(method, url).header(reqwest::header::AUTHORIZATION, self.token.clone())
+        let method = method
+            .as_str()
+            .parse()
+            .expect("the contract uses methods that HTTP has");
+        self.transport
+            .request(method, url)
+            .header(reqwest::header::AUTHORIZATION, self.token.clone())
     }
 
-    async fn send<O: Operation>(&self, request: &Request<'_, O::Query>) -> Result<O::Response, ClientError> {
+    async fn send<O: Operation>(
+        &self,
+        request: &Request<'_, O::Query>,
+    ) -> Result<O::Response, ClientError> {
         let key = request.key.as_deref();
-        let mut builder = self.request(O::METHOD, request.url.clone()).query(request.query).timeout(request.total);
+        let mut builder = self
+            .request(O::METHOD, request.url.clone())
+            .query(request.query)
+            .timeout(request.total);
         if let Some(key) = key {
             builder = builder.header("idempotency-key", key);
         }
@@ -140,16 +184,26 @@ impl Client {
             builder = builder.header(reqwest::header::IF_MATCH, format!("\"{generation}\""));
         }
         if let Some(payload) = &request.payload {
-            builder = builder.header(reqwest::header::CONTENT_TYPE, "application/json").body(payload.clone());
+            builder = builder
+                .header(reqwest::header::CONTENT_TYPE, "application/json")
+                .body(payload.clone());
         }
-        let mut response =
-            builder.send().await.map_err(|error| ClientError::transport(&self.server, &error, request.total.as_secs(), key))?;
+        let mut response = builder.send().await.map_err(|error| {
+            ClientError::transport(&self.server, &error, request.total.as_secs(), key)
+        })?;
         let status = response.status().as_u16();
         let body = http::read(&self.server, &mut response, &self.limits, key).await?;
-        let wrong = |what: String| ClientError::Protocol { server: self.server.clone(), what };
+        let wrong = |what: String| ClientError::Protocol {
+            server: self.server.clone(),
+            what,
+        };
         if status != O::STATUS {
             return Err(match status {
-                200..400 => wrong(format!("{} answered with status {status} instead of {}", O::NAME, O::STATUS)),
+                200..400 => wrong(format!(
+                    "{} answered with status {status} instead of {}",
+                    O::NAME,
+                    O::STATUS
+                )),
                 _ => http::refusal(&self.server, status, &body),
             });
         }
@@ -178,16 +232,26 @@ impl<'a, Q> Request<'a, Q> {
     where
         Q: serde::Serialize,
     {
-        let has_body = <O::Request as JsonSchema>::schema_id() != <Nothing as JsonSchema>::schema_id();
+        let has_body =
+            <O::Request as JsonSchema>::schema_id() != <Nothing as JsonSchema>::schema_id();
         let change = O::METHOD != Method::Get;
-        let key = change.then(|| options.idempotency_key.clone().unwrap_or_else(|| client.new_key()));
+        let key = change.then(|| {
+            options
+                .idempotency_key
+                .clone()
+                .unwrap_or_else(|| client.new_key())
+        });
         if let Some(key) = &key
             && !(1..=128).contains(&key.len()) | !key.bytes().all(|byte| byte.is_ascii_graphic())
         {
-            return Err(ClientError::Settings("an idempotency key has 1 to 128 visible ASCII characters".into()));
+            return Err(ClientError::Settings(
+                "an idempotency key has 1 to 128 visible ASCII characters".into(),
+            ));
         }
         let plain = serde_json::to_value(query).expect("a query is plain data");
-        let wait = plain["wait_milliseconds"].as_u64().map_or(Duration::ZERO, Duration::from_millis);
+        let wait = plain["wait_milliseconds"]
+            .as_u64()
+            .map_or(Duration::ZERO, Duration::from_millis);
         Ok(Self {
             url: client.address(O::PATH, path)?,
             query,

@@ -15,7 +15,10 @@ pub struct Context {
 
 impl std::fmt::Debug for Context {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("Context").field("server", &self.server).finish_non_exhaustive()
+        formatter
+            .debug_struct("Context")
+            .field("server", &self.server)
+            .finish_non_exhaustive()
     }
 }
 

@@ -55,7 +55,10 @@ pub enum ClientError {
 }
 
 fn repeat_hint(key: Option<&str>) -> String {
-    key.map(|key| format!("; the change may have been made, repeat it safely with the idempotency key {key}")).unwrap_or_default()
+    key.map(|key| {
+        format!("; the change may have been made, repeat it safely with the idempotency key {key}")
+    })
+    .unwrap_or_default()
 }
 
 impl ClientError {
@@ -64,7 +67,11 @@ impl ClientError {
         match self {
             Self::NotReachable { .. } => true,
             Self::Api(body) => body.code.status() == 503,
-            Self::Settings(_) | Self::Argument(_) | Self::Untrusted { .. } | Self::Protocol { .. } | Self::Timeout { .. } => false,
+            Self::Settings(_)
+            | Self::Argument(_)
+            | Self::Untrusted { .. }
+            | Self::Protocol { .. }
+            | Self::Timeout { .. } => false,
         }
     }
 
@@ -77,23 +84,60 @@ impl ClientError {
     }
 
     /// Sorts a transport failure by what the caller can do about it.
-    pub(crate) fn transport(server: &str, error: &reqwest::Error, seconds: u64, idempotency_key: Option<&str>) -> Self {
+    pub(crate) fn transport(
+        server: &str,
+        error: &reqwest::Error,
+        seconds: u64,
+        idempotency_key: Option<&str>,
+    ) -> Self {
         let server = server.to_owned();
         match tls_failure(error) {
-            Some(rustls::Error::InvalidCertificate(reason)) => return Self::Untrusted { server, why: certificate_reason(reason) },
-            Some(rustls::Error::NoCertificatesPresented) => return Self::Untrusted { server, why: "it sent none".into() },
-            Some(other) => return Self::Protocol { server, what: format!("TLS failed: {other}") },
+            Some(rustls::Error::InvalidCertificate(reason)) => {
+                return Self::Untrusted {
+                    server,
+                    why: certificate_reason(reason),
+                };
+            }
+            Some(rustls::Error::NoCertificatesPresented) => {
+                return Self::Untrusted {
+                    server,
+                    why: "it sent none".into(),
+                };
+            }
+            Some(other) => {
+                return Self::Protocol {
+                    server,
+                    what: format!("TLS failed: {other}"),
+                };
+            }
             None => {}
         }
         if error.is_timeout() && !error.is_connect() {
-            return Self::Timeout { server, seconds, idempotency_key: idempotency_key.map(ToOwned::to_owned) };
+            return Self::Timeout {
+                server,
+                seconds,
+                idempotency_key: idempotency_key.map(ToOwned::to_owned),
+            };
         }
         if error.is_builder() || error.is_redirect() {
-            return Self::Protocol { server, what: error.to_string() };
+            return Self::Protocol {
+                server,
+                what: error.to_string(),
+            };
         }
-        let idempotency_key = idempotency_key.filter(|_| !error.is_connect()).map(ToOwned::to_owned);
-        let why = if error.is_timeout() { "no answer to the connection request".into() } else { innermost(error) };
-        Self::NotReachable { server, why, idempotency_key }
+        let idempotency_key = idempotency_key
+            .filter(|_| !error.is_connect())
+            .map(ToOwned::to_owned);
+        let why = if error.is_timeout() {
+            "no answer to the connection request".into()
+        } else {
+            innermost(error)
+        };
+        Self::NotReachable {
+            server,
+            why,
+            idempotency_key,
+        }
     }
 }
 
@@ -102,8 +146,11 @@ fn certificate_reason(reason: &rustls::CertificateError) -> String {
         rustls::CertificateError::UnknownIssuer | rustls::CertificateError::BadSignature => {
             "it was signed by another authority than the one in this context".into()
         }
-        rustls::CertificateError::Expired | rustls::CertificateError::ExpiredContext { .. } => "it has ended".into(),
-        rustls::CertificateError::NotValidYet | rustls::CertificateError::NotValidYetContext { .. } => {
+        rustls::CertificateError::Expired | rustls::CertificateError::ExpiredContext { .. } => {
+            "it has ended".into()
+        }
+        rustls::CertificateError::NotValidYet
+        | rustls::CertificateError::NotValidYetContext { .. } => {
             "it is not valid yet; compare the clocks of both machines".into()
         }
         other => other.to_string(),
@@ -117,8 +164,10 @@ fn tls_failure<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error
             return Some(found);
         }
         // An io::Error shows the source of what it carries, not what it carries.
-        let carried: Option<&'a (dyn Error + 'static)> =
-            error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref).map(|carried| carried as _);
+        let carried: Option<&'a (dyn Error + 'static)> = error
+            .downcast_ref::<std::io::Error>()
+            .and_then(std::io::Error::get_ref)
+            .map(|carried| carried as _);
         next = carried.or_else(|| error.source());
     }
     None

@@ -28,8 +28,18 @@ pub struct EventReader {
 impl Client {
     /// Events that match `query` and happen after `query.after_sequence`; from now on when that is absent.
     pub fn events(&self, query: EventListQuery) -> EventReader {
-        let query = EventListQuery { limit: None, ..query };
-        EventReader { client: self.clone(), query, connection: None, ready: VecDeque::new(), failed: None, ended: false }
+        let query = EventListQuery {
+            limit: None,
+            ..query
+        };
+        EventReader {
+            client: self.clone(),
+            query,
+            connection: None,
+            ready: VecDeque::new(),
+            failed: None,
+            ended: false,
+        }
     }
 }
 
@@ -87,17 +97,30 @@ impl EventReader {
             return Ok(());
         };
         let server = self.client.server();
-        let lost = |why: &str| ClientError::NotReachable { server: server.to_owned(), why: why.to_owned(), idempotency_key: None };
-        let wrong = |what: String| ClientError::Protocol { server: server.to_owned(), what };
+        let lost = |why: &str| ClientError::NotReachable {
+            server: server.to_owned(),
+            why: why.to_owned(),
+            idempotency_key: None,
+        };
+        let wrong = |what: String| ClientError::Protocol {
+            server: server.to_owned(),
+            what,
+        };
         let bytes = tokio::time::timeout(LONGEST_SILENCE, response.chunk())
             .await
             .map_err(|_| lost("the event stream fell silent"))?
-            .map_err(|error| ClientError::transport(server, &error, LONGEST_SILENCE.as_secs(), None))?
+            .map_err(|error| {
+                ClientError::transport(server, &error, LONGEST_SILENCE.as_secs(), None)
+            })?
             .ok_or_else(|| lost("the event stream ended"))?;
-        for message in parser.feed(&bytes).map_err(|_| wrong("an event is too large".into()))? {
+        for message in parser
+            .feed(&bytes)
+            .map_err(|_| wrong("an event is too large".into()))?
+        {
             match message.event.as_str() {
                 "" | "message" => {
-                    let event: Event = serde_json::from_str(&message.data).map_err(|error| wrong(format!("event: {error}")))?;
+                    let event: Event = serde_json::from_str(&message.data)
+                        .map_err(|error| wrong(format!("event: {error}")))?;
                     self.ready.push_back(event);
                 }
                 // The last frame of a stream that cannot go on, with the body of a refused request.
@@ -111,16 +134,34 @@ impl EventReader {
     async fn connect(&mut self) -> Result<reqwest::Response, ClientError> {
         if self.query.after_sequence.is_none() {
             // A fixed place to continue from, so that nothing is lost should the first connection break early.
-            let latest = self.client.get::<EventList>(&[], &EventListQuery { limit: Some(1), ..EventListQuery::default() }).await?;
-            self.query.after_sequence = Some(latest.items.first().map_or(0, |event| event.sequence));
+            let latest = self
+                .client
+                .get::<EventList>(
+                    &[],
+                    &EventListQuery {
+                        limit: Some(1),
+                        ..EventListQuery::default()
+                    },
+                )
+                .await?;
+            self.query.after_sequence =
+                Some(latest.items.first().map_or(0, |event| event.sequence));
         }
         let server = self.client.server();
         let url = self.client.address(STREAM_PATH, &[])?;
-        let request = self.client.request(Method::Get, url).query(&self.query).header(reqwest::header::ACCEPT, "text/event-stream");
+        let request = self
+            .client
+            .request(Method::Get, url)
+            .query(&self.query)
+            .header(reqwest::header::ACCEPT, "text/event-stream");
         let seconds = self.client.limits().total.as_secs();
         let mut response = tokio::time::timeout(self.client.limits().total, request.send())
             .await
-            .map_err(|_| ClientError::Timeout { server: server.to_owned(), seconds, idempotency_key: None })?
+            .map_err(|_| ClientError::Timeout {
+                server: server.to_owned(),
+                seconds,
+                idempotency_key: None,
+            })?
             .map_err(|error| ClientError::transport(server, &error, seconds, None))?;
         match response.status().as_u16() {
             200 => Ok(response),

@@ -53,7 +53,10 @@ impl Client {
         loop {
             let page = self.get::<O>(path, &query).await?;
             items.extend(page.items);
-            if !page.next_cursor.is_some_and(|cursor| query.continue_at(cursor)) {
+            if !page
+                .next_cursor
+                .is_some_and(|cursor| query.continue_at(cursor))
+            {
                 return Ok(items);
             }
         }

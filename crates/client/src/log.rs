@@ -50,7 +50,11 @@ impl LogFollower {
                 wait_milliseconds: Some(u64::try_from(LONGEST_WAIT.as_millis()).expect("20 s fit")),
                 attempt: self.attempt.clone(),
             };
-            match self.client.get::<JobLog>(&[&self.job, &self.rank], &query).await {
+            match self
+                .client
+                .get::<JobLog>(&[&self.job, &self.rank], &query)
+                .await
+            {
                 Ok(chunk) => {
                     self.take(&chunk).await?;
                     if !chunk.content.is_empty() {
@@ -98,7 +102,10 @@ impl LogFollower {
     async fn after_end(&mut self) -> Result<(), ClientError> {
         let mut after = None;
         loop {
-            let job = self.client.job_after(&self.job, after, LONGEST_WAIT).await?;
+            let job = self
+                .client
+                .job_after(&self.job, after, LONGEST_WAIT)
+                .await?;
             if self.learn(&job) {
                 return Ok(());
             }
@@ -129,7 +136,10 @@ impl LogFollower {
     fn learn(&mut self, job: &JobDetail) -> bool {
         let state = &job.view.job.state;
         self.job_ended = state.ended();
-        let present = state.attempt().or_else(|| job.ranks.first().map(|rank| &rank.rank.attempt)).map(ToString::to_string);
+        let present = state
+            .attempt()
+            .or_else(|| job.ranks.first().map(|rank| &rank.rank.attempt))
+            .map(ToString::to_string);
         let newer = present.is_some() && self.attempt.is_some() && present != self.attempt;
         if newer {
             self.attempt = present;

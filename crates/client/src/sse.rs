@@ -35,7 +35,9 @@ impl Parser {
             }
             if self.line.ends_with(b"\n") {
                 let line = std::mem::take(&mut self.line);
-                messages.extend(self.take_line(String::from_utf8_lossy(&line).trim_end_matches(['\n', '\r'])));
+                messages.extend(
+                    self.take_line(String::from_utf8_lossy(&line).trim_end_matches(['\n', '\r'])),
+                );
             }
         }
         Ok(messages)
@@ -69,16 +71,28 @@ mod tests {
     use super::*;
 
     fn message(data: &str) -> Message {
-        Message { data: data.into(), event: String::new() }
+        Message {
+            data: data.into(),
+            event: String::new(),
+        }
     }
 
     #[test]
     fn any_cut_of_the_bytes_gives_the_same_messages() {
         let text = b": hello\n\nid: 7\ndata: {\"a\":\r\ndata: 1}\r\n\r\nevent: end\ndata\n\n";
-        let expected = vec![message("{\"a\":\n1}"), Message { data: String::new(), event: "end".into() }];
+        let expected = vec![
+            message("{\"a\":\n1}"),
+            Message {
+                data: String::new(),
+                event: "end".into(),
+            },
+        ];
         for size in 1..text.len() {
             let mut parser = Parser::default();
-            let found: Vec<Message> = text.chunks(size).flat_map(|chunk| parser.feed(chunk).expect("small")).collect();
+            let found: Vec<Message> = text
+                .chunks(size)
+                .flat_map(|chunk| parser.feed(chunk).expect("small"))
+                .collect();
             assert_eq!(found, expected, "in pieces of {size}");
         }
     }

@@ -14,17 +14,30 @@ pub const LONGEST_WAIT: Duration = Duration::from_secs(20);
 
 fn watch(after: Option<Generation>, wait: Duration) -> Watch {
     let wait_milliseconds = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-    Watch { after_generation: after, wait_milliseconds: after.map(|_| wait_milliseconds) }
+    Watch {
+        after_generation: after,
+        wait_milliseconds: after.map(|_| wait_milliseconds),
+    }
 }
 
 impl Client {
     /// The operation once its generation is larger than `after`, or as it is after `wait`; at once without `after`.
-    pub async fn operation_after(&self, id: &str, after: Option<Generation>, wait: Duration) -> Result<OperationView, ClientError> {
+    pub async fn operation_after(
+        &self,
+        id: &str,
+        after: Option<Generation>,
+        wait: Duration,
+    ) -> Result<OperationView, ClientError> {
         self.get::<OperationShow>(&[id], &watch(after, wait)).await
     }
 
     /// The job once its generation is larger than `after`, or as it is after `wait`; at once without `after`.
-    pub async fn job_after(&self, id: &str, after: Option<Generation>, wait: Duration) -> Result<JobDetail, ClientError> {
+    pub async fn job_after(
+        &self,
+        id: &str,
+        after: Option<Generation>,
+        wait: Duration,
+    ) -> Result<JobDetail, ClientError> {
         self.get::<JobShow>(&[id], &watch(after, wait)).await
     }
 }

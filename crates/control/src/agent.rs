@@ -1,18 +1,29 @@
 //! What an agent reported becomes fact: written only where it changed.
 
 use supernode_store::attempt::rank_advance;
+use supernode_store::environment::{environment_generation_next, environment_generation_raise};
 use supernode_store::event::event_insert;
 use supernode_store::node::{inventory_get, inventory_put, node_get, node_list_of, node_update};
 use supernode_store::spec::{SpecRecord, spec_list};
 use supernode_store::super_node::{super_node_get, super_node_update};
 use supernode_store::{StoreError, Tx};
-use supernode_types::agent::Observed;
+use supernode_types::agent::{Observed, ObservedRank};
 use supernode_types::environment::ItemState;
 use supernode_types::event::{NewEvent, Severity, Subjects};
 use supernode_types::inventory::Inventory;
+use supernode_types::job::RankState;
 use supernode_types::node::{Node, NodePolicy, SpecMatch};
 use supernode_types::spec::{best_match, matches};
-use supernode_types::{Generation, NodeId, Timestamp};
+use supernode_types::{Generation, NodeId, SpecId, Timestamp};
+
+use crate::intent::is_host;
+
+/// No real generation comes near this: what is larger is not believed, so that no agent can make a counter overflow.
+const MAXIMUM_GENERATION: Generation = 1 << 52;
+/// The most problems with an environment that are kept, and the most lines of a rank's output.
+const MAXIMUM_LINES: usize = 50;
+/// The most characters of one such line.
+const MAXIMUM_LINE_CHARACTERS: usize = 500;
 
 /// What a sync led to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,64 +40,161 @@ pub enum SyncOutcome {
 }
 
 /// Records what the agent of `id` observed. `stored_generation` is the desired generation that the agent has.
-pub fn sync(tx: &mut Tx<'_>, id: &NodeId, stored_generation: Generation, observed: Option<&Observed>, now: Timestamp) -> Result<SyncOutcome, StoreError> {
-    let Some(before) = node_get(tx, id)? else { return Ok(SyncOutcome::Removed) };
+pub fn sync(
+    tx: &mut Tx<'_>,
+    id: &NodeId,
+    stored_generation: Generation,
+    observed: Option<&Observed>,
+    now: Timestamp,
+) -> Result<SyncOutcome, StoreError> {
+    let Some(before) = node_get(tx, id)? else {
+        return Ok(SyncOutcome::Removed);
+    };
     if before.policy == NodePolicy::Removed {
         return Ok(SyncOutcome::Removed);
     }
     let mut node = before.clone();
     let mut changed = false;
     if let Some(observed) = observed {
-        node.agent_version.clone_from(&observed.agent_version);
-        node.environment_applied = observed.environment_applied;
-        node.environment_problems = observed.environment_items.iter().filter_map(ItemState::problem).collect();
-        if node.boot_id != observed.boot_id {
-            note_restart(tx, &node, now)?;
-            node.boot_id.clone_from(&observed.boot_id);
-        }
-        if node.address != observed.address {
-            node.address.clone_from(&observed.address);
-            tell_members(tx, &mut node)?;
-        }
-        if let Some(inventory) = &observed.inventory {
-            changed |= record_inventory(tx, &mut node, inventory, now)?;
-        }
-        for rank in &observed.ranks {
-            changed |= rank_advance(tx, &rank.attempt, rank.rank, &rank.state)?;
-        }
+        changed |= record_observed(tx, &mut node, observed, now)?;
     }
-    // A server that was restored from a backup may know less than its agents were told; going on above them keeps "larger is newer" true.
-    if stored_generation > node.desired_generation {
-        node.desired_generation = stored_generation + 1;
-    }
+    catch_up(tx, &mut node, stored_generation)?;
     if node != before {
         node_update(tx, &mut node)?;
         changed = true;
     }
-    Ok(SyncOutcome::Stored { desired_generation: node.desired_generation, changed })
+    Ok(SyncOutcome::Stored {
+        desired_generation: node.desired_generation,
+        changed,
+    })
 }
 
-fn note_restart(tx: &mut Tx<'_>, node: &Node, now: Timestamp) -> Result<(), StoreError> {
-    if !node.boot_id.is_empty() {
-        let subjects = Subjects { node: Some(node.id.clone()), super_node: node.membership.super_node().cloned(), ..Subjects::default() };
-        let message = format!("{} was restarted", node.name);
-        event_insert(tx, &NewEvent { kind: "node.restarted", severity: Severity::Warning, message, subjects }, now)?;
+/// Takes an observation into the node's record; answers whether anything beside the record changed.
+fn record_observed(
+    tx: &mut Tx<'_>,
+    node: &mut Node,
+    observed: &Observed,
+    now: Timestamp,
+) -> Result<bool, StoreError> {
+    let mut changed = false;
+    node.agent_version.clone_from(&observed.agent_version);
+    record_environment(tx, node, observed)?;
+    if node.boot_id != observed.boot_id {
+        note_restart(tx, node, now)?;
+        node.boot_id.clone_from(&observed.boot_id);
+    }
+    // It goes into the host files of all members.
+    if node.address != observed.address && is_host(&observed.address) {
+        node.address.clone_from(&observed.address);
+        renew_environment(tx, node)?;
+    }
+    if let Some(inventory) = &observed.inventory {
+        changed |= record_inventory(tx, node, inventory, now)?;
+    }
+    for ObservedRank {
+        attempt,
+        rank,
+        state,
+    } in &observed.ranks
+    {
+        changed |= rank_advance(tx, &node.id, attempt, *rank, &shortened(state))?;
+    }
+    Ok(changed)
+}
+
+fn record_environment(
+    tx: &mut Tx<'_>,
+    node: &mut Node,
+    observed: &Observed,
+) -> Result<(), StoreError> {
+    let problems = observed
+        .environment_items
+        .iter()
+        .filter_map(ItemState::problem);
+    node.environment_problems = problems
+        .take(MAXIMUM_LINES)
+        .map(|line| cut(&line))
+        .collect();
+    let applied = observed.environment_applied;
+    if node.environment_applied == applied || !(0..MAXIMUM_GENERATION).contains(&applied) {
+        return Ok(());
+    }
+    node.environment_applied = applied;
+    // A server that was restored from a backup has forgotten the generations that it used since. What the node has is called like
+    // something that is still to come, so everybody gets a new one.
+    if environment_generation_raise(tx, applied)? {
+        renew_environment(tx, node)?;
     }
     Ok(())
 }
 
-/// The other members of the node's super node have to learn its new address.
-fn tell_members(tx: &mut Tx<'_>, node: &mut Node) -> Result<(), StoreError> {
-    let Some(super_node) = node.membership.super_node().cloned() else { return Ok(()) };
-    if !node.membership.listed_in(&super_node) {
+/// A server that was restored from a backup may know less than its agents were told; going on above them keeps "larger is newer" true.
+fn catch_up(tx: &mut Tx<'_>, node: &mut Node, stored: Generation) -> Result<(), StoreError> {
+    if stored > node.desired_generation && stored < MAXIMUM_GENERATION {
+        node.desired_generation = stored;
+        renew_environment(tx, node)?;
+        node.desired_generation = stored + 1;
+    }
+    Ok(())
+}
+
+fn shortened(state: &RankState) -> RankState {
+    match state {
+        RankState::Ended { end, last_lines } => {
+            let surplus = last_lines.len().saturating_sub(MAXIMUM_LINES);
+            RankState::Ended {
+                end: end.clone(),
+                last_lines: last_lines
+                    .iter()
+                    .skip(surplus)
+                    .map(|line| cut(line))
+                    .collect(),
+            }
+        }
+        other => other.clone(),
+    }
+}
+
+fn cut(line: &str) -> String {
+    line.chars().take(MAXIMUM_LINE_CHARACTERS).collect()
+}
+
+fn note_restart(tx: &mut Tx<'_>, node: &Node, now: Timestamp) -> Result<(), StoreError> {
+    if !node.boot_id.is_empty() {
+        let subjects = Subjects {
+            node: Some(node.id.clone()),
+            super_node: node.membership.super_node().cloned(),
+            ..Subjects::default()
+        };
+        let message = format!("{} was restarted", node.name);
+        event_insert(
+            tx,
+            &NewEvent {
+                kind: "node.restarted",
+                severity: Severity::Warning,
+                message,
+                subjects,
+            },
+            now,
+        )?;
+    }
+    Ok(())
+}
+
+/// The environment of the node's super node is another from now on, for this node and for the other members.
+fn renew_environment(tx: &mut Tx<'_>, node: &mut Node) -> Result<(), StoreError> {
+    let Some(id) = node.membership.super_node().cloned() else {
+        return Ok(());
+    };
+    if !node.membership.listed_in(&id) {
         return Ok(());
     }
-    if let Some(mut record) = super_node_get(tx, &super_node)? {
-        record.environment_generation += 1;
-        super_node_update(tx, &mut record)?;
+    if let Some(mut super_node) = super_node_get(tx, &id)? {
+        super_node.environment_generation = environment_generation_next(tx)?;
+        super_node_update(tx, &mut super_node)?;
     }
-    for mut other in node_list_of(tx, &super_node)? {
-        if other.id != node.id && other.membership.listed_in(&super_node) {
+    for mut other in node_list_of(tx, &id)? {
+        if other.id != node.id && other.membership.listed_in(&id) {
             other.desired_generation += 1;
             node_update(tx, &mut other)?;
         }
@@ -95,9 +203,14 @@ fn tell_members(tx: &mut Tx<'_>, node: &mut Node) -> Result<(), StoreError> {
     Ok(())
 }
 
-fn record_inventory(tx: &mut Tx<'_>, node: &mut Node, inventory: &Inventory, now: Timestamp) -> Result<bool, StoreError> {
+fn record_inventory(
+    tx: &mut Tx<'_>,
+    node: &mut Node,
+    inventory: &Inventory,
+    now: Timestamp,
+) -> Result<bool, StoreError> {
     node.device_count = inventory.device_count();
-    node.spec = match_spec(tx, inventory)?;
+    node.spec = match_node(tx, node, inventory)?;
     discover_position(node, inventory);
     if inventory_get(tx, &node.id)?.as_ref() == Some(inventory) {
         return Ok(false);
@@ -106,32 +219,85 @@ fn record_inventory(tx: &mut Tx<'_>, node: &mut Node, inventory: &Inventory, now
     Ok(true)
 }
 
-/// The spec that an inventory matches, among all that are declared.
-pub(crate) fn match_spec(tx: &mut Tx<'_>, inventory: &Inventory) -> Result<SpecMatch, StoreError> {
+/// The spec that a node matches. One that belongs to a super node keeps its spec as long as it fits, whatever else is declared.
+pub(crate) fn match_node(
+    tx: &mut Tx<'_>,
+    node: &Node,
+    inventory: &Inventory,
+) -> Result<SpecMatch, StoreError> {
+    let super_node = match node.membership.super_node() {
+        Some(id) => super_node_get(tx, id)?,
+        None => None,
+    };
+    match_spec(
+        tx,
+        inventory,
+        super_node.map(|super_node| super_node.spec).as_ref(),
+    )
+}
+
+/// The spec that an inventory matches, among all that are declared; `kept` before all others.
+pub(crate) fn match_spec(
+    tx: &mut Tx<'_>,
+    inventory: &Inventory,
+    kept: Option<&SpecId>,
+) -> Result<SpecMatch, StoreError> {
     let specs = spec_list(tx)?;
     if specs.is_empty() {
         return Ok(SpecMatch::Unknown);
     }
-    let candidates: Vec<_> = specs.iter().map(|spec| (spec.name.as_str(), &spec.definition)).collect();
+    let kept = specs.iter().find(|spec| Some(&spec.id) == kept);
+    if let Some(kept) = kept.filter(|kept| matches(&kept.definition, inventory).is_ok()) {
+        return Ok(SpecMatch::Matches {
+            spec: kept.id.clone(),
+        });
+    }
+    let candidates: Vec<_> = specs
+        .iter()
+        .map(|spec| (spec.name.as_str(), &spec.definition))
+        .collect();
     Ok(match best_match(candidates, inventory) {
-        Ok(Some(name)) => specs.iter().find(|spec| spec.name.as_str() == name).map_or(SpecMatch::Unknown, |spec| SpecMatch::Matches { spec: spec.id.clone() }),
-        Ok(None) => SpecMatch::Differs { differences: differences(&specs, inventory) },
-        Err(ambiguous) => SpecMatch::Differs { differences: vec![ambiguous.to_string()] },
+        Ok(Some(name)) => specs.iter().find(|spec| spec.name.as_str() == name).map_or(
+            SpecMatch::Unknown,
+            |spec| SpecMatch::Matches {
+                spec: spec.id.clone(),
+            },
+        ),
+        Ok(None) => SpecMatch::Differs {
+            differences: differences(kept, &specs, inventory),
+        },
+        Err(ambiguous) => SpecMatch::Differs {
+            differences: vec![ambiguous.to_string()],
+        },
     })
 }
 
-/// Which fact differs from which spec.
-fn differences(specs: &[SpecRecord], inventory: &Inventory) -> Vec<String> {
+/// Which fact differs from which spec; from the spec of its super node only, where the node has one.
+fn differences(
+    kept: Option<&SpecRecord>,
+    specs: &[SpecRecord],
+    inventory: &Inventory,
+) -> Vec<String> {
     let of = |spec: &SpecRecord| {
-        let found = matches(&spec.definition, inventory).err().unwrap_or_default();
-        found.iter().map(|difference| format!("spec {}: {difference}", spec.name)).collect::<Vec<_>>()
+        let found = matches(&spec.definition, inventory)
+            .err()
+            .unwrap_or_default();
+        let line = |difference| format!("spec {}: {difference}", spec.name);
+        found.iter().map(line).collect::<Vec<_>>()
     };
-    specs.iter().flat_map(of).collect()
+    match kept {
+        Some(kept) => of(kept),
+        None => specs.iter().flat_map(of).collect(),
+    }
 }
 
 /// Hardware that says in which super pod it sits beats a label that a person typed.
 fn discover_position(node: &mut Node, inventory: &Inventory) {
-    if let Some(super_pod) = inventory.accelerators.iter().find_map(|accelerator| accelerator.super_pod_id.as_ref()) {
+    if let Some(super_pod) = inventory
+        .accelerators
+        .iter()
+        .find_map(|accelerator| accelerator.super_pod_id.as_ref())
+    {
         node.position.hyperplane = Some(format!("super-pod-{super_pod}"));
     }
 }

@@ -57,10 +57,22 @@ pub struct Control {
 
 impl Control {
     /// Over an open store.
-    pub fn new(store: Store, clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>, settings: Settings) -> Self {
+    pub fn new(
+        store: Store,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+        settings: Settings,
+    ) -> Self {
         let hub = Hub::new(Arc::clone(&clock));
         let started_at = clock.now();
-        Self { store, clock, entropy, settings: Arc::new(settings), hub, started_at }
+        Self {
+            store,
+            clock,
+            entropy,
+            settings: Arc::new(settings),
+            hub,
+            started_at,
+        }
     }
 
     /// The store.
@@ -111,7 +123,10 @@ impl Control {
     {
         let action = request.action;
         let mut transaction = Transaction::new(self, request, change);
-        let answer = self.store.write(action, move |tx| transaction.run(tx)).await;
+        let answer = self
+            .store
+            .write(action, move |tx| transaction.run(tx))
+            .await;
         self.hub.announce_change();
         self.hub.wake_loop();
         answer
@@ -125,7 +140,8 @@ impl Control {
     {
         let action = request.action;
         let mut transaction = Transaction::new(self, request, change);
-        self.store.write_inline(action, move |tx| transaction.run(tx))
+        self.store
+            .write_inline(action, move |tx| transaction.run(tx))
     }
 }
 
@@ -148,7 +164,12 @@ impl<F> Transaction<F> {
             entropy: Arc::clone(&control.entropy),
             settings: Arc::clone(&control.settings),
         };
-        Self { clock: Arc::clone(&control.clock), request, intent, change }
+        Self {
+            clock: Arc::clone(&control.clock),
+            request,
+            intent,
+            change,
+        }
     }
 
     fn run<T>(&mut self, tx: &mut Tx<'_>) -> Result<T, Refusal>
@@ -156,12 +177,21 @@ impl<F> Transaction<F> {
         T: Serialize + DeserializeOwned,
         F: FnMut(&mut Tx<'_>, &Intent) -> Result<T, Refusal>,
     {
-        let Self { clock, request, intent, change } = self;
+        let Self {
+            clock,
+            request,
+            intent,
+            change,
+        } = self;
         intent.now = clock.now();
         if let Some(idempotency) = &request.idempotency
             && let Some(remembered) = idempotency_get(tx, &request.actor, &idempotency.key)?
         {
-            return if remembered.digest == idempotency.digest { recall(remembered) } else { Err(Refusal::IdempotencyKeyReused) };
+            return if remembered.digest == idempotency.digest {
+                recall(remembered)
+            } else {
+                Err(Refusal::IdempotencyKeyReused)
+            };
         }
         let answer = change(tx, intent)?;
         let entry = AuditEntry {
@@ -175,10 +205,20 @@ impl<F> Transaction<F> {
         };
         audit_insert(tx, &entry)?;
         if let Some(idempotency) = &request.idempotency {
-            let response =
-                serde_json::to_value(&answer).map_err(|error| Refusal::Invalid(format!("the answer cannot be stored: {error}")))?;
-            let remembered = Remembered { digest: idempotency.digest.clone(), response };
-            idempotency_put(tx, &request.actor, &idempotency.key, &remembered, intent.now)?;
+            let response = serde_json::to_value(&answer).map_err(|error| {
+                Refusal::Invalid(format!("the answer cannot be stored: {error}"))
+            })?;
+            let remembered = Remembered {
+                digest: idempotency.digest.clone(),
+                response,
+            };
+            idempotency_put(
+                tx,
+                &request.actor,
+                &idempotency.key,
+                &remembered,
+                intent.now,
+            )?;
         }
         Ok(answer)
     }

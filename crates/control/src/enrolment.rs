@@ -8,15 +8,18 @@ use std::collections::BTreeMap;
 
 use supernode_store::certificate::{certificate_insert, certificate_revoke_all, certificate_valid};
 use supernode_store::event::event_insert;
-use supernode_store::node::{node_find, node_get, node_insert, node_machine_id, node_update};
+use supernode_store::node::{NodeOrigin, node_find_named, node_get, node_insert, node_origin};
 use supernode_store::provision::{provision_get, provision_update};
 use supernode_store::token::{JoinTokenRecord, join_token_find, join_token_use};
 use supernode_store::{StoreError, Tx};
 use supernode_types::event::{NewEvent, Severity, Subjects};
-use supernode_types::node::{Membership, Node, NodeCondition, NodeHealth, NodePolicy, Position, SpecMatch};
+use supernode_types::node::{
+    Membership, Node, NodeCondition, NodeHealth, NodePolicy, Position, SpecMatch,
+};
+use supernode_types::operation::{Provision, ProvisionState};
 use supernode_types::{CertificateSerial, Name, NodeId, Timestamp};
 
-use crate::intent::check_labels;
+use crate::intent::{check_labels, check_name, check_position, is_host};
 use crate::{Intent, Refusal};
 
 /// What a new node says of itself.
@@ -37,48 +40,119 @@ pub struct Enrolment {
 }
 
 /// Enrols a node, or the same machine again. Answers what the certificate has to say.
-pub fn enrol(tx: &mut Tx<'_>, intent: &Intent, wish: &Enrolment) -> Result<(NodeId, CertificateSerial, Timestamp), Refusal> {
+pub fn enrol(
+    tx: &mut Tx<'_>,
+    intent: &Intent,
+    wish: &Enrolment,
+) -> Result<(NodeId, CertificateSerial, Timestamp), Refusal> {
     check(wish)?;
-    let unknown = || Refusal::Forbidden("the join token is not valid: it is unknown, revoked, over or used up; make a new one with: supernode join-token create".into());
-    let token = join_token_find(tx, &wish.join_token_hash, intent.now)?.ok_or_else(unknown)?;
-    let node = match node_find(tx, wish.name.as_str())? {
-        Some(known) if node_machine_id(tx, &known.id)? == wish.machine_id => enrol_again(tx, intent, known, wish)?,
+    let token = join_token_find(tx, &wish.join_token_hash, intent.now)?.ok_or_else(not_valid)?;
+    let provision = wanted_provision(tx, &token, wish)?;
+    let node = match node_find_named(tx, &wish.name)? {
         Some(known) => {
-            return Err(Refusal::AlreadyExists(format!("another machine is enrolled as {}; choose another name or remove that node first", known.name)));
+            check_same(tx, &known, &token, wish)?;
+            enrol_again(tx, intent, &known)?
         }
-        None if join_token_use(tx, &token.id)? => enrol_new(tx, intent, &token, wish)?,
-        None => return Err(unknown()),
+        None if join_token_use(tx, &token.id)? => enrol_new(tx, intent, &token, provision, wish)?,
+        None => return Err(not_valid()),
     };
     let (serial, ends_at) = certificate(tx, intent, &node)?;
     Ok((node, serial, ends_at))
 }
 
-fn check(wish: &Enrolment) -> Result<(), Refusal> {
-    check_labels(&wish.labels)?;
-    if wish.machine_id.is_empty() || wish.machine_id.len() > 128 {
-        return Err(Refusal::Invalid("machine_id must have 1 to 128 characters".into()));
+fn not_valid() -> Refusal {
+    Refusal::Forbidden("the join token is not valid: it is unknown, revoked, over or used up; make a new one with: supernode join-token create".into())
+}
+
+/// The same machine may enrol again, with a token that could enrol a new one or with the one that it came with (an agent that did
+/// not get the answer asks again).
+fn check_same(
+    tx: &mut Tx<'_>,
+    known: &Node,
+    token: &JoinTokenRecord,
+    wish: &Enrolment,
+) -> Result<(), Refusal> {
+    let origin = node_origin(tx, &known.id)?;
+    if origin.machine_id != wish.machine_id {
+        return Err(Refusal::AlreadyExists(format!(
+            "another machine is enrolled as {}; choose another name or remove that node first",
+            known.name
+        )));
     }
-    let host = wish.address.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-:".contains(&byte));
-    if wish.address.is_empty() || wish.address.len() > 255 || !host {
-        return Err(Refusal::Invalid("address must be an IP address or a host name".into()));
+    if token.uses_left == 0 && origin.join_token != token.id {
+        return Err(not_valid());
     }
     Ok(())
 }
 
-fn enrol_again(tx: &mut Tx<'_>, intent: &Intent, mut node: Node, wish: &Enrolment) -> Result<NodeId, Refusal> {
-    certificate_revoke_all(tx, &node.id, intent.now)?;
-    node.address.clone_from(&wish.address);
-    node_update(tx, &mut node)?;
-    tell(tx, intent, &node, "node.enrolled_again", format!("{} enrolled again; its former certificates are revoked", node.name))?;
-    Ok(node.id)
+/// The provision that a provisioner's token belongs to; one that brought a node already brings no second one.
+fn wanted_provision(
+    tx: &mut Tx<'_>,
+    token: &JoinTokenRecord,
+    wish: &Enrolment,
+) -> Result<Option<Provision>, Refusal> {
+    let Some(id) = &token.provision else {
+        return Ok(None);
+    };
+    let provision = provision_get(tx, id)?.ok_or_else(not_valid)?;
+    if provision.node_name != wish.name.as_str() {
+        return Err(Refusal::Invalid(format!(
+            "this join token is for the node {}, not for {}",
+            provision.node_name, wish.name
+        )));
+    }
+    if let Some(node) = &provision.node
+        && node_find_named(tx, &wish.name)?.is_none_or(|known| known.id != *node)
+    {
+        return Err(not_valid());
+    }
+    Ok(Some(provision))
 }
 
-fn enrol_new(tx: &mut Tx<'_>, intent: &Intent, token: &JoinTokenRecord, wish: &Enrolment) -> Result<NodeId, Refusal> {
+fn check(wish: &Enrolment) -> Result<(), Refusal> {
+    check_labels(&wish.labels)?;
+    check_position(&wish.position)?;
+    check_name::<NodeId>(&wish.name)?;
+    let machine = &wish.machine_id;
+    if machine.is_empty() || machine.len() > 128 || machine.contains(char::is_control) {
+        return Err(Refusal::Invalid(
+            "machine_id must have 1 to 128 printable characters".into(),
+        ));
+    }
+    if !is_host(&wish.address) {
+        return Err(Refusal::Invalid(
+            "address must be an IP address or a host name".into(),
+        ));
+    }
+    Ok(())
+}
+
+/// The address stays as it is until the agent reports it, so that the other members learn of a new one.
+fn enrol_again(tx: &mut Tx<'_>, intent: &Intent, node: &Node) -> Result<NodeId, Refusal> {
+    certificate_revoke_all(tx, &node.id, intent.now)?;
+    let message = format!(
+        "{} enrolled again; its former certificates are revoked",
+        node.name
+    );
+    tell(tx, intent, node, "node.enrolled_again", message)?;
+    Ok(node.id.clone())
+}
+
+fn enrol_new(
+    tx: &mut Tx<'_>,
+    intent: &Intent,
+    token: &JoinTokenRecord,
+    provision: Option<Provision>,
+    wish: &Enrolment,
+) -> Result<NodeId, Refusal> {
     let mut labels = token.labels.clone();
     labels.extend(wish.labels.clone());
     let own = &wish.position;
     let position = Position {
-        hyperplane: own.hyperplane.clone().or_else(|| token.position.hyperplane.clone()),
+        hyperplane: own
+            .hyperplane
+            .clone()
+            .or_else(|| token.position.hyperplane.clone()),
         rack: own.rack.clone().or_else(|| token.position.rack.clone()),
         leaf: own.leaf.clone().or_else(|| token.position.leaf.clone()),
     };
@@ -103,24 +177,51 @@ fn enrol_new(tx: &mut Tx<'_>, intent: &Intent, token: &JoinTokenRecord, wish: &E
         generation: 1,
         enrolled_at: intent.now,
     };
-    node_insert(tx, &node, &wish.machine_id)?;
-    if let Some(id) = &token.provision
-        && let Some(mut provision) = provision_get(tx, id)?
-    {
+    let origin = NodeOrigin {
+        machine_id: wish.machine_id.clone(),
+        join_token: token.id.clone(),
+    };
+    node_insert(tx, &node, &origin)?;
+    if let Some(mut provision) = provision {
         provision.node = Some(node.id.clone());
+        // Whatever its provisioner said or did not say: it is there.
+        provision.state = ProvisionState::Created;
         provision_update(tx, &provision)?;
     }
-    tell(tx, intent, &node, "node.enrolled", format!("{} enrolled", node.name))?;
+    let message = format!("{} enrolled", node.name);
+    tell(tx, intent, &node, "node.enrolled", message)?;
     Ok(node.id)
 }
 
-fn tell(tx: &mut Tx<'_>, intent: &Intent, node: &Node, kind: &'static str, message: String) -> Result<(), StoreError> {
-    let subjects = Subjects { node: Some(node.id.clone()), ..Subjects::default() };
-    event_insert(tx, &NewEvent { kind, severity: Severity::Info, message, subjects }, intent.now)?;
+fn tell(
+    tx: &mut Tx<'_>,
+    intent: &Intent,
+    node: &Node,
+    kind: &'static str,
+    message: String,
+) -> Result<(), StoreError> {
+    let subjects = Subjects {
+        node: Some(node.id.clone()),
+        ..Subjects::default()
+    };
+    event_insert(
+        tx,
+        &NewEvent {
+            kind,
+            severity: Severity::Info,
+            message,
+            subjects,
+        },
+        intent.now,
+    )?;
     Ok(())
 }
 
-fn certificate(tx: &mut Tx<'_>, intent: &Intent, node: &NodeId) -> Result<(CertificateSerial, Timestamp), Refusal> {
+fn certificate(
+    tx: &mut Tx<'_>,
+    intent: &Intent,
+    node: &NodeId,
+) -> Result<(CertificateSerial, Timestamp), Refusal> {
     let serial = CertificateSerial::new(intent.now, &*intent.entropy);
     let ends_at = intent.now.plus(intent.settings.certificate_lifetime);
     certificate_insert(tx, &serial, node, ends_at)?;
@@ -128,17 +229,29 @@ fn certificate(tx: &mut Tx<'_>, intent: &Intent, node: &NodeId) -> Result<(Certi
 }
 
 /// The next certificate of a node that still has a valid one.
-pub fn renew(tx: &mut Tx<'_>, intent: &Intent, node: &NodeId, present: &CertificateSerial) -> Result<(CertificateSerial, Timestamp), Refusal> {
+pub fn renew(
+    tx: &mut Tx<'_>,
+    intent: &Intent,
+    node: &NodeId,
+    present: &CertificateSerial,
+) -> Result<(CertificateSerial, Timestamp), Refusal> {
     check_certificate(tx, node, present, intent.now)?;
     certificate(tx, intent, node)
 }
 
 /// Refuses a node that was removed, and a certificate that is revoked, over or not ours.
-pub fn check_certificate(tx: &mut Tx<'_>, node: &NodeId, serial: &CertificateSerial, now: Timestamp) -> Result<(), Refusal> {
+pub fn check_certificate(
+    tx: &mut Tx<'_>,
+    node: &NodeId,
+    serial: &CertificateSerial,
+    now: Timestamp,
+) -> Result<(), Refusal> {
     let in_service = node_get(tx, node)?.is_some_and(|node| node.policy != NodePolicy::Removed);
     if in_service && certificate_valid(tx, serial, node, now)? {
         Ok(())
     } else {
-        Err(Refusal::Forbidden(format!("the certificate of {node} is revoked or over; enrol the node again with a new join token")))
+        Err(Refusal::Forbidden(format!(
+            "the certificate of {node} is revoked or over; enrol the node again with a new join token"
+        )))
     }
 }

@@ -3,22 +3,32 @@
 use std::time::Duration;
 
 use supernode_store::Tx;
-use supernode_store::environment::{EnvironmentRecord, environment_get, environment_insert, environment_list};
-use supernode_types::OperationId;
+use supernode_store::environment::{
+    EnvironmentRecord, environment_get, environment_insert, environment_list,
+};
 use supernode_types::environment::{EnvironmentDocument, MAXIMUM_DOCUMENT_BYTES};
-use supernode_types::operation::{Operation, OperationKind, OperationState, Target, TargetState};
+use supernode_types::operation::{Operation, OperationKind};
 use supernode_types::super_node::SuperNode;
 
 use crate::round::Round;
 use crate::super_node::{find, find_for_change};
-use crate::{Intent, Refusal};
+use crate::{Intent, Refusal, operation};
 
 /// One revision; the one in force when `revision` is absent.
-pub fn show(tx: &mut Tx<'_>, id_or_name: &str, revision: Option<i64>) -> Result<(SuperNode, EnvironmentRecord), Refusal> {
+pub fn show(
+    tx: &mut Tx<'_>,
+    id_or_name: &str,
+    revision: Option<i64>,
+) -> Result<(SuperNode, EnvironmentRecord), Refusal> {
     let super_node = find(tx, id_or_name)?;
     let wanted = revision.unwrap_or(super_node.environment_revision);
-    let record = environment_get(tx, &super_node.id, wanted)?
-        .ok_or_else(|| Refusal::not_found("environment revision", "environment", &format!("{wanted} of {}", super_node.name)))?;
+    let record = environment_get(tx, &super_node.id, wanted)?.ok_or_else(|| {
+        Refusal::not_found(
+            "environment revision",
+            "environment",
+            &format!("{wanted} of {}", super_node.name),
+        )
+    })?;
     Ok((super_node, record))
 }
 
@@ -29,44 +39,43 @@ pub fn history(tx: &mut Tx<'_>, id_or_name: &str) -> Result<Vec<EnvironmentRecor
 }
 
 /// Writes a new revision and starts to roll it out.
-pub fn set(tx: &mut Tx<'_>, intent: &Intent, id_or_name: &str, document: &EnvironmentDocument, deadline: Duration) -> Result<Operation, Refusal> {
+pub fn set(
+    tx: &mut Tx<'_>,
+    intent: &Intent,
+    id_or_name: &str,
+    document: &EnvironmentDocument,
+    deadline: Duration,
+) -> Result<Operation, Refusal> {
     document.validate().map_err(Refusal::Invalid)?;
     let size = serde_json::to_string(document).map_or(usize::MAX, |text| text.len());
     if size > MAXIMUM_DOCUMENT_BYTES {
-        return Err(Refusal::Invalid(format!("the environment has {size} bytes; {MAXIMUM_DOCUMENT_BYTES} is the most")));
+        return Err(Refusal::Invalid(format!(
+            "the environment has {size} bytes; {MAXIMUM_DOCUMENT_BYTES} is the most"
+        )));
     }
     let super_node = find_for_change(tx, intent, id_or_name)?;
-    let mut round = Round::load(tx, intent.now, &intent.settings.limits(), &intent.entropy)?;
+    let mut round = Round::of(tx, intent)?;
     let revision = super_node.environment_revision + 1;
-    let record = EnvironmentRecord { revision, document: document.clone(), actor: intent.actor.clone(), created_at: intent.now };
-    environment_insert(round.tx(), &super_node.id, &record)?;
-    round.super_node(&super_node.id)?.environment_revision = revision;
-    round.environment_changed(&super_node.id)?;
-    let environment_generation = super_node.environment_generation + 1;
-    let listed = round.snapshot.nodes.values().filter(|node| node.membership.listed_in(&super_node.id));
-    let targets = listed
-        .enumerate()
-        .map(|(slot, node)| Target {
-            slot: u32::try_from(slot).expect("fewer than 2^32 nodes"),
-            node: Some(node.id.clone()),
-            provision: None,
-            chosen_because: "member of the super node".into(),
-            state: TargetState::Active { step: "accepted".into() },
-        })
-        .collect();
-    let operation = Operation {
-        id: OperationId::new(intent.now, &*intent.entropy),
-        kind: OperationKind::EnvironmentChange { revision, environment_generation },
-        super_node: Some(super_node.id),
-        state: OperationState::Running { waits_for: "the loop".into() },
-        targets,
+    let record = EnvironmentRecord {
+        revision,
+        document: document.clone(),
         actor: intent.actor.clone(),
-        deadline: intent.now.plus(deadline),
-        cancel_requested: false,
-        generation: 1,
         created_at: intent.now,
-        ended_at: None,
     };
+    environment_insert(round.tx(), &super_node.id, &record)?;
+    round.environment_changed(&super_node.id)?;
+    let changed = round.super_node(&super_node.id)?;
+    changed.environment_revision = revision;
+    let kind = OperationKind::EnvironmentChange {
+        revision,
+        environment_generation: changed.environment_generation,
+    };
+    let mut operation = operation::begin(intent, kind, Some(super_node.id.clone()), deadline);
+    let all = round.snapshot.nodes.values();
+    for node in all.filter(|node| node.membership.listed_in(&super_node.id)) {
+        let node = Some(node.id.clone());
+        operation::add_target(&mut operation, node, None, "member of the super node");
+    }
     round.insert_operation(operation.clone())?;
     round.finish()?;
     Ok(operation)

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use supernode_plan::Contact;
 use supernode_types::agent::Desired;
-use supernode_types::{AttemptId, Clock, NodeId, Timestamp};
+use supernode_types::{AttemptId, Clock, Generation, NodeId, Timestamp};
 use tokio::sync::{Notify, oneshot, watch};
 
 /// An open connection to an agent, as whoever holds the socket gives it.
@@ -17,6 +17,10 @@ pub trait Link: Send + Sync + std::fmt::Debug {
     /// Tells what the node should do. Answers whether the message could be queued; a lost one is made good by the agent's next sync,
     /// which says what it has.
     fn desired(&self, desired: Box<Desired>) -> bool;
+    /// The newest desired generation that its agent is known to have, or was sent, on this connection; 0 when that is not known.
+    fn told(&self) -> Generation {
+        0
+    }
     /// Asks for a part of a rank's output.
     fn read_log(&self, request: LogRequest) -> oneshot::Receiver<Result<LogBytes, String>>;
     /// Ends the connection.
@@ -70,7 +74,15 @@ pub struct SyncLatency {
 struct State {
     sync_latency: SyncLatency,
     heard: BTreeMap<NodeId, Heard>,
-    links: BTreeMap<NodeId, (u64, Arc<dyn Link>)>,
+    links: BTreeMap<NodeId, Connection>,
+}
+
+#[derive(Debug)]
+struct Connection {
+    number: u64,
+    link: Arc<dyn Link>,
+    /// The newest desired generation that the loop sent.
+    told: Generation,
 }
 
 /// Contacts, links and wake-ups; cheap to clone.
@@ -90,7 +102,11 @@ impl Hub {
         Self {
             started: clock.monotonic(),
             clock,
-            state: Arc::new(Mutex::new(State { sync_latency: SyncLatency::default(), heard: BTreeMap::new(), links: BTreeMap::new() })),
+            state: Arc::new(Mutex::new(State {
+                sync_latency: SyncLatency::default(),
+                heard: BTreeMap::new(),
+                links: BTreeMap::new(),
+            })),
             connections: Arc::new(AtomicU64::new(0)),
             wake: Arc::new(Notify::new()),
             revision: watch::Sender::new(0),
@@ -103,7 +119,10 @@ impl Hub {
 
     /// Notes that a node's agent spoke just now.
     pub fn heard(&self, node: &NodeId) {
-        let heard = Heard { monotonic: self.clock.monotonic(), wall: self.clock.now() };
+        let heard = Heard {
+            monotonic: self.clock.monotonic(),
+            wall: self.clock.now(),
+        };
         let mut state = self.state();
         if let Some(known) = state.heard.get_mut(node) {
             *known = heard;
@@ -118,35 +137,91 @@ impl Hub {
     }
 
     /// The contact of each of `nodes`; silence of a node that was never heard of counts from the start of this process.
-    pub fn contacts<'a>(&self, nodes: impl Iterator<Item = &'a NodeId>, connected_within: Duration) -> BTreeMap<NodeId, Contact> {
+    pub fn contacts<'a>(
+        &self,
+        nodes: impl Iterator<Item = &'a NodeId>,
+        connected_within: Duration,
+    ) -> BTreeMap<NodeId, Contact> {
         let now = self.clock.monotonic();
         let state = self.state();
         nodes
             .map(|node| {
-                let heard = state.heard.get(node).map_or(self.started, |heard| heard.monotonic);
+                let heard = state
+                    .heard
+                    .get(node)
+                    .map_or(self.started, |heard| heard.monotonic);
                 let silence = now.saturating_sub(heard);
                 let connected = state.heard.contains_key(node) && silence <= connected_within;
-                (node.clone(), if connected { Contact::Connected } else { Contact::Silent(silence) })
+                (
+                    node.clone(),
+                    if connected {
+                        Contact::Connected
+                    } else {
+                        Contact::Silent(silence)
+                    },
+                )
             })
             .collect()
     }
 
     /// Registers a connection; a former one of the same node is told to close. Answers a number that identifies this one.
     pub fn connect(&self, node: &NodeId, link: Arc<dyn Link>) -> u64 {
-        let connection = self.connections.fetch_add(1, Ordering::Relaxed);
-        let former = self.state().links.insert(node.clone(), (connection, link));
-        if let Some((_, former)) = former {
-            former.close("a newer connection of the same node took over");
+        let number = self.connections.fetch_add(1, Ordering::Relaxed);
+        let connection = Connection {
+            number,
+            link,
+            told: 0,
+        };
+        let former = self.state().links.insert(node.clone(), connection);
+        if let Some(former) = former {
+            former
+                .link
+                .close("a newer connection of the same node took over");
         }
-        connection
+        number
+    }
+
+    /// Whether a connection is still the one of its node: what an older one still brings is old news.
+    pub fn is_current(&self, node: &NodeId, connection: u64) -> bool {
+        let state = self.state();
+        let present = state.links.get(node);
+        present.is_some_and(|present| present.number == connection)
     }
 
     /// Forgets a connection unless a newer one has taken its place.
     pub fn disconnect(&self, node: &NodeId, connection: u64) {
         let mut state = self.state();
-        if state.links.get(node).is_some_and(|(present, _)| *present == connection) {
+        let present = state.links.get(node);
+        if present.is_some_and(|present| present.number == connection) {
             state.links.remove(node);
         }
+    }
+
+    /// Whether a node is connected and was not told of this desired generation on its connection.
+    pub fn behind(&self, node: &NodeId, desired: Generation) -> bool {
+        let state = self.state();
+        let present = state.links.get(node);
+        present.is_some_and(|present| present.told.max(present.link.told()) < desired)
+    }
+
+    /// Tells a connected node what it should do.
+    pub fn tell(&self, node: &NodeId, desired: Desired) {
+        let generation = desired.generation;
+        let Some((number, link)) = self.connection(node) else {
+            return;
+        };
+        if link.desired(Box::new(desired))
+            && let Some(present) = self.state().links.get_mut(node)
+            && present.number == number
+        {
+            present.told = present.told.max(generation);
+        }
+    }
+
+    fn connection(&self, node: &NodeId) -> Option<(u64, Arc<dyn Link>)> {
+        let state = self.state();
+        let present = state.links.get(node)?;
+        Some((present.number, Arc::clone(&present.link)))
     }
 
     /// Notes how long one sync took.
@@ -170,7 +245,7 @@ impl Hub {
 
     /// The open connection to a node's agent.
     pub fn link(&self, node: &NodeId) -> Option<Arc<dyn Link>> {
-        self.state().links.get(node).map(|(_, link)| Arc::clone(link))
+        self.connection(node).map(|(_, link)| link)
     }
 
     /// Makes the loop look again.

@@ -1,8 +1,11 @@
 //! Who asks for a change, when, and with what at hand.
 
+use std::collections::BTreeMap;
+use std::str::FromStr;
 use std::sync::Arc;
 
-use supernode_types::{Entropy, Timestamp};
+use supernode_types::node::Position;
+use supernode_types::{Entropy, Name, Timestamp};
 
 use crate::{Refusal, Settings};
 
@@ -27,21 +30,37 @@ pub struct Intent {
 
 impl Intent {
     /// Refuses when the caller named another generation than the object has.
-    pub fn check_generation(&self, kind: &'static str, name: &str, found: i64) -> Result<(), Refusal> {
+    pub fn check_generation(
+        &self,
+        kind: &'static str,
+        name: &str,
+        found: i64,
+    ) -> Result<(), Refusal> {
         match self.if_match {
-            Some(wanted) if wanted != found => Err(Refusal::PreconditionFailed { kind, name: name.to_owned(), wanted, found }),
+            Some(wanted) if wanted != found => Err(Refusal::PreconditionFailed {
+                kind,
+                name: name.to_owned(),
+                wanted,
+                found,
+            }),
             _ => Ok(()),
         }
     }
 }
 
 /// Labels that are safe to show, to store and to use as metric labels.
-pub(crate) fn check_labels(labels: &std::collections::BTreeMap<String, String>) -> Result<(), Refusal> {
+pub(crate) fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), Refusal> {
     if labels.len() > 64 {
-        return Err(Refusal::Invalid(format!("{} labels are too many; 64 is the most", labels.len())));
+        return Err(Refusal::Invalid(format!(
+            "{} labels are too many; 64 is the most",
+            labels.len()
+        )));
     }
     for (key, value) in labels {
-        let clean = |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_./".contains(&byte));
+        let clean = |text: &str| {
+            text.bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"-_./".contains(&byte))
+        };
         if key.is_empty() || key.len() > 63 || value.len() > 63 || !clean(key) || !clean(value) {
             return Err(Refusal::Invalid(format!(
                 "label `{}`: keys and values have at most 63 characters of letters, digits, `-`, `_`, `.` and `/`",
@@ -50,4 +69,34 @@ pub(crate) fn check_labels(labels: &std::collections::BTreeMap<String, String>) 
         }
     }
     Ok(())
+}
+
+/// Places that are safe to show and to store.
+pub(crate) fn check_position(position: &Position) -> Result<(), Refusal> {
+    let parts = [&position.hyperplane, &position.rack, &position.leaf];
+    let clean =
+        |part: &String| !part.is_empty() && part.len() <= 63 && !part.contains(char::is_control);
+    if parts.into_iter().flatten().all(clean) {
+        Ok(())
+    } else {
+        Err(Refusal::Invalid(
+            "hyperplane, rack and leaf have 1 to 63 printable characters".into(),
+        ))
+    }
+}
+
+/// A name that could be taken for an id would hide the object with that id, or be hidden by it.
+pub(crate) fn check_name<Id: FromStr>(name: &Name) -> Result<(), Refusal> {
+    match name.as_str().parse::<Id>() {
+        Ok(_) => Err(Refusal::Invalid(format!(
+            "`{name}` looks like an id; choose another name"
+        ))),
+        Err(_) => Ok(()),
+    }
+}
+
+/// Whether a text can be the address of a node: it goes into host files and command lines.
+pub(crate) fn is_host(address: &str) -> bool {
+    let clean = |byte: u8| byte.is_ascii_alphanumeric() || b".-:".contains(&byte);
+    !address.is_empty() && address.len() <= 255 && address.bytes().all(clean)
 }

@@ -16,7 +16,14 @@ use crate::{Control, Refusal};
 pub async fn render(control: &Control, loop_metrics: &LoopMetrics) -> Result<String, Refusal> {
     let now = control.clock().now();
     let (nodes, jobs, operations, leases) = control
-        .read("metrics", |tx| Ok((node_list(tx)?, job_count(tx)?, operation_list_running(tx)?, lease_list(tx)?.len())))
+        .read("metrics", |tx| {
+            Ok((
+                node_list(tx)?,
+                job_count(tx)?,
+                operation_list_running(tx)?,
+                lease_list(tx)?.len(),
+            ))
+        })
         .await?;
     let mut text = Text::default();
 
@@ -24,21 +31,40 @@ pub async fn render(control: &Control, loop_metrics: &LoopMetrics) -> Result<Str
     for node in &nodes {
         let labels = format!(
             "policy=\"{}\",condition=\"{}\",health=\"{}\",membership=\"{}\"",
-            node.policy.word(), node.condition.word(), node.health.word(), node.membership.word()
+            node.policy.word(),
+            node.condition.word(),
+            node.health.word(),
+            node.membership.word()
         );
         *by_state.entry(labels).or_default() += 1;
     }
-    text.family("supernode_nodes", "gauge", "Nodes by policy, condition, health and membership.");
+    text.family(
+        "supernode_nodes",
+        "gauge",
+        "Nodes by policy, condition, health and membership.",
+    );
     for (labels, count) in by_state {
         text.sample("supernode_nodes", &labels, count);
     }
-    text.family("supernode_jobs", "gauge", "Jobs that have not ended, by super node and state.");
+    text.family(
+        "supernode_jobs",
+        "gauge",
+        "Jobs that have not ended, by super node and state.",
+    );
     for (super_node, state, count) in jobs {
-        text.sample("supernode_jobs", &format!("super_node=\"{super_node}\",state=\"{state}\""), count);
+        text.sample(
+            "supernode_jobs",
+            &format!("super_node=\"{super_node}\",state=\"{state}\""),
+            count,
+        );
     }
     text.family("supernode_leases", "gauge", "Devices that jobs hold.");
     text.sample("supernode_leases", "", leases);
-    text.family("supernode_operations_running", "gauge", "Operations that have not ended, by kind.");
+    text.family(
+        "supernode_operations_running",
+        "gauge",
+        "Operations that have not ended, by kind.",
+    );
     let mut kinds: BTreeMap<&'static str, (usize, u64, usize)> = BTreeMap::new();
     for record in &operations {
         let operation = &record.operation;
@@ -49,34 +75,110 @@ pub async fn render(control: &Control, loop_metrics: &LoopMetrics) -> Result<Str
         entry.2 += usize::from(now > operation.deadline);
     }
     for (kind, (count, ..)) in &kinds {
-        text.sample("supernode_operations_running", &format!("kind=\"{kind}\""), count);
+        text.sample(
+            "supernode_operations_running",
+            &format!("kind=\"{kind}\""),
+            count,
+        );
     }
-    text.family("supernode_operation_age_seconds", "gauge", "Age of the oldest running operation, by kind.");
+    text.family(
+        "supernode_operation_age_seconds",
+        "gauge",
+        "Age of the oldest running operation, by kind.",
+    );
     for (kind, (_, age, _)) in &kinds {
-        text.sample("supernode_operation_age_seconds", &format!("kind=\"{kind}\""), age);
+        text.sample(
+            "supernode_operation_age_seconds",
+            &format!("kind=\"{kind}\""),
+            age,
+        );
     }
-    text.family("supernode_operations_overdue", "gauge", "Running operations past their deadline, by kind.");
+    text.family(
+        "supernode_operations_overdue",
+        "gauge",
+        "Running operations past their deadline, by kind.",
+    );
     for (kind, (.., overdue)) in &kinds {
-        text.sample("supernode_operations_overdue", &format!("kind=\"{kind}\""), overdue);
+        text.sample(
+            "supernode_operations_overdue",
+            &format!("kind=\"{kind}\""),
+            overdue,
+        );
     }
-    text.family("supernode_agents_connected", "gauge", "Agents with an open connection.");
+    text.family(
+        "supernode_agents_connected",
+        "gauge",
+        "Agents with an open connection.",
+    );
     text.sample("supernode_agents_connected", "", control.hub().link_count());
-    text.family("supernode_loop_passes_total", "counter", "Passes of the loop.");
-    text.sample("supernode_loop_passes_total", "", loop_metrics.passes.load(Ordering::Relaxed));
-    text.family("supernode_loop_failures_total", "counter", "Passes of the loop that failed.");
-    text.sample("supernode_loop_failures_total", "", loop_metrics.failures.load(Ordering::Relaxed));
-    text.family("supernode_loop_actions_total", "counter", "Actions that the loop applied.");
-    text.sample("supernode_loop_actions_total", "", loop_metrics.actions.load(Ordering::Relaxed));
-    text.family("supernode_loop_busy_microseconds_total", "counter", "Time that passes of the loop took, commit included.");
-    text.sample("supernode_loop_busy_microseconds_total", "", loop_metrics.busy_microseconds.load(Ordering::Relaxed));
-    text.family("supernode_loop_longest_microseconds", "gauge", "Time that the longest pass of the loop took.");
-    text.sample("supernode_loop_longest_microseconds", "", loop_metrics.longest_microseconds.load(Ordering::Relaxed));
+    text.family(
+        "supernode_loop_passes_total",
+        "counter",
+        "Passes of the loop.",
+    );
+    text.sample(
+        "supernode_loop_passes_total",
+        "",
+        loop_metrics.passes.load(Ordering::Relaxed),
+    );
+    text.family(
+        "supernode_loop_failures_total",
+        "counter",
+        "Passes of the loop that failed.",
+    );
+    text.sample(
+        "supernode_loop_failures_total",
+        "",
+        loop_metrics.failures.load(Ordering::Relaxed),
+    );
+    text.family(
+        "supernode_loop_actions_total",
+        "counter",
+        "Actions that the loop applied.",
+    );
+    text.sample(
+        "supernode_loop_actions_total",
+        "",
+        loop_metrics.actions.load(Ordering::Relaxed),
+    );
+    text.family(
+        "supernode_loop_busy_microseconds_total",
+        "counter",
+        "Time that passes of the loop took, commit included.",
+    );
+    text.sample(
+        "supernode_loop_busy_microseconds_total",
+        "",
+        loop_metrics.busy_microseconds.load(Ordering::Relaxed),
+    );
+    text.family(
+        "supernode_loop_longest_microseconds",
+        "gauge",
+        "Time that the longest pass of the loop took.",
+    );
+    text.sample(
+        "supernode_loop_longest_microseconds",
+        "",
+        loop_metrics.longest_microseconds.load(Ordering::Relaxed),
+    );
     let sync = control.hub().sync_latency();
-    text.family("supernode_sync_microseconds", "summary", "Time from receiving an agent's sync to acknowledging it.");
+    text.family(
+        "supernode_sync_microseconds",
+        "summary",
+        "Time from receiving an agent's sync to acknowledging it.",
+    );
     text.sample("supernode_sync_microseconds_sum", "", sync.sum_microseconds);
     text.sample("supernode_sync_microseconds_count", "", sync.count);
-    text.family("supernode_sync_longest_microseconds", "gauge", "The longest time from receiving a sync to acknowledging it.");
-    text.sample("supernode_sync_longest_microseconds", "", sync.longest_microseconds);
+    text.family(
+        "supernode_sync_longest_microseconds",
+        "gauge",
+        "The longest time from receiving a sync to acknowledging it.",
+    );
+    text.sample(
+        "supernode_sync_longest_microseconds",
+        "",
+        sync.longest_microseconds,
+    );
     Ok(text.0)
 }
 
@@ -89,6 +191,10 @@ impl Text {
     }
 
     fn sample(&mut self, name: &str, labels: &str, value: impl std::fmt::Display) {
-        let _ = if labels.is_empty() { writeln!(self.0, "{name} {value}") } else { writeln!(self.0, "{name}{{{labels}}} {value}") };
+        let _ = if labels.is_empty() {
+            writeln!(self.0, "{name} {value}")
+        } else {
+            writeln!(self.0, "{name}{{{labels}}} {value}")
+        };
     }
 }

@@ -5,16 +5,17 @@ use std::time::Duration;
 
 use supernode_store::Tx;
 use supernode_store::node::{node_find, node_update};
-use supernode_types::node::{Cordon, Membership, Node, NodePolicy, Position};
-use supernode_types::operation::{Operation, OperationKind, OperationState, Target, TargetState};
-use supernode_types::OperationId;
+use supernode_store::provision::{provision_get, provision_update};
+use supernode_types::ProvisionId;
+use supernode_types::node::{Cordon, Membership, Node, NodePolicy, PolicyRefusal, Position};
+use supernode_types::operation::{Operation, OperationKind, ProvisionState};
 
-use crate::intent::check_labels;
+use crate::intent::{check_labels, check_position};
 use crate::round::Round;
-use crate::{Intent, Refusal};
+use crate::{Intent, Refusal, operation};
 
 /// How long a node may take to be removed: its provisioner has to answer.
-const REMOVE_DEADLINE: Duration = Duration::from_secs(900);
+const REMOVE_DEADLINE: Duration = Duration::from_mins(15);
 
 /// The node with this name or id.
 pub fn find(tx: &mut Tx<'_>, id_or_name: &str) -> Result<Node, Refusal> {
@@ -31,10 +32,11 @@ fn change_policy(
     tx: &mut Tx<'_>,
     intent: &Intent,
     id_or_name: &str,
-    change: impl FnOnce(NodePolicy) -> Result<NodePolicy, supernode_types::node::PolicyRefusal>,
+    change: impl FnOnce(NodePolicy) -> Result<NodePolicy, PolicyRefusal>,
 ) -> Result<Node, Refusal> {
     let mut node = find_for(tx, intent, id_or_name)?;
-    let policy = change(node.policy.clone()).map_err(|refusal| Refusal::Conflict(format!("node {}: {refusal}", node.name)))?;
+    let policy = change(node.policy.clone())
+        .map_err(|refusal| Refusal::Conflict(format!("node {}: {refusal}", node.name)))?;
     if policy != node.policy {
         node.policy = policy;
         node_update(tx, &mut node)?;
@@ -43,11 +45,21 @@ fn change_policy(
 }
 
 /// Keeps new jobs away from a node.
-pub fn cordon(tx: &mut Tx<'_>, intent: &Intent, id_or_name: &str, reason: &str) -> Result<Node, Refusal> {
+pub fn cordon(
+    tx: &mut Tx<'_>,
+    intent: &Intent,
+    id_or_name: &str,
+    reason: &str,
+) -> Result<Node, Refusal> {
     if reason.trim().is_empty() || reason.len() > 500 || reason.contains(char::is_control) {
-        return Err(Refusal::Invalid("a cordon needs a reason of 1 to 500 characters on one line".into()));
+        return Err(Refusal::Invalid(
+            "a cordon needs a reason of 1 to 500 characters on one line".into(),
+        ));
     }
-    let cordon = Cordon { by: intent.actor.clone(), reason: reason.to_owned() };
+    let cordon = Cordon {
+        by: intent.actor.clone(),
+        reason: reason.to_owned(),
+    };
     change_policy(tx, intent, id_or_name, |policy| policy.cordon(cordon))
 }
 
@@ -70,11 +82,7 @@ pub fn update(
         node.labels.clone_from(labels);
     }
     if let Some(position) = position {
-        for part in [&position.hyperplane, &position.rack, &position.leaf].into_iter().flatten() {
-            if part.is_empty() || part.len() > 63 || part.contains(char::is_control) {
-                return Err(Refusal::Invalid("hyperplane, rack and leaf have 1 to 63 printable characters".into()));
-            }
-        }
+        check_position(position)?;
         if node.membership != Membership::Spare && position.hyperplane != node.position.hyperplane {
             return Err(Refusal::Conflict(format!(
                 "node {} belongs to a super node, all nodes of which are in one hyperplane; remove it from the super node first",
@@ -96,30 +104,31 @@ pub fn remove(tx: &mut Tx<'_>, intent: &Intent, id_or_name: &str) -> Result<Oper
             node.name, node.name
         )));
     }
-    let id = OperationId::new(intent.now, &*intent.entropy);
-    let policy = node.policy.clone().drain(id.clone()).map_err(|refusal| Refusal::Conflict(format!("node {}: {refusal}", node.name)))?;
-    let mut round = Round::load(tx, intent.now, &intent.settings.limits(), &intent.entropy)?;
-    round.set_policy(&node.id, policy)?;
-    let operation = Operation {
-        id,
-        kind: OperationKind::NodeRemove,
-        super_node: None,
-        state: OperationState::Running { waits_for: "the loop".into() },
-        targets: vec![Target {
-            slot: 0,
-            node: Some(node.id.clone()),
-            provision: node.provision.clone(),
-            chosen_because: "named in the request".into(),
-            state: TargetState::Active { step: "accepted".into() },
-        }],
-        actor: intent.actor.clone(),
-        deadline: intent.now.plus(REMOVE_DEADLINE),
-        cancel_requested: false,
-        generation: 1,
-        created_at: intent.now,
-        ended_at: None,
-    };
+    let mut operation = operation::begin(intent, OperationKind::NodeRemove, None, REMOVE_DEADLINE);
+    let provision = node.provision.clone();
+    operation::add_target(
+        &mut operation,
+        Some(node.id.clone()),
+        provision,
+        "named in the request",
+    );
+    if let Some(provision) = &node.provision {
+        ask_again(tx, provision)?;
+    }
+    let mut round = Round::of(tx, intent)?;
+    round.drain(&node.id, &operation.id)?;
     round.insert_operation(operation.clone())?;
     round.finish()?;
     Ok(operation)
+}
+
+/// A provisioner that failed before gets another chance: its node is there, whatever it said.
+fn ask_again(tx: &mut Tx<'_>, id: &ProvisionId) -> Result<(), Refusal> {
+    if let Some(mut provision) = provision_get(tx, id)?
+        && matches!(provision.state, ProvisionState::Failed { .. })
+    {
+        provision.state = ProvisionState::Created;
+        provision_update(tx, &provision)?;
+    }
+    Ok(())
 }

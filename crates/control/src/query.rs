@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 
 use supernode_store::Tx;
 use supernode_store::attempt::{lease_list, lease_list_on, rank_list};
-use supernode_store::audit::audit_list;
 pub use supernode_store::audit::AuditEntry;
+use supernode_store::audit::audit_list;
 pub use supernode_store::environment::EnvironmentRecord;
 use supernode_store::event::{event_last_sequence, event_list_after, event_list_latest};
 use supernode_store::job::{job_last_attempt, job_list, job_list_active_of};
@@ -18,8 +18,8 @@ use supernode_store::provision::provision_get;
 pub use supernode_store::spec::SpecRecord;
 use supernode_store::spec::spec_list;
 use supernode_store::super_node::super_node_list;
-use supernode_store::token::{join_token_list, token_list};
 pub use supernode_store::token::{JoinTokenRecord, TokenRecord};
+use supernode_store::token::{join_token_list, token_list};
 use supernode_types::event::{Event, Severity};
 use supernode_types::inventory::Inventory;
 use supernode_types::job::{Job, Lease, Rank};
@@ -41,21 +41,35 @@ pub struct Names {
 impl Names {
     /// The name of a super node; one that was deleted is called by its id.
     pub fn super_node(&self, id: &SuperNodeId) -> Name {
-        self.super_nodes.get(id).cloned().unwrap_or_else(|| id.as_str().parse().expect("an id has only characters that a name may have"))
+        self.super_nodes.get(id).cloned().unwrap_or_else(|| {
+            id.as_str()
+                .parse()
+                .expect("an id has only characters that a name may have")
+        })
     }
 }
 
 /// All names.
 pub fn names(tx: &mut Tx<'_>) -> Result<Names, Refusal> {
     Ok(Names {
-        super_nodes: super_node_list(tx)?.into_iter().map(|super_node| (super_node.id, super_node.name)).collect(),
-        specs: spec_list(tx)?.into_iter().map(|spec| (spec.id, spec.name)).collect(),
+        super_nodes: super_node_list(tx)?
+            .into_iter()
+            .map(|super_node| (super_node.id, super_node.name))
+            .collect(),
+        specs: spec_list(tx)?
+            .into_iter()
+            .map(|spec| (spec.id, spec.name))
+            .collect(),
     })
 }
 
 /// Nodes by name: those in use, or the removed ones.
 pub fn nodes(tx: &mut Tx<'_>, removed: bool) -> Result<Vec<Node>, Refusal> {
-    Ok(if removed { node_list_removed(tx)? } else { node_list(tx)? })
+    Ok(if removed {
+        node_list_removed(tx)?
+    } else {
+        node_list(tx)?
+    })
 }
 
 /// All nodes of a super node, by name.
@@ -64,7 +78,10 @@ pub fn nodes_of(tx: &mut Tx<'_>, super_node: &SuperNodeId) -> Result<Vec<Node>, 
 }
 
 /// What a node has and what runs on it.
-pub fn node_detail(tx: &mut Tx<'_>, node: &NodeId) -> Result<(Option<Inventory>, Vec<Lease>), Refusal> {
+pub fn node_detail(
+    tx: &mut Tx<'_>,
+    node: &NodeId,
+) -> Result<(Option<Inventory>, Vec<Lease>), Refusal> {
     Ok((inventory_get(tx, node)?, lease_list_on(tx, node)?))
 }
 
@@ -98,7 +115,13 @@ pub fn active_jobs_of(tx: &mut Tx<'_>, super_node: &SuperNodeId) -> Result<Vec<J
 }
 
 /// Jobs, newest first.
-pub fn jobs(tx: &mut Tx<'_>, super_node: Option<&SuperNodeId>, state: Option<&str>, cursor: Option<&str>, limit: u32) -> Result<Vec<Job>, Refusal> {
+pub fn jobs(
+    tx: &mut Tx<'_>,
+    super_node: Option<&SuperNodeId>,
+    state: Option<&str>,
+    cursor: Option<&str>,
+    limit: u32,
+) -> Result<Vec<Job>, Refusal> {
     Ok(job_list(tx, super_node, state, cursor, limit)?)
 }
 
@@ -116,21 +139,34 @@ pub fn ranks_of(tx: &mut Tx<'_>, job: &Job) -> Result<Vec<Rank>, Refusal> {
 }
 
 /// The ranks of one attempt of a job.
-pub fn ranks_of_attempt(tx: &mut Tx<'_>, job: &Job, attempt: &AttemptId) -> Result<Vec<Rank>, Refusal> {
+pub fn ranks_of_attempt(
+    tx: &mut Tx<'_>,
+    job: &Job,
+    attempt: &AttemptId,
+) -> Result<Vec<Rank>, Refusal> {
     let mut ranks = rank_list(tx, attempt)?;
     ranks.retain(|rank| rank.job == job.id);
     Ok(ranks)
 }
 
 /// Operations of a super node that have not ended.
-pub fn open_operations_of(tx: &mut Tx<'_>, super_node: &SuperNodeId) -> Result<Vec<OperationRecord>, Refusal> {
+pub fn open_operations_of(
+    tx: &mut Tx<'_>,
+    super_node: &SuperNodeId,
+) -> Result<Vec<OperationRecord>, Refusal> {
     let mut open = operation_list_running(tx)?;
     open.retain(|record| record.operation.super_node.as_ref() == Some(super_node));
     Ok(open)
 }
 
 /// Operations, newest first.
-pub fn operations(tx: &mut Tx<'_>, super_node: Option<&SuperNodeId>, state: Option<&str>, cursor: Option<&str>, limit: u32) -> Result<Vec<OperationRecord>, Refusal> {
+pub fn operations(
+    tx: &mut Tx<'_>,
+    super_node: Option<&SuperNodeId>,
+    state: Option<&str>,
+    cursor: Option<&str>,
+    limit: u32,
+) -> Result<Vec<OperationRecord>, Refusal> {
     Ok(operation_list(tx, super_node, state, cursor, limit)?)
 }
 
@@ -140,7 +176,13 @@ pub fn provision_node_name(tx: &mut Tx<'_>, id: &ProvisionId) -> Result<Option<S
 }
 
 /// Events after a sequence, oldest first; or the latest ones, newest first.
-pub fn events(tx: &mut Tx<'_>, after: Option<i64>, subject: Option<&str>, severity: Severity, limit: u32) -> Result<Vec<Event>, Refusal> {
+pub fn events(
+    tx: &mut Tx<'_>,
+    after: Option<i64>,
+    subject: Option<&str>,
+    severity: Severity,
+    limit: u32,
+) -> Result<Vec<Event>, Refusal> {
     Ok(match after {
         Some(after) => event_list_after(tx, after, subject, severity, limit)?,
         None => event_list_latest(tx, subject, severity, limit)?,
@@ -153,7 +195,12 @@ pub fn last_event(tx: &mut Tx<'_>) -> Result<i64, Refusal> {
 }
 
 /// Audit records, newest first.
-pub fn audit(tx: &mut Tx<'_>, before: Option<i64>, actor: Option<&str>, limit: u32) -> Result<Vec<AuditEntry>, Refusal> {
+pub fn audit(
+    tx: &mut Tx<'_>,
+    before: Option<i64>,
+    actor: Option<&str>,
+    limit: u32,
+) -> Result<Vec<AuditEntry>, Refusal> {
     Ok(audit_list(tx, before, actor, limit)?)
 }
 

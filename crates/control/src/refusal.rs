@@ -55,7 +55,9 @@ pub enum Refusal {
     #[error("{0}")]
     SpecMismatch(String),
     /// The object changed since the caller looked.
-    #[error("{kind} `{name}` has generation {found}, not {wanted}; look at it again and repeat the change if it still makes sense")]
+    #[error(
+        "{kind} `{name}` has generation {found}, not {wanted}; look at it again and repeat the change if it still makes sense"
+    )]
     PreconditionFailed {
         /// What kind of object.
         kind: &'static str,
@@ -67,7 +69,9 @@ pub enum Refusal {
         found: i64,
     },
     /// The key belongs to another request.
-    #[error("this idempotency key was used for a different request; take a new key for a new request")]
+    #[error(
+        "this idempotency key was used for a different request; take a new key for a new request"
+    )]
     IdempotencyKeyReused,
     /// The database could not do it.
     #[error(transparent)]
@@ -77,15 +81,23 @@ pub enum Refusal {
 impl Refusal {
     /// Nothing of this kind has this name.
     pub fn not_found(kind: &'static str, kind_command: &'static str, name: &str) -> Self {
-        Self::NotFound { kind, kind_command, name: name.chars().take(200).collect() }
+        Self::NotFound {
+            kind,
+            kind_command,
+            name: name.chars().take(200).collect(),
+        }
     }
 
     /// What a program may want beside the message.
     pub fn details(&self) -> Option<Value> {
         match self {
             Self::JobsRunning { jobs, .. } => Some(json!({ "jobs": jobs })),
-            Self::NotEnoughNodes { excluded, .. } if !excluded.is_empty() => Some(json!({ "excluded": excluded })),
-            Self::PreconditionFailed { wanted, found, .. } => Some(json!({ "wanted": wanted, "found": found })),
+            Self::NotEnoughNodes { excluded, .. } if !excluded.is_empty() => {
+                Some(json!({ "excluded": excluded }))
+            }
+            Self::PreconditionFailed { wanted, found, .. } => {
+                Some(json!({ "wanted": wanted, "found": found }))
+            }
             _ => None,
         }
     }

@@ -5,14 +5,15 @@ use std::time::Duration;
 use supernode_plan::Snapshot;
 use supernode_plan::choose::{Choice, blocking_jobs, choose_leavers};
 use supernode_store::Tx;
-use supernode_types::operation::{Operation, OperationKind, OperationState, Target, TargetState};
+use supernode_types::node::{Node, NodePolicy};
+use supernode_types::operation::{Operation, OperationKind};
 use supernode_types::super_node::{DrainMode, SuperNode};
-use supernode_types::{JobId, NodeId, OperationId};
+use supernode_types::{JobId, NodeId};
 
 use crate::round::Round;
 use crate::scale_up::{Selection, find_node};
 use crate::super_node::find_for_change;
-use crate::{Intent, Refusal};
+use crate::{Intent, Refusal, operation};
 
 /// What a scale-down would do.
 #[derive(Debug, Clone)]
@@ -26,9 +27,15 @@ pub struct Plan {
 }
 
 /// What scaling down would do; also refuses what the real thing would refuse.
-pub fn plan(tx: &mut Tx<'_>, intent: &Intent, id_or_name: &str, selection: &Selection, mode: DrainMode) -> Result<Plan, Refusal> {
+pub fn plan(
+    tx: &mut Tx<'_>,
+    intent: &Intent,
+    id_or_name: &str,
+    selection: &Selection,
+    mode: DrainMode,
+) -> Result<Plan, Refusal> {
     let super_node = find_for_change(tx, intent, id_or_name)?;
-    let round = Round::load(tx, intent.now, &intent.settings.limits(), &intent.entropy)?;
+    let round = Round::of(tx, intent)?;
     choose(&round.snapshot, &super_node, selection, mode)
 }
 
@@ -43,48 +50,41 @@ pub fn scale_down(
     deadline: Duration,
 ) -> Result<Operation, Refusal> {
     let super_node = find_for_change(tx, intent, id_or_name)?;
-    let mut round = Round::load(tx, intent.now, &intent.settings.limits(), &intent.entropy)?;
+    let mut round = Round::of(tx, intent)?;
     let plan = choose(&round.snapshot, &super_node, selection, mode)?;
-    let id = OperationId::new(intent.now, &*intent.entropy);
-    let mut targets = Vec::new();
-    for choice in &plan.nodes {
-        let node = round.snapshot.nodes.get(&choice.node).ok_or_else(|| Refusal::not_found("node", "node", choice.node.as_str()))?;
-        let policy = node.policy.clone().drain(id.clone()).map_err(|refusal| Refusal::Conflict(format!("node {}: {refusal}", node.name)))?;
-        round.set_policy(&choice.node, policy)?;
-        targets.push(Target {
-            slot: u32::try_from(targets.len()).expect("fewer than 2^32 targets"),
-            node: Some(choice.node.clone()),
-            provision: None,
-            chosen_because: choice.because.clone(),
-            state: TargetState::Active { step: "accepted".into() },
-        });
+    let kind = OperationKind::ScaleDown { mode };
+    let mut operation = operation::begin(intent, kind, Some(super_node.id), deadline);
+    for choice in plan.nodes {
+        round.drain(&choice.node, &operation.id)?;
+        operation::add_target(&mut operation, Some(choice.node), None, choice.because);
     }
-    let operation = Operation {
-        id,
-        kind: OperationKind::ScaleDown { mode },
-        super_node: Some(super_node.id),
-        state: OperationState::Running { waits_for: "the loop".into() },
-        targets,
-        actor: intent.actor.clone(),
-        deadline: intent.now.plus(deadline),
-        cancel_requested: false,
-        generation: 1,
-        created_at: intent.now,
-        ended_at: None,
-    };
     round.insert_operation(operation.clone())?;
     round.finish()?;
     Ok(operation)
 }
 
-fn choose(snapshot: &Snapshot, super_node: &SuperNode, selection: &Selection, mode: DrainMode) -> Result<Plan, Refusal> {
-    let staying = |node: &&supernode_types::node::Node| {
-        node.membership.listed_in(&super_node.id) && !matches!(node.policy, supernode_types::node::NodePolicy::Draining { .. })
+fn choose(
+    snapshot: &Snapshot,
+    super_node: &SuperNode,
+    selection: &Selection,
+    mode: DrainMode,
+) -> Result<Plan, Refusal> {
+    let staying = |node: &&Node| {
+        node.membership.listed_in(&super_node.id)
+            && !matches!(node.policy, NodePolicy::Draining { .. })
     };
     let before = snapshot.nodes.values().filter(staying).count();
     let nodes = match selection {
-        Selection::To(_) => return Err(Refusal::Invalid("scale-down takes a count or node names".into())),
-        Selection::Count(0) => return Err(Refusal::Invalid("count is 0; ask for at least one node".into())),
+        Selection::To(_) => {
+            return Err(Refusal::Invalid(
+                "scale-down takes a count or node names".into(),
+            ));
+        }
+        Selection::Count(0) => {
+            return Err(Refusal::Invalid(
+                "count is 0; ask for at least one node".into(),
+            ));
+        }
         Selection::Count(count) => {
             let count = usize::try_from(*count).unwrap_or(usize::MAX);
             refuse_last(super_node, before, count)?;
@@ -104,7 +104,11 @@ fn choose(snapshot: &Snapshot, super_node: &SuperNode, selection: &Selection, mo
     let ids: Vec<NodeId> = nodes.iter().map(|choice| choice.node.clone()).collect();
     let blocking = blocking_jobs(snapshot, &ids);
     if mode == DrainMode::Refuse && !blocking.is_empty() {
-        let list: Vec<String> = blocking.iter().take(5).map(|job| format!("{} ({})", job.job, job.name)).collect();
+        let list: Vec<String> = blocking
+            .iter()
+            .take(5)
+            .map(|job| format!("{} ({})", job.job, job.name))
+            .collect();
         return Err(Refusal::JobsRunning {
             message: format!(
                 "{} job(s) run on nodes that would leave: {}. Wait for them, or use --mode wait or --mode evict",
@@ -121,20 +125,36 @@ fn choose(snapshot: &Snapshot, super_node: &SuperNode, selection: &Selection, mo
     })
 }
 
-fn choose_named(snapshot: &Snapshot, super_node: &SuperNode, names: &[String], before: usize) -> Result<Vec<Choice>, Refusal> {
+fn choose_named(
+    snapshot: &Snapshot,
+    super_node: &SuperNode,
+    names: &[String],
+    before: usize,
+) -> Result<Vec<Choice>, Refusal> {
     if names.is_empty() {
-        return Err(Refusal::Invalid("name at least one node, or give a count".into()));
+        return Err(Refusal::Invalid(
+            "name at least one node, or give a count".into(),
+        ));
     }
     let mut chosen: Vec<Choice> = Vec::new();
     for name in names {
         let node = find_node(snapshot, name)?;
         if !node.membership.member_of(&super_node.id) {
-            return Err(Refusal::Conflict(format!("node {} is not a member of super node {}", node.name, super_node.name)));
+            return Err(Refusal::Conflict(format!(
+                "node {} is not a member of super node {}",
+                node.name, super_node.name
+            )));
         }
         if chosen.iter().any(|choice| choice.node == node.id) {
-            return Err(Refusal::Invalid(format!("node {} is named twice", node.name)));
+            return Err(Refusal::Invalid(format!(
+                "node {} is named twice",
+                node.name
+            )));
         }
-        chosen.push(Choice { node: node.id.clone(), because: "named in the request".into() });
+        chosen.push(Choice {
+            node: node.id.clone(),
+            because: "named in the request".into(),
+        });
     }
     refuse_last(super_node, before, chosen.len())?;
     Ok(chosen)

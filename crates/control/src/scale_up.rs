@@ -6,15 +6,16 @@ use supernode_plan::Snapshot;
 use supernode_plan::choose::{Choice, check_named, choose_spares};
 use supernode_store::Tx;
 use supernode_store::provision::provision_insert;
-use supernode_store::token::{JoinTokenRecord, join_token_insert};
-use supernode_types::node::{Node, Position};
-use supernode_types::operation::{Operation, OperationKind, OperationState, Provision, ProvisionState, Target, TargetState};
-use supernode_types::{JoinTokenId, OperationId, ProvisionId, SpecId, SuperNodeId};
+use supernode_types::node::Node;
+use supernode_types::operation::{
+    Operation, OperationKind, Provision, ProvisionState, TargetState,
+};
+use supernode_types::{OperationId, ProvisionId, SpecId, SuperNodeId};
 
 use crate::provisioner::Provisioner;
 use crate::round::Round;
 use crate::super_node::find_for_change;
-use crate::{Intent, Refusal, Settings};
+use crate::{Intent, Refusal, Settings, operation};
 
 /// Which nodes a request wants.
 #[derive(Debug, Clone)]
@@ -45,23 +46,55 @@ impl Plan {
     }
 
     fn added(&self) -> u32 {
-        u32::try_from(self.nodes.len()).unwrap_or(u32::MAX).saturating_add(self.provisioned)
+        u32::try_from(self.nodes.len())
+            .unwrap_or(u32::MAX)
+            .saturating_add(self.provisioned)
     }
 }
 
 /// What scaling up would do.
-pub fn plan(tx: &mut Tx<'_>, intent: &Intent, id_or_name: &str, selection: &Selection) -> Result<Plan, Refusal> {
+pub fn plan(
+    tx: &mut Tx<'_>,
+    intent: &Intent,
+    id_or_name: &str,
+    selection: &Selection,
+) -> Result<Plan, Refusal> {
     let super_node = find_for_change(tx, intent, id_or_name)?;
-    let round = Round::load(tx, intent.now, &intent.settings.limits(), &intent.entropy)?;
-    choose(&round.snapshot, &intent.settings, &super_node.spec, Some(&super_node.id), selection)
+    let round = Round::of(tx, intent)?;
+    choose(
+        &round.snapshot,
+        &intent.settings,
+        &super_node.spec,
+        Some(&super_node.id),
+        selection,
+    )
 }
 
 /// Starts to add nodes: spares are claimed in this transaction, so nobody else can take them.
-pub fn scale_up(tx: &mut Tx<'_>, intent: &Intent, id_or_name: &str, selection: &Selection, deadline: Duration) -> Result<Operation, Refusal> {
+pub fn scale_up(
+    tx: &mut Tx<'_>,
+    intent: &Intent,
+    id_or_name: &str,
+    selection: &Selection,
+    deadline: Duration,
+) -> Result<Operation, Refusal> {
     let super_node = find_for_change(tx, intent, id_or_name)?;
-    let mut round = Round::load(tx, intent.now, &intent.settings.limits(), &intent.entropy)?;
-    let plan = choose(&round.snapshot, &intent.settings, &super_node.spec, Some(&super_node.id), selection)?;
-    let operation = begin(&mut round, intent, OperationKind::ScaleUp, &super_node.id, &plan, deadline)?;
+    let mut round = Round::of(tx, intent)?;
+    let plan = choose(
+        &round.snapshot,
+        &intent.settings,
+        &super_node.spec,
+        Some(&super_node.id),
+        selection,
+    )?;
+    let operation = begin(
+        &mut round,
+        intent,
+        OperationKind::ScaleUp,
+        &super_node.id,
+        &plan,
+        deadline,
+    )?;
     round.finish()?;
     Ok(operation)
 }
@@ -74,41 +107,85 @@ pub(crate) fn choose(
     super_node: Option<&SuperNodeId>,
     selection: &Selection,
 ) -> Result<Plan, Refusal> {
-    let existing: Vec<&Node> = super_node.map(|id| snapshot.nodes.values().filter(|node| node.membership.listed_in(id)).collect()).unwrap_or_default();
+    let existing: Vec<&Node> = super_node
+        .map(|id| {
+            snapshot
+                .nodes
+                .values()
+                .filter(|node| node.membership.listed_in(id))
+                .collect()
+        })
+        .unwrap_or_default();
     let pending = super_node.map_or(0, |id| pending_provisions(snapshot, id));
     let before = u32::try_from(existing.len()).unwrap_or(u32::MAX) + pending;
-    let hyperplane = super_node.and_then(|id| snapshot.super_nodes.get(id)).and_then(|found| found.hyperplane.as_deref());
+    let hyperplane = super_node
+        .and_then(|id| snapshot.super_nodes.get(id))
+        .and_then(|found| found.hyperplane.as_deref());
     let wanted = match selection {
-        Selection::Count(0) => return Err(Refusal::Invalid("count is 0; ask for at least one node".into())),
+        Selection::Count(0) => {
+            return Err(Refusal::Invalid(
+                "count is 0; ask for at least one node".into(),
+            ));
+        }
         Selection::Count(count) => *count,
         Selection::To(to) if *to <= before => {
-            return Err(Refusal::Invalid(format!("the super node has {before} nodes already (joining ones included); use scale-down for fewer")));
+            return Err(Refusal::Invalid(format!(
+                "the super node has {before} nodes already (joining ones included); use scale-down for fewer"
+            )));
         }
         Selection::To(to) => to - before,
-        Selection::Named(names) if names.is_empty() => return Err(Refusal::Invalid("name at least one node, or give a count".into())),
+        Selection::Named(names) if names.is_empty() => {
+            return Err(Refusal::Invalid(
+                "name at least one node, or give a count".into(),
+            ));
+        }
         Selection::Named(names) => u32::try_from(names.len()).unwrap_or(u32::MAX),
     };
     check_maximum(snapshot, spec, before, wanted)?;
     let (nodes, provisioned) = match selection {
         Selection::Named(names) => {
-            let named = names.iter().map(|name| find_node(snapshot, name)).collect::<Result<Vec<_>, _>>()?;
-            let choices = check_named(snapshot, spec, hyperplane, &existing, &named).map_err(|unusable| Refusal::SpecMismatch(unusable.to_string()))?;
+            let wanted = names
+                .iter()
+                .map(|name| find_node(snapshot, name))
+                .collect::<Result<Vec<_>, _>>()?;
+            let choices = check_named(snapshot, spec, hyperplane, &existing, &wanted)
+                .map_err(|unusable| Refusal::SpecMismatch(unusable.to_string()))?;
             (choices, 0)
         }
-        Selection::Count(_) | Selection::To(_) => choose_by_count(snapshot, settings, spec, hyperplane, &existing, wanted)?,
+        Selection::Count(_) | Selection::To(_) => {
+            choose_by_count(snapshot, settings, spec, hyperplane, &existing, wanted)?
+        }
     };
-    Ok(Plan { nodes, provisioned, members_before: before })
+    Ok(Plan {
+        nodes,
+        provisioned,
+        members_before: before,
+    })
 }
 
 fn pending_provisions(snapshot: &Snapshot, super_node: &SuperNodeId) -> u32 {
-    let open = snapshot.operations.values().filter(|operation| operation.super_node.as_ref() == Some(super_node));
+    let open = snapshot
+        .operations
+        .values()
+        .filter(|operation| operation.super_node.as_ref() == Some(super_node));
     let targets = open.flat_map(|operation| &operation.targets);
-    let pending = targets.filter(|target| target.node.is_none() && matches!(target.state, TargetState::Active { .. })).count();
+    let pending = targets
+        .filter(|target| {
+            target.node.is_none() && matches!(target.state, TargetState::Active { .. })
+        })
+        .count();
     u32::try_from(pending).unwrap_or(u32::MAX)
 }
 
-fn check_maximum(snapshot: &Snapshot, spec: &SpecId, before: u32, wanted: u32) -> Result<(), Refusal> {
-    let Some(limit) = snapshot.specs.get(spec) else { return Ok(()) };
+fn check_maximum(
+    snapshot: &Snapshot,
+    spec: &SpecId,
+    before: u32,
+    wanted: u32,
+) -> Result<(), Refusal> {
+    let Some(limit) = snapshot.specs.get(spec) else {
+        return Ok(());
+    };
     if before.saturating_add(wanted) > limit.maximum_nodes {
         return Err(Refusal::OverMaximum(format!(
             "{before} + {wanted} nodes are more than the {} that spec {} allows in one super node",
@@ -120,7 +197,10 @@ fn check_maximum(snapshot: &Snapshot, spec: &SpecId, before: u32, wanted: u32) -
 
 /// The node of a snapshot with this name or id.
 pub(crate) fn find_node<'a>(snapshot: &'a Snapshot, id_or_name: &str) -> Result<&'a Node, Refusal> {
-    let found = snapshot.nodes.values().find(|node| node.name.as_str() == id_or_name || node.id.as_str() == id_or_name);
+    let found = snapshot
+        .nodes
+        .values()
+        .find(|node| node.name.as_str() == id_or_name || node.id.as_str() == id_or_name);
     found.ok_or_else(|| Refusal::not_found("node", "node", id_or_name))
 }
 
@@ -139,11 +219,18 @@ fn choose_by_count(
     };
     if settings.provisioner == Provisioner::Pool {
         return Err(Refusal::NotEnoughNodes {
-            message: format!("not enough spares: {shortage}. Enrol more nodes (supernode join-token create), or ask for fewer"),
-            excluded: shortage.excluded.iter().map(|(name, why)| format!("{name} {why}")).collect(),
+            message: format!(
+                "not enough spares: {shortage}. Enrol more nodes (supernode join-token create), or ask for fewer"
+            ),
+            excluded: shortage
+                .excluded
+                .iter()
+                .map(|(name, why)| format!("{name} {why}"))
+                .collect(),
         });
     }
-    let choices = choose_spares(snapshot, spec, hyperplane, existing, shortage.found).unwrap_or_default();
+    let choices =
+        choose_spares(snapshot, spec, hyperplane, existing, shortage.found).unwrap_or_default();
     let provisioned = wanted.saturating_sub(u32::try_from(choices.len()).unwrap_or(u32::MAX));
     Ok((choices, provisioned))
 }
@@ -157,74 +244,49 @@ pub(crate) fn begin(
     plan: &Plan,
     deadline: Duration,
 ) -> Result<Operation, Refusal> {
-    let id = OperationId::new(intent.now, &*intent.entropy);
-    let mut targets = Vec::new();
+    let mut operation = operation::begin(intent, kind, Some(super_node.clone()), deadline);
     for choice in &plan.nodes {
-        targets.push(target(targets.len(), Some(choice.node.clone()), None, choice.because.clone()));
+        let node = Some(choice.node.clone());
+        operation::add_target(&mut operation, node, None, choice.because.as_str());
     }
-    let mut provisions = Vec::new();
     for _ in 0..plan.provisioned {
         let provision = ProvisionId::new(intent.now, &*intent.entropy);
-        targets.push(target(targets.len(), None, Some(provision.clone()), "made by the provisioner, because there are not enough spares".into()));
-        provisions.push(provision);
+        let because = "made by the provisioner, because there are not enough spares";
+        operation::add_target(&mut operation, None, Some(provision), because);
     }
-    let operation = Operation {
-        id: id.clone(),
-        kind,
-        super_node: Some(super_node.clone()),
-        state: OperationState::Running { waits_for: "the loop".into() },
-        targets,
-        actor: intent.actor.clone(),
-        deadline: intent.now.plus(deadline),
-        cancel_requested: false,
-        generation: 1,
-        created_at: intent.now,
-        ended_at: None,
-    };
     round.insert_operation(operation.clone())?;
     for choice in &plan.nodes {
-        round.claim(&choice.node, super_node, &id)?;
+        round.claim(&choice.node, super_node, &operation.id)?;
     }
-    for provision in provisions {
-        wish(round.tx(), intent, provision, &id, super_node)?;
+    for provision in operation
+        .targets
+        .iter()
+        .filter_map(|target| target.provision.as_ref())
+    {
+        let wish = wish(intent, provision, &operation.id, super_node);
+        provision_insert(round.tx(), &wish)?;
     }
     Ok(operation)
 }
 
-fn target(slot: usize, node: Option<supernode_types::NodeId>, provision: Option<ProvisionId>, chosen_because: String) -> Target {
-    Target {
-        slot: u32::try_from(slot).expect("fewer than 2^32 targets"),
-        node,
-        provision,
-        chosen_because,
-        state: TargetState::Active { step: "accepted".into() },
-    }
-}
-
-/// A provision with a join token of its own; the token's secret is made anew for each call to the provisioner.
-fn wish(tx: &mut Tx<'_>, intent: &Intent, id: ProvisionId, operation: &OperationId, super_node: &SuperNodeId) -> Result<(), Refusal> {
-    let join_token = JoinTokenRecord {
-        id: JoinTokenId::new(intent.now, &*intent.entropy),
-        uses_left: 1,
-        expires_at: intent.now,
-        revoked_at: None,
-        labels: [("provision".to_owned(), id.to_string())].into(),
-        position: Position::default(),
-        provision: Some(id.clone()),
-        created_at: intent.now,
-    };
-    join_token_insert(tx, &join_token, id.as_str())?;
+/// The wish for one node; its join tokens are made when the provisioner is called.
+fn wish(
+    intent: &Intent,
+    id: &ProvisionId,
+    operation: &OperationId,
+    super_node: &SuperNodeId,
+) -> Provision {
     let suffix = &id.as_str()[id.as_str().len() - 8..];
-    let provision = Provision {
-        node_name: format!("node-{suffix}"),
-        id,
+    Provision {
+        id: id.clone(),
         operation: operation.clone(),
         super_node: super_node.clone(),
+        node_name: format!("node-{suffix}"),
         node: None,
-        state: ProvisionState::Creating { message: "not called yet".into() },
+        state: ProvisionState::Creating {
+            message: "not called yet".into(),
+        },
         calls: 0,
         next_call_at: intent.now,
-    };
-    provision_insert(tx, &provision, &join_token.id)?;
-    Ok(())
+    }
 }

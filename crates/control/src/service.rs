@@ -1,5 +1,6 @@
 //! The tasks of a running server: the loop, telling agents, provisioner calls, and forgetting what is old.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -8,9 +9,11 @@ use supernode_plan::Snapshot;
 use supernode_store::certificate::certificate_prune;
 use supernode_store::event::event_prune;
 use supernode_store::idempotency::idempotency_prune;
-use supernode_store::StoreError;
+use supernode_store::token::join_token_prune;
+use supernode_store::{StoreError, Tx};
+use supernode_types::{NodeId, Timestamp};
 
-use crate::provisioner::{JoinParameters, SecretHash, run_due};
+use crate::provisioner::{JoinParameters, Runner, SecretHash};
 use crate::round::connected_within;
 use crate::{Changed, Control, desired, reconcile};
 
@@ -32,50 +35,78 @@ pub struct LoopMetrics {
     pub longest_microseconds: AtomicU64,
 }
 
-/// One pass: plan, apply, commit; then tell the agents whose desired state changed.
+impl LoopMetrics {
+    /// `changed` is absent when the pass failed.
+    fn note(&self, took: Duration, changed: Option<&Changed>) {
+        let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.passes.fetch_add(1, Ordering::Relaxed);
+        self.busy_microseconds.fetch_add(took, Ordering::Relaxed);
+        self.longest_microseconds.fetch_max(took, Ordering::Relaxed);
+        let (counter, count) = match changed {
+            Some(changed) => (
+                &self.actions,
+                u64::try_from(changed.actions).unwrap_or(u64::MAX),
+            ),
+            None => (&self.failures, 1),
+        };
+        counter.fetch_add(count, Ordering::Relaxed);
+    }
+}
+
+/// One pass: plan, apply, commit; then tell the agents what they were not told yet.
 pub async fn pass(control: &Control, metrics: &LoopMetrics) -> Result<Changed, StoreError> {
     let begun = control.clock().monotonic();
-    let worker = control.clone();
-    let limits = control.settings().limits();
-    let within = connected_within(control.settings().sync_interval);
-    let changed = control
-        .store()
-        .write("reconcile", move |tx| {
-            let contacts = |snapshot: &Snapshot| worker.hub().contacts(snapshot.nodes.keys(), within);
-            reconcile(tx, &limits, worker.clock().now(), worker.entropy(), contacts)
-        })
-        .await;
-    let took = u64::try_from(control.clock().monotonic().saturating_sub(begun).as_micros()).unwrap_or(u64::MAX);
-    metrics.passes.fetch_add(1, Ordering::Relaxed);
-    metrics.busy_microseconds.fetch_add(took, Ordering::Relaxed);
-    metrics.longest_microseconds.fetch_max(took, Ordering::Relaxed);
-    let changed = changed.inspect_err(|_| {
-        metrics.failures.fetch_add(1, Ordering::Relaxed);
-    })?;
-    metrics.actions.fetch_add(u64::try_from(changed.actions).unwrap_or(u64::MAX), Ordering::Relaxed);
-    tell_agents(control, &changed).await?;
+    let outcome = plan_and_apply(control).await;
+    let took = control.clock().monotonic().saturating_sub(begun);
+    metrics.note(took, outcome.as_ref().ok().map(|(changed, _)| changed));
+    let (changed, behind) = outcome?;
+    tell_agents(control, &changed, behind).await?;
     if changed.actions > 0 {
         control.hub().announce_change();
     }
     Ok(changed)
 }
 
+/// Answers also which nodes had something to do that they were not told yet, because a request or another node's report changed it.
+async fn plan_and_apply(control: &Control) -> Result<(Changed, BTreeSet<NodeId>), StoreError> {
+    let worker = control.clone();
+    let limits = control.settings().limits();
+    let within = connected_within(control.settings().sync_interval);
+    let write = move |tx: &mut Tx<'_>| {
+        let mut behind = BTreeSet::new();
+        let contacts = |snapshot: &Snapshot| {
+            let all = snapshot.nodes.values();
+            let late = all.filter(|node| worker.hub().behind(&node.id, node.desired_generation));
+            behind.extend(late.map(|node| node.id.clone()));
+            worker.hub().contacts(snapshot.nodes.keys(), within)
+        };
+        let now = worker.clock().now();
+        let changed = reconcile(tx, &limits, now, worker.entropy(), contacts)?;
+        Ok((changed, behind))
+    };
+    control.store().write("reconcile", write).await
+}
+
 /// A node that is not connected is told when it is.
-async fn tell_agents(control: &Control, changed: &Changed) -> Result<(), StoreError> {
+async fn tell_agents(
+    control: &Control,
+    changed: &Changed,
+    mut late: BTreeSet<NodeId>,
+) -> Result<(), StoreError> {
     for node in &changed.removed_nodes {
         if let Some(link) = control.hub().link(node) {
             link.close("the node was removed");
         }
     }
-    let linked: Vec<_> = changed.nodes.iter().filter(|node| control.hub().link(node).is_some()).cloned().collect();
-    if linked.is_empty() {
+    late.extend(changed.nodes.iter().cloned());
+    late.retain(|node| control.hub().link(node).is_some());
+    if late.is_empty() {
         return Ok(());
     }
-    let all = control.store().read("desired", move |tx| desired(tx, linked.clone())).await?;
+    let read = move |tx: &mut Tx<'_>| desired(tx, late.clone());
+    let all = control.store().read("desired", read).await?;
     for (node, desired) in all {
-        if let Some(link) = control.hub().link(&node) {
-            link.desired(Box::new(desired));
-        }
+        control.hub().tell(&node, desired);
     }
     Ok(())
 }
@@ -88,7 +119,10 @@ pub async fn run_loop(control: Control, metrics: Arc<LoopMetrics>) {
             Ok(changed) => {
                 failures = 0;
                 if changed.unfinished {
-                    tracing::error!(actions = changed.actions, "the planner did not come to an end in one pass; going on in the next");
+                    tracing::error!(
+                        actions = changed.actions,
+                        "the planner did not come to an end in one pass; going on in the next"
+                    );
                 }
             }
             Err(error) => {
@@ -104,8 +138,9 @@ pub async fn run_loop(control: Control, metrics: Arc<LoopMetrics>) {
 /// Calls provisioners until the task is dropped.
 pub async fn run_provisioner(control: Control, join: JoinParameters, make_secret: SecretHash) {
     let mut changes = control.hub().changes();
+    let runner = Runner::new(control, join, make_secret);
     loop {
-        if let Err(error) = run_due(&control, &join, make_secret).await {
+        if let Err(error) = runner.run_due().await {
             tracing::error!(%error, "the provisioner's wishes could not be read or written");
         }
         let _ = tokio::time::timeout(Duration::from_secs(1), changes.changed()).await;
@@ -114,24 +149,30 @@ pub async fn run_provisioner(control: Control, join: JoinParameters, make_secret
     }
 }
 
-/// Forgets old events, keys and certificates once a minute.
+/// Forgets old events, keys, certificates and join tokens once a minute.
 pub async fn run_housekeeping(control: Control) {
     loop {
-        tokio::time::sleep(Duration::from_secs(60)).await;
-        let now = control.clock().now();
-        let ago = |duration: Duration| supernode_types::Timestamp(now.0.saturating_sub(i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)));
-        let events = ago(control.settings().event_retention);
-        let keys = ago(control.settings().idempotency_retention);
-        let done = control
-            .store()
-            .write("housekeeping", move |tx| {
-                event_prune(tx, events)?;
-                certificate_prune(tx, events)?;
-                idempotency_prune(tx, keys)
-            })
-            .await;
-        if let Err(error) = done {
+        tokio::time::sleep(Duration::from_mins(1)).await;
+        if let Err(error) = housekeep(&control).await {
             tracing::error!(%error, "old events and keys could not be removed");
         }
     }
+}
+
+/// Forgets what is older than the settings say.
+pub async fn housekeep(control: &Control) -> Result<(), StoreError> {
+    let now = control.clock().now();
+    let ago = |duration: Duration| {
+        let microseconds = i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
+        Timestamp(now.0.saturating_sub(microseconds))
+    };
+    let events = ago(control.settings().event_retention);
+    let keys = ago(control.settings().idempotency_retention);
+    let prune = move |tx: &mut Tx<'_>| {
+        event_prune(tx, events)?;
+        certificate_prune(tx, events)?;
+        join_token_prune(tx, events)?;
+        idempotency_prune(tx, keys)
+    };
+    control.store().write("housekeeping", prune).await
 }

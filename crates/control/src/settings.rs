@@ -31,10 +31,10 @@ impl Settings {
         Self {
             lost_after: Duration::from_secs(30),
             sync_interval: Duration::from_secs(1),
-            certificate_lifetime: Duration::from_secs(24 * 3600),
+            certificate_lifetime: Duration::from_hours(24),
             provisioner,
-            event_retention: Duration::from_secs(30 * 24 * 3600),
-            idempotency_retention: Duration::from_secs(24 * 3600),
+            event_retention: Duration::from_hours(30 * 24),
+            idempotency_retention: Duration::from_hours(24),
             master_ports: (20_000, 29_999),
         }
     }
@@ -49,7 +49,7 @@ impl Settings {
     pub fn limits(&self) -> Limits {
         Limits {
             lost_after: self.lost_after,
-            start_timeout: Duration::from_secs(120),
+            start_timeout: Duration::from_mins(2),
             master_ports: self.master_ports,
             queue_depth: 1000,
         }

@@ -7,7 +7,8 @@ use supernode_store::{StoreError, Tx};
 use supernode_types::spec::SpecDefinition;
 use supernode_types::{Name, SpecId};
 
-use crate::agent::match_spec;
+use crate::agent::match_node;
+use crate::intent::check_name;
 use crate::{Intent, Refusal};
 
 /// Where a definition comes from.
@@ -25,24 +26,49 @@ pub fn find(tx: &mut Tx<'_>, id_or_name: &str) -> Result<SpecRecord, Refusal> {
 }
 
 /// Declares a spec and matches every node anew.
-pub fn declare(tx: &mut Tx<'_>, intent: &Intent, name: &Name, source: &Source, maximum_nodes: u32) -> Result<SpecRecord, Refusal> {
+pub fn declare(
+    tx: &mut Tx<'_>,
+    intent: &Intent,
+    name: &Name,
+    source: &Source,
+    maximum_nodes: u32,
+) -> Result<SpecRecord, Refusal> {
     if !(1..=100_000).contains(&maximum_nodes) {
-        return Err(Refusal::Invalid(format!("maximum_nodes is {maximum_nodes}; it must be between 1 and 100000")));
+        return Err(Refusal::Invalid(format!(
+            "maximum_nodes is {maximum_nodes}; it must be between 1 and 100000"
+        )));
     }
     let definition = match source {
         Source::Definition(definition) => (**definition).clone(),
         Source::Node(node) => {
-            let found = node_find(tx, node)?.ok_or_else(|| Refusal::not_found("node", "node", node))?;
-            let inventory = inventory_get(tx, &found.id)?
-                .ok_or_else(|| Refusal::Conflict(format!("node {} has not reported its inventory yet; wait until it is connected", found.name)))?;
+            let found =
+                node_find(tx, node)?.ok_or_else(|| Refusal::not_found("node", "node", node))?;
+            let inventory = inventory_get(tx, &found.id)?.ok_or_else(|| {
+                Refusal::Conflict(format!(
+                    "node {} has not reported its inventory yet; wait until it is connected",
+                    found.name
+                ))
+            })?;
             SpecDefinition::learn(&inventory)
         }
     };
-    definition.validate().map_err(|error| Refusal::Invalid(error.to_string()))?;
+    definition
+        .validate()
+        .map_err(|error| Refusal::Invalid(error.to_string()))?;
+    check_name::<SpecId>(name)?;
     if spec_find(tx, name.as_str())?.is_some() {
-        return Err(Refusal::AlreadyExists(format!("there is a spec named {name} already; choose another name or delete it")));
+        return Err(Refusal::AlreadyExists(format!(
+            "there is a spec named {name} already; choose another name or delete it"
+        )));
     }
-    let spec = SpecRecord { id: SpecId::new(intent.now, &*intent.entropy), name: name.clone(), definition, maximum_nodes, generation: 1, created_at: intent.now };
+    let spec = SpecRecord {
+        id: SpecId::new(intent.now, &*intent.entropy),
+        name: name.clone(),
+        definition,
+        maximum_nodes,
+        generation: 1,
+        created_at: intent.now,
+    };
     spec_insert(tx, &spec)?;
     match_all(tx)?;
     Ok(spec)
@@ -52,8 +78,14 @@ pub fn declare(tx: &mut Tx<'_>, intent: &Intent, name: &Name, source: &Source, m
 pub fn delete(tx: &mut Tx<'_>, intent: &Intent, id_or_name: &str) -> Result<SpecRecord, Refusal> {
     let spec = find(tx, id_or_name)?;
     intent.check_generation("spec", spec.name.as_str(), spec.generation)?;
-    if let Some(user) = super_node_list(tx)?.into_iter().find(|super_node| super_node.spec == spec.id) {
-        return Err(Refusal::Conflict(format!("spec {} is the spec of super node {}; delete that first", spec.name, user.name)));
+    if let Some(user) = super_node_list(tx)?
+        .into_iter()
+        .find(|super_node| super_node.spec == spec.id)
+    {
+        return Err(Refusal::Conflict(format!(
+            "spec {} is the spec of super node {}; delete that first",
+            spec.name, user.name
+        )));
     }
     spec_delete(tx, &spec.id)?;
     match_all(tx)?;
@@ -63,8 +95,10 @@ pub fn delete(tx: &mut Tx<'_>, intent: &Intent, id_or_name: &str) -> Result<Spec
 /// Another set of specs can change what any node matches.
 fn match_all(tx: &mut Tx<'_>) -> Result<(), StoreError> {
     for mut node in node_list(tx)? {
-        let Some(inventory) = inventory_get(tx, &node.id)? else { continue };
-        let matched = match_spec(tx, &inventory)?;
+        let Some(inventory) = inventory_get(tx, &node.id)? else {
+            continue;
+        };
+        let matched = match_node(tx, &node, &inventory)?;
         if matched != node.spec {
             node.spec = matched;
             node_update(tx, &mut node)?;

@@ -5,19 +5,27 @@ use std::time::Duration;
 
 use supernode_store::Tx;
 use supernode_store::token::{
-    JoinTokenRecord, TokenRecord, join_token_insert, join_token_revoke, token_authenticate, token_insert, token_revoke,
+    JoinTokenRecord, TokenRecord, join_token_insert, join_token_revoke, token_authenticate,
+    token_insert, token_revoke,
 };
 use supernode_types::node::Position;
 use supernode_types::{JoinTokenId, Name, Timestamp, TokenId};
 
-use crate::intent::check_labels;
+use crate::intent::{check_labels, check_position};
 use crate::{Intent, Refusal};
 
 /// The longest life of a token: ten years.
-const MAXIMUM_LIFETIME: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
+const MAXIMUM_LIFETIME: Duration = Duration::from_hours(10 * 366 * 24);
 
 /// Creates an API token.
-pub fn create(tx: &mut Tx<'_>, intent: &Intent, name: &Name, role: &str, lifetime: Option<Duration>, secret_hash: &str) -> Result<TokenRecord, Refusal> {
+pub fn create(
+    tx: &mut Tx<'_>,
+    intent: &Intent,
+    name: &Name,
+    role: &str,
+    lifetime: Option<Duration>,
+    secret_hash: &str,
+) -> Result<TokenRecord, Refusal> {
     check_lifetime(lifetime)?;
     let token = TokenRecord {
         id: TokenId::new(intent.now, &*intent.entropy),
@@ -41,7 +49,11 @@ fn check_lifetime(lifetime: Option<Duration>) -> Result<(), Refusal> {
 }
 
 /// The token with this secret, if it is neither revoked nor over.
-pub fn authenticate(tx: &mut Tx<'_>, secret_hash: &str, now: Timestamp) -> Result<Option<TokenRecord>, Refusal> {
+pub fn authenticate(
+    tx: &mut Tx<'_>,
+    secret_hash: &str,
+    now: Timestamp,
+) -> Result<Option<TokenRecord>, Refusal> {
     Ok(token_authenticate(tx, secret_hash, now)?)
 }
 
@@ -64,11 +76,20 @@ pub struct JoinTokenWish {
 }
 
 /// Creates a join token.
-pub fn create_join(tx: &mut Tx<'_>, intent: &Intent, wish: &JoinTokenWish, secret_hash: &str) -> Result<JoinTokenRecord, Refusal> {
+pub fn create_join(
+    tx: &mut Tx<'_>,
+    intent: &Intent,
+    wish: &JoinTokenWish,
+    secret_hash: &str,
+) -> Result<JoinTokenRecord, Refusal> {
     check_lifetime(Some(wish.lifetime))?;
     check_labels(&wish.labels)?;
+    check_position(&wish.position)?;
     if !(1..=100_000).contains(&wish.uses) {
-        return Err(Refusal::Invalid(format!("uses is {}; it must be between 1 and 100000", wish.uses)));
+        return Err(Refusal::Invalid(format!(
+            "uses is {}; it must be between 1 and 100000",
+            wish.uses
+        )));
     }
     let token = JoinTokenRecord {
         id: JoinTokenId::new(intent.now, &*intent.entropy),
@@ -86,5 +107,6 @@ pub fn create_join(tx: &mut Tx<'_>, intent: &Intent, wish: &JoinTokenWish, secre
 
 /// Revokes a join token at once.
 pub fn revoke_join(tx: &mut Tx<'_>, intent: &Intent, id: &str) -> Result<JoinTokenRecord, Refusal> {
-    join_token_revoke(tx, id, intent.now)?.ok_or_else(|| Refusal::not_found("join token", "join-token", id))
+    join_token_revoke(tx, id, intent.now)?
+        .ok_or_else(|| Refusal::not_found("join token", "join-token", id))
 }

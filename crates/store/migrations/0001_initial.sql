@@ -5,7 +5,7 @@ CREATE TABLE sequence (
     name TEXT PRIMARY KEY,
     value BIGINT NOT NULL
 );
-INSERT INTO sequence (name, value) VALUES ('event', 0), ('audit', 0);
+INSERT INTO sequence (name, value) VALUES ('event', 0), ('audit', 0), ('environment', 0);
 
 CREATE TABLE spec (
     id TEXT PRIMARY KEY,
@@ -37,6 +37,7 @@ CREATE TABLE node (
     id TEXT PRIMARY KEY,
     name TEXT NOT NULL,
     machine_id TEXT NOT NULL,
+    join_token TEXT NOT NULL,
     membership TEXT NOT NULL CHECK (membership IN ('spare', 'joining', 'member', 'leaving')),
     super_node TEXT REFERENCES super_node (id),
     policy TEXT NOT NULL CHECK (policy IN ('in_service', 'cordoned', 'draining', 'removed')),
@@ -76,7 +77,7 @@ CREATE TABLE job (
     generation BIGINT NOT NULL,
     record TEXT NOT NULL
 );
-CREATE INDEX job_queue ON job (priority DESC, submitted_at, id) WHERE state = 'queued';
+CREATE INDEX job_queue ON job (super_node, priority DESC, submitted_at, id) WHERE state = 'queued';
 CREATE INDEX job_active ON job (id) WHERE active;
 CREATE INDEX job_super_node ON job (super_node, id);
 
@@ -134,7 +135,6 @@ CREATE TABLE provision (
     operation TEXT NOT NULL REFERENCES operation (id),
     state TEXT NOT NULL CHECK (state IN ('creating', 'created', 'deleting', 'deleted', 'failed')),
     node TEXT,
-    join_token TEXT NOT NULL,
     record TEXT NOT NULL
 );
 CREATE INDEX provision_open ON provision (id) WHERE state IN ('creating', 'created', 'deleting');
@@ -190,6 +190,7 @@ CREATE TABLE join_token (
     revoked_at BIGINT,
     labels TEXT NOT NULL,
     position TEXT NOT NULL,
-    provision TEXT,
+    provision TEXT REFERENCES provision (id),
     created_at BIGINT NOT NULL
 );
+CREATE INDEX join_token_provision ON join_token (provision) WHERE provision IS NOT NULL;

@@ -39,28 +39,37 @@ pub fn attempt_insert(tx: &mut Tx<'_>, attempt: &AttemptRecord) -> Result<(), St
 }
 
 /// The attempt with this id.
-pub fn attempt_get(tx: &mut Tx<'_>, attempt: &AttemptId) -> Result<Option<AttemptRecord>, StoreError> {
-    tx.query_optional("SELECT * FROM attempt WHERE id = $1", params![attempt.as_str()])?
-        .map(|row| {
-            Ok(AttemptRecord {
-                id: record::parsed(&row, "id")?,
-                job: record::parsed(&row, "job")?,
-                number: row.get("number")?,
-                master_address: row.get("master_address")?,
-                master_port: row.get("master_port")?,
-                nodes: row.get("nodes")?,
-                world_size: row.get("world_size")?,
-            })
+pub fn attempt_get(
+    tx: &mut Tx<'_>,
+    attempt: &AttemptId,
+) -> Result<Option<AttemptRecord>, StoreError> {
+    tx.query_optional(
+        "SELECT * FROM attempt WHERE id = $1",
+        params![attempt.as_str()],
+    )?
+    .map(|row| {
+        Ok(AttemptRecord {
+            id: record::parsed(&row, "id")?,
+            job: record::parsed(&row, "job")?,
+            number: row.get("number")?,
+            master_address: row.get("master_address")?,
+            master_port: row.get("master_port")?,
+            nodes: row.get("nodes")?,
+            world_size: row.get("world_size")?,
         })
-        .transpose()
+    })
+    .transpose()
 }
 
 /// The master port of every attempt that holds leases.
 pub fn attempt_master_ports(tx: &mut Tx<'_>) -> Result<BTreeMap<AttemptId, u16>, StoreError> {
-    tx.query("SELECT id, master_port FROM attempt WHERE id IN (SELECT attempt FROM lease)", params![])?
-        .iter()
-        .map(|row| Ok((record::parsed(row, "id")?, row.get("master_port")?)))
-        .collect()
+    tx.query(
+        "SELECT id, master_port FROM attempt WHERE id IN (SELECT attempt FROM lease)",
+        params![],
+    )?
+    .iter()
+    .map(|row| Ok((record::parsed(row, "id")?, row.get("master_port")?)))
+    .collect()
 }
 
 /// Stores a lease. Answers `false`, and stores nothing, when the device is taken.
@@ -74,7 +83,10 @@ pub fn lease_insert(tx: &mut Tx<'_>, lease: &Lease) -> Result<bool, StoreError> 
 
 /// Gives back all leases of an attempt.
 pub fn lease_release(tx: &mut Tx<'_>, attempt: &AttemptId) -> Result<(), StoreError> {
-    tx.execute("DELETE FROM lease WHERE attempt = $1", params![attempt.as_str()])?;
+    tx.execute(
+        "DELETE FROM lease WHERE attempt = $1",
+        params![attempt.as_str()],
+    )?;
     Ok(())
 }
 
@@ -89,12 +101,21 @@ fn read_lease(row: &Row) -> Result<Lease, StoreError> {
 
 /// All leases, by node and device.
 pub fn lease_list(tx: &mut Tx<'_>) -> Result<Vec<Lease>, StoreError> {
-    tx.query("SELECT * FROM lease ORDER BY node, device", params![])?.iter().map(read_lease).collect()
+    tx.query("SELECT * FROM lease ORDER BY node, device", params![])?
+        .iter()
+        .map(read_lease)
+        .collect()
 }
 
 /// The leases on one node.
 pub fn lease_list_on(tx: &mut Tx<'_>, node: &NodeId) -> Result<Vec<Lease>, StoreError> {
-    tx.query("SELECT * FROM lease WHERE node = $1 ORDER BY device", params![node.as_str()])?.iter().map(read_lease).collect()
+    tx.query(
+        "SELECT * FROM lease WHERE node = $1 ORDER BY device",
+        params![node.as_str()],
+    )?
+    .iter()
+    .map(read_lease)
+    .collect()
 }
 
 fn detail(state: &RankState) -> Result<Value, StoreError> {
@@ -116,13 +137,19 @@ pub fn rank_insert(tx: &mut Tx<'_>, rank: &Rank) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Records a newer state of a rank. Answers whether that changed anything: a rank never comes back from its end, nor
-/// from running to assigned.
-pub fn rank_advance(tx: &mut Tx<'_>, attempt: &AttemptId, rank: u32, state: &RankState) -> Result<bool, StoreError> {
+/// Records a newer state of a rank on `node`. Answers whether that changed anything: a rank never comes back from its end, nor
+/// from running to assigned, and no node speaks for a rank on another.
+pub fn rank_advance(
+    tx: &mut Tx<'_>,
+    node: &NodeId,
+    attempt: &AttemptId,
+    rank: u32,
+    state: &RankState,
+) -> Result<bool, StoreError> {
     let rows = tx.execute(
         "UPDATE job_rank SET state = $3, detail = $4
-         WHERE attempt = $1 AND number = $2 AND state <> 'ended' AND state <> $3 AND CAST($3 AS TEXT) <> 'assigned'",
-        params![attempt.as_str(), rank, state.word(), detail(state)?],
+         WHERE attempt = $1 AND number = $2 AND node = $5 AND state <> 'ended' AND state <> $3 AND CAST($3 AS TEXT) <> 'assigned'",
+        params![attempt.as_str(), rank, state.word(), detail(state)?, node.as_str()],
     )?;
     Ok(rows == 1)
 }
@@ -148,7 +175,13 @@ fn read_rank(row: &Row) -> Result<Rank, StoreError> {
 
 /// The ranks of an attempt, in order.
 pub fn rank_list(tx: &mut Tx<'_>, attempt: &AttemptId) -> Result<Vec<Rank>, StoreError> {
-    tx.query("SELECT * FROM job_rank WHERE attempt = $1 ORDER BY number", params![attempt.as_str()])?.iter().map(read_rank).collect()
+    tx.query(
+        "SELECT * FROM job_rank WHERE attempt = $1 ORDER BY number",
+        params![attempt.as_str()],
+    )?
+    .iter()
+    .map(read_rank)
+    .collect()
 }
 
 /// The ranks of every attempt that holds leases, in order.
@@ -164,8 +197,11 @@ pub fn rank_list_placed(tx: &mut Tx<'_>) -> Result<BTreeMap<AttemptId, Vec<Rank>
 
 /// Ranks on a node that have not ended.
 pub fn rank_list_open_on(tx: &mut Tx<'_>, node: &NodeId) -> Result<Vec<Rank>, StoreError> {
-    tx.query("SELECT * FROM job_rank WHERE node = $1 AND state <> 'ended' ORDER BY attempt, number", params![node.as_str()])?
-        .iter()
-        .map(read_rank)
-        .collect()
+    tx.query(
+        "SELECT * FROM job_rank WHERE node = $1 AND state <> 'ended' ORDER BY attempt, number",
+        params![node.as_str()],
+    )?
+    .iter()
+    .map(read_rank)
+    .collect()
 }

@@ -37,7 +37,12 @@ pub fn audit_insert(tx: &mut Tx<'_>, entry: &AuditEntry) -> Result<(), StoreErro
 }
 
 /// Records before `before`, newest first.
-pub fn audit_list(tx: &mut Tx<'_>, before: Option<i64>, actor: Option<&str>, limit: u32) -> Result<Vec<AuditEntry>, StoreError> {
+pub fn audit_list(
+    tx: &mut Tx<'_>,
+    before: Option<i64>,
+    actor: Option<&str>,
+    limit: u32,
+) -> Result<Vec<AuditEntry>, StoreError> {
     tx.query(
         "SELECT * FROM audit WHERE sequence < $1 AND (CAST($2 AS TEXT) IS NULL OR actor = $2) ORDER BY sequence DESC LIMIT $3",
         params![before.unwrap_or(i64::MAX), actor, limit],

@@ -1,7 +1,7 @@
 //! Events.
 
-use supernode_types::Timestamp;
 use supernode_types::event::{Event, NewEvent, Severity, Subjects};
+use supernode_types::{JobId, NodeId, OperationId, SuperNodeId, Timestamp};
 
 use crate::{Row, StoreError, Tx, params, record, sequence};
 
@@ -13,8 +13,8 @@ pub fn event_insert(tx: &mut Tx<'_>, event: &NewEvent, now: Timestamp) -> Result
         "INSERT INTO event (sequence, at, kind, severity, severity_rank, message, node, super_node, job, operation) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
         params![
             sequence, now.0, event.kind, event.severity.word(), rank(event.severity), event.message.as_str(),
-            subjects.node.as_ref().map(|id| id.as_str()), subjects.super_node.as_ref().map(|id| id.as_str()),
-            subjects.job.as_ref().map(|id| id.as_str()), subjects.operation.as_ref().map(|id| id.as_str())
+            subjects.node.as_ref().map(NodeId::as_str), subjects.super_node.as_ref().map(SuperNodeId::as_str),
+            subjects.job.as_ref().map(JobId::as_str), subjects.operation.as_ref().map(OperationId::as_str)
         ],
     )?;
     Ok(sequence)
@@ -26,13 +26,6 @@ fn rank(severity: Severity) -> i64 {
         Severity::Warning => 1,
         Severity::Error => 2,
     }
-}
-
-fn optional_id<T: std::str::FromStr>(row: &Row, column: &str) -> Result<Option<T>, StoreError>
-where
-    T::Err: std::fmt::Display,
-{
-    if row.get::<Option<String>>(column)?.is_none() { Ok(None) } else { record::parsed(row, column).map(Some) }
 }
 
 fn read(row: &Row) -> Result<Event, StoreError> {
@@ -47,16 +40,22 @@ fn read(row: &Row) -> Result<Event, StoreError> {
         },
         message: row.get("message")?,
         subjects: Subjects {
-            node: optional_id(row, "node")?,
-            super_node: optional_id(row, "super_node")?,
-            job: optional_id(row, "job")?,
-            operation: optional_id(row, "operation")?,
+            node: record::parsed_optional(row, "node")?,
+            super_node: record::parsed_optional(row, "super_node")?,
+            job: record::parsed_optional(row, "job")?,
+            operation: record::parsed_optional(row, "operation")?,
         },
     })
 }
 
 /// Events after `after`, oldest first.
-pub fn event_list_after(tx: &mut Tx<'_>, after: i64, subject: Option<&str>, severity: Severity, limit: u32) -> Result<Vec<Event>, StoreError> {
+pub fn event_list_after(
+    tx: &mut Tx<'_>,
+    after: i64,
+    subject: Option<&str>,
+    severity: Severity,
+    limit: u32,
+) -> Result<Vec<Event>, StoreError> {
     tx.query(
         "SELECT * FROM event
          WHERE sequence > $1 AND severity_rank >= $2
@@ -70,7 +69,12 @@ pub fn event_list_after(tx: &mut Tx<'_>, after: i64, subject: Option<&str>, seve
 }
 
 /// The latest events, newest first.
-pub fn event_list_latest(tx: &mut Tx<'_>, subject: Option<&str>, severity: Severity, limit: u32) -> Result<Vec<Event>, StoreError> {
+pub fn event_list_latest(
+    tx: &mut Tx<'_>,
+    subject: Option<&str>,
+    severity: Severity,
+    limit: u32,
+) -> Result<Vec<Event>, StoreError> {
     tx.query(
         "SELECT * FROM event
          WHERE severity_rank >= $1 AND (CAST($2 AS TEXT) IS NULL OR node = $2 OR super_node = $2 OR job = $2 OR operation = $2)
@@ -84,7 +88,8 @@ pub fn event_list_latest(tx: &mut Tx<'_>, subject: Option<&str>, severity: Sever
 
 /// The sequence of the newest event.
 pub fn event_last_sequence(tx: &mut Tx<'_>) -> Result<i64, StoreError> {
-    tx.query_one("SELECT value FROM sequence WHERE name = 'event'", params![])?.get("value")
+    tx.query_one("SELECT value FROM sequence WHERE name = 'event'", params![])?
+        .get("value")
 }
 
 /// Forgets events before `before`.

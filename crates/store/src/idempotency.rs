@@ -14,14 +14,32 @@ pub struct Remembered {
 }
 
 /// What was answered to this key of this actor.
-pub fn idempotency_get(tx: &mut Tx<'_>, actor: &str, key: &str) -> Result<Option<Remembered>, StoreError> {
-    tx.query_optional("SELECT digest, response FROM idempotency WHERE actor = $1 AND key = $2", params![actor, key])?
-        .map(|row| Ok(Remembered { digest: row.get("digest")?, response: row.json("response")? }))
-        .transpose()
+pub fn idempotency_get(
+    tx: &mut Tx<'_>,
+    actor: &str,
+    key: &str,
+) -> Result<Option<Remembered>, StoreError> {
+    tx.query_optional(
+        "SELECT digest, response FROM idempotency WHERE actor = $1 AND key = $2",
+        params![actor, key],
+    )?
+    .map(|row| {
+        Ok(Remembered {
+            digest: row.get("digest")?,
+            response: row.json("response")?,
+        })
+    })
+    .transpose()
 }
 
 /// Remembers an answer.
-pub fn idempotency_put(tx: &mut Tx<'_>, actor: &str, key: &str, remembered: &Remembered, now: Timestamp) -> Result<(), StoreError> {
+pub fn idempotency_put(
+    tx: &mut Tx<'_>,
+    actor: &str,
+    key: &str,
+    remembered: &Remembered,
+    now: Timestamp,
+) -> Result<(), StoreError> {
     tx.execute(
         "INSERT INTO idempotency (actor, key, digest, response, created_at) VALUES ($1, $2, $3, $4, $5)",
         params![actor, key, remembered.digest.as_str(), Value::json(&remembered.response)?, now.0],
@@ -31,6 +49,9 @@ pub fn idempotency_put(tx: &mut Tx<'_>, actor: &str, key: &str, remembered: &Rem
 
 /// Forgets keys older than `before`.
 pub fn idempotency_prune(tx: &mut Tx<'_>, before: Timestamp) -> Result<(), StoreError> {
-    tx.execute("DELETE FROM idempotency WHERE created_at < $1", params![before.0])?;
+    tx.execute(
+        "DELETE FROM idempotency WHERE created_at < $1",
+        params![before.0],
+    )?;
     Ok(())
 }

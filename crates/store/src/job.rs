@@ -32,12 +32,18 @@ pub fn job_update(tx: &mut Tx<'_>, job: &mut Job) -> Result<(), StoreError> {
 
 /// The job with this id.
 pub fn job_get(tx: &mut Tx<'_>, id: &JobId) -> Result<Option<Job>, StoreError> {
-    record::optional(tx.query_optional("SELECT record FROM job WHERE id = $1", params![id.as_str()])?)
+    record::optional(
+        tx.query_optional("SELECT record FROM job WHERE id = $1", params![id.as_str()])?,
+    )
 }
 
 /// The attempt that a job is in or was in last.
 pub fn job_last_attempt(tx: &mut Tx<'_>, id: &JobId) -> Result<Option<AttemptId>, StoreError> {
-    let Some(row) = tx.query_optional("SELECT last_attempt FROM job WHERE id = $1 AND last_attempt IS NOT NULL", params![id.as_str()])? else {
+    let Some(row) = tx.query_optional(
+        "SELECT last_attempt FROM job WHERE id = $1 AND last_attempt IS NOT NULL",
+        params![id.as_str()],
+    )?
+    else {
         return Ok(None);
     };
     record::parsed(&row, "last_attempt").map(Some)
@@ -45,21 +51,51 @@ pub fn job_last_attempt(tx: &mut Tx<'_>, id: &JobId) -> Result<Option<AttemptId>
 
 /// Jobs that hold leases, by id.
 pub fn job_list_placed(tx: &mut Tx<'_>) -> Result<Vec<Job>, StoreError> {
-    record::all(&tx.query("SELECT record FROM job WHERE active AND state <> 'queued' ORDER BY id", params![])?)
+    record::all(&tx.query(
+        "SELECT record FROM job WHERE active AND state <> 'queued' ORDER BY id",
+        params![],
+    )?)
 }
 
-/// The first `limit` queued jobs by priority, age and id.
-pub fn job_list_queued(tx: &mut Tx<'_>, limit: u32) -> Result<Vec<Job>, StoreError> {
-    record::all(&tx.query("SELECT record FROM job WHERE state = 'queued' ORDER BY priority DESC, submitted_at, id LIMIT $1", params![limit])?)
+/// The first `limit` queued jobs of a super node by priority, age and id.
+pub fn job_list_queued_of(
+    tx: &mut Tx<'_>,
+    super_node: &SuperNodeId,
+    limit: u32,
+) -> Result<Vec<Job>, StoreError> {
+    record::all(&tx.query(
+        "SELECT record FROM job WHERE state = 'queued' AND super_node = $1 ORDER BY priority DESC, submitted_at, id LIMIT $2",
+        params![super_node.as_str(), limit],
+    )?)
+}
+
+/// The first `limit` queued jobs whose super node is gone, by id.
+pub fn job_list_queued_orphaned(tx: &mut Tx<'_>, limit: u32) -> Result<Vec<Job>, StoreError> {
+    record::all(&tx.query(
+        "SELECT record FROM job WHERE state = 'queued' AND super_node NOT IN (SELECT id FROM super_node) ORDER BY id LIMIT $1",
+        params![limit],
+    )?)
 }
 
 /// Jobs of a super node that have not ended, by id.
-pub fn job_list_active_of(tx: &mut Tx<'_>, super_node: &SuperNodeId) -> Result<Vec<Job>, StoreError> {
-    record::all(&tx.query("SELECT record FROM job WHERE active AND super_node = $1 ORDER BY id", params![super_node.as_str()])?)
+pub fn job_list_active_of(
+    tx: &mut Tx<'_>,
+    super_node: &SuperNodeId,
+) -> Result<Vec<Job>, StoreError> {
+    record::all(&tx.query(
+        "SELECT record FROM job WHERE active AND super_node = $1 ORDER BY id",
+        params![super_node.as_str()],
+    )?)
 }
 
 /// Jobs, newest first, before `cursor`; `state` is a word or `active`.
-pub fn job_list(tx: &mut Tx<'_>, super_node: Option<&SuperNodeId>, state: Option<&str>, cursor: Option<&str>, limit: u32) -> Result<Vec<Job>, StoreError> {
+pub fn job_list(
+    tx: &mut Tx<'_>,
+    super_node: Option<&SuperNodeId>,
+    state: Option<&str>,
+    cursor: Option<&str>,
+    limit: u32,
+) -> Result<Vec<Job>, StoreError> {
     record::all(&tx.query(
         "SELECT record FROM job
          WHERE (CAST($1 AS TEXT) IS NULL OR super_node = $1) AND (CAST($2 AS TEXT) IS NULL OR state = $2 OR (CAST($2 AS TEXT) = 'active' AND active))

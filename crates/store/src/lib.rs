@@ -20,15 +20,15 @@ pub mod job;
 pub mod node;
 pub mod operation;
 pub mod provision;
+mod record;
+mod sequence;
 pub mod spec;
 pub mod super_node;
 pub mod token;
-mod record;
-mod sequence;
 
 // ---- end of resources
 
 pub use db::{
-    CheckReport, ConflictKind, DatabaseUrl, DatabaseUrlError, FromValue, Migration, Options, Row, Store, StoreError,
-    StoreMetrics, Tx, Value,
+    CheckReport, ConflictKind, DatabaseUrl, DatabaseUrlError, FromValue, Migration, Options, Row,
+    Store, StoreError, StoreMetrics, Tx, Value,
 };

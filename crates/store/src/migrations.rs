@@ -6,5 +6,8 @@
 use crate::db::Migration;
 
 /// Every step, oldest first, numbered 1, 2, 3, ….
-pub const MIGRATIONS: &[Migration] =
-    &[Migration { number: 1, name: "initial", sql: include_str!("../migrations/0001_initial.sql") }];
+pub const MIGRATIONS: &[Migration] = &[Migration {
+    number: 1,
+    name: "initial",
+    sql: include_str!("../migrations/0001_initial.sql"),
+}];

@@ -2,17 +2,26 @@
 
 use supernode_types::inventory::Inventory;
 use supernode_types::node::Node;
-use supernode_types::{NodeId, SuperNodeId, Timestamp};
+use supernode_types::{JoinTokenId, Name, NodeId, SuperNodeId, Timestamp};
 
 use crate::{StoreError, Tx, Value, params, record};
 
+/// How a node came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeOrigin {
+    /// The machine that it enrolled from.
+    pub machine_id: String,
+    /// The join token that it enrolled with first.
+    pub join_token: JoinTokenId,
+}
+
 /// Stores a new node.
-pub fn node_insert(tx: &mut Tx<'_>, node: &Node, machine_id: &str) -> Result<(), StoreError> {
+pub fn node_insert(tx: &mut Tx<'_>, node: &Node, origin: &NodeOrigin) -> Result<(), StoreError> {
     tx.execute(
-        "INSERT INTO node (id, name, machine_id, membership, super_node, policy, condition, health, desired_generation, generation, record)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+        "INSERT INTO node (id, name, machine_id, join_token, membership, super_node, policy, condition, health, desired_generation, generation, record)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
         params![
-            node.id.as_str(), node.name.as_str(), machine_id, node.membership.word(), node.membership.super_node().map(SuperNodeId::as_str),
+            node.id.as_str(), node.name.as_str(), origin.machine_id.as_str(), origin.join_token.as_str(), node.membership.word(), node.membership.super_node().map(SuperNodeId::as_str),
             node.policy.word(), node.condition.word(), node.health.word(), node.desired_generation, node.generation, Value::json(node)?
         ],
     )?;
@@ -36,36 +45,71 @@ pub fn node_update(tx: &mut Tx<'_>, node: &mut Node) -> Result<(), StoreError> {
 
 /// The node with this id, also a removed one.
 pub fn node_get(tx: &mut Tx<'_>, id: &NodeId) -> Result<Option<Node>, StoreError> {
-    record::optional(tx.query_optional("SELECT record FROM node WHERE id = $1", params![id.as_str()])?)
+    record::optional(tx.query_optional(
+        "SELECT record FROM node WHERE id = $1",
+        params![id.as_str()],
+    )?)
 }
 
 /// The node with this id, or the one in service with this name.
 pub fn node_find(tx: &mut Tx<'_>, id_or_name: &str) -> Result<Option<Node>, StoreError> {
-    record::optional(tx.query_optional("SELECT record FROM node WHERE id = $1 OR (name = $1 AND policy <> 'removed')", params![id_or_name])?)
+    record::optional(tx.query_optional(
+        "SELECT record FROM node WHERE id = $1 OR (name = $1 AND policy <> 'removed')",
+        params![id_or_name],
+    )?)
 }
 
-/// The machine that a node enrolled from.
-pub fn node_machine_id(tx: &mut Tx<'_>, id: &NodeId) -> Result<String, StoreError> {
-    tx.query_one("SELECT machine_id FROM node WHERE id = $1", params![id.as_str()])?.get("machine_id")
+/// The node in service with this name.
+pub fn node_find_named(tx: &mut Tx<'_>, name: &Name) -> Result<Option<Node>, StoreError> {
+    record::optional(tx.query_optional(
+        "SELECT record FROM node WHERE name = $1 AND policy <> 'removed'",
+        params![name.as_str()],
+    )?)
+}
+
+/// How a node came.
+pub fn node_origin(tx: &mut Tx<'_>, id: &NodeId) -> Result<NodeOrigin, StoreError> {
+    let row = tx.query_one(
+        "SELECT machine_id, join_token FROM node WHERE id = $1",
+        params![id.as_str()],
+    )?;
+    Ok(NodeOrigin {
+        machine_id: row.get("machine_id")?,
+        join_token: record::parsed(&row, "join_token")?,
+    })
 }
 
 /// All nodes that were not removed, by name.
 pub fn node_list(tx: &mut Tx<'_>) -> Result<Vec<Node>, StoreError> {
-    record::all(&tx.query("SELECT record FROM node WHERE policy <> 'removed' ORDER BY name, id", params![])?)
+    record::all(&tx.query(
+        "SELECT record FROM node WHERE policy <> 'removed' ORDER BY name, id",
+        params![],
+    )?)
 }
 
 /// Removed nodes, by name.
 pub fn node_list_removed(tx: &mut Tx<'_>) -> Result<Vec<Node>, StoreError> {
-    record::all(&tx.query("SELECT record FROM node WHERE policy = 'removed' ORDER BY name, id", params![])?)
+    record::all(&tx.query(
+        "SELECT record FROM node WHERE policy = 'removed' ORDER BY name, id",
+        params![],
+    )?)
 }
 
 /// All nodes of a super node, also joining and leaving ones, by name.
 pub fn node_list_of(tx: &mut Tx<'_>, super_node: &SuperNodeId) -> Result<Vec<Node>, StoreError> {
-    record::all(&tx.query("SELECT record FROM node WHERE super_node = $1 ORDER BY name, id", params![super_node.as_str()])?)
+    record::all(&tx.query(
+        "SELECT record FROM node WHERE super_node = $1 ORDER BY name, id",
+        params![super_node.as_str()],
+    )?)
 }
 
 /// Stores what an agent discovered.
-pub fn inventory_put(tx: &mut Tx<'_>, node: &NodeId, inventory: &Inventory, now: Timestamp) -> Result<(), StoreError> {
+pub fn inventory_put(
+    tx: &mut Tx<'_>,
+    node: &NodeId,
+    inventory: &Inventory,
+    now: Timestamp,
+) -> Result<(), StoreError> {
     tx.execute(
         "INSERT INTO node_inventory (node, inventory, observed_at) VALUES ($1, $2, $3)
          ON CONFLICT (node) DO UPDATE SET inventory = excluded.inventory, observed_at = excluded.observed_at",
@@ -76,5 +120,10 @@ pub fn inventory_put(tx: &mut Tx<'_>, node: &NodeId, inventory: &Inventory, now:
 
 /// What an agent discovered last.
 pub fn inventory_get(tx: &mut Tx<'_>, node: &NodeId) -> Result<Option<Inventory>, StoreError> {
-    tx.query_optional("SELECT inventory FROM node_inventory WHERE node = $1", params![node.as_str()])?.map(|row| row.json("inventory")).transpose()
+    tx.query_optional(
+        "SELECT inventory FROM node_inventory WHERE node = $1",
+        params![node.as_str()],
+    )?
+    .map(|row| row.json("inventory"))
+    .transpose()
 }

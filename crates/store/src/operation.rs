@@ -15,12 +15,21 @@ pub struct OperationRecord {
 }
 
 fn read(row: &Row) -> Result<OperationRecord, StoreError> {
-    let super_node_name = row.get::<Option<String>>("super_node_name")?.and_then(|name| name.parse().ok());
-    Ok(OperationRecord { operation: record::one(row)?, super_node_name })
+    let super_node_name = row
+        .get::<Option<String>>("super_node_name")?
+        .and_then(|name| name.parse().ok());
+    Ok(OperationRecord {
+        operation: record::one(row)?,
+        super_node_name,
+    })
 }
 
 /// Stores a new operation.
-pub fn operation_insert(tx: &mut Tx<'_>, operation: &Operation, super_node_name: Option<&Name>) -> Result<(), StoreError> {
+pub fn operation_insert(
+    tx: &mut Tx<'_>,
+    operation: &Operation,
+    super_node_name: Option<&Name>,
+) -> Result<(), StoreError> {
     tx.execute(
         "INSERT INTO operation (id, kind, super_node, super_node_name, state, generation, created_at, record) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
         params![
@@ -43,13 +52,28 @@ pub fn operation_update(tx: &mut Tx<'_>, operation: &mut Operation) -> Result<()
 }
 
 /// The operation with this id.
-pub fn operation_get(tx: &mut Tx<'_>, id: &OperationId) -> Result<Option<OperationRecord>, StoreError> {
-    tx.query_optional("SELECT record, super_node_name FROM operation WHERE id = $1", params![id.as_str()])?.as_ref().map(read).transpose()
+pub fn operation_get(
+    tx: &mut Tx<'_>,
+    id: &OperationId,
+) -> Result<Option<OperationRecord>, StoreError> {
+    tx.query_optional(
+        "SELECT record, super_node_name FROM operation WHERE id = $1",
+        params![id.as_str()],
+    )?
+    .as_ref()
+    .map(read)
+    .transpose()
 }
 
 /// Operations that have not ended, oldest first.
 pub fn operation_list_running(tx: &mut Tx<'_>) -> Result<Vec<OperationRecord>, StoreError> {
-    tx.query("SELECT record, super_node_name FROM operation WHERE state = 'running' ORDER BY id", params![])?.iter().map(read).collect()
+    tx.query(
+        "SELECT record, super_node_name FROM operation WHERE state = 'running' ORDER BY id",
+        params![],
+    )?
+    .iter()
+    .map(read)
+    .collect()
 }
 
 /// Operations, newest first, before `cursor`.

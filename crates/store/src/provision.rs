@@ -1,17 +1,20 @@
 //! Provisions: what provisioners were asked for.
 
 use supernode_types::operation::Provision;
-use supernode_types::{JoinTokenId, NodeId, ProvisionId};
+use supernode_types::{NodeId, ProvisionId};
 
 use crate::{StoreError, Tx, Value, params, record};
 
-/// Stores a new provision with the join token that its node will use.
-pub fn provision_insert(tx: &mut Tx<'_>, provision: &Provision, join_token: &JoinTokenId) -> Result<(), StoreError> {
+/// Stores a new provision.
+pub fn provision_insert(tx: &mut Tx<'_>, provision: &Provision) -> Result<(), StoreError> {
     tx.execute(
-        "INSERT INTO provision (id, operation, state, node, join_token, record) VALUES ($1, $2, $3, $4, $5, $6)",
+        "INSERT INTO provision (id, operation, state, node, record) VALUES ($1, $2, $3, $4, $5)",
         params![
-            provision.id.as_str(), provision.operation.as_str(), provision.state.word(), provision.node.as_ref().map(NodeId::as_str),
-            join_token.as_str(), Value::json(provision)?
+            provision.id.as_str(),
+            provision.operation.as_str(),
+            provision.state.word(),
+            provision.node.as_ref().map(NodeId::as_str),
+            Value::json(provision)?
         ],
     )?;
     Ok(())
@@ -21,19 +24,22 @@ pub fn provision_insert(tx: &mut Tx<'_>, provision: &Provision, join_token: &Joi
 pub fn provision_update(tx: &mut Tx<'_>, provision: &Provision) -> Result<(), StoreError> {
     tx.execute(
         "UPDATE provision SET state = $2, node = $3, record = $4 WHERE id = $1",
-        params![provision.id.as_str(), provision.state.word(), provision.node.as_ref().map(NodeId::as_str), Value::json(provision)?],
+        params![
+            provision.id.as_str(),
+            provision.state.word(),
+            provision.node.as_ref().map(NodeId::as_str),
+            Value::json(provision)?
+        ],
     )?;
     Ok(())
 }
 
 /// The provision with this id.
 pub fn provision_get(tx: &mut Tx<'_>, id: &ProvisionId) -> Result<Option<Provision>, StoreError> {
-    record::optional(tx.query_optional("SELECT record FROM provision WHERE id = $1", params![id.as_str()])?)
-}
-
-/// The join token that the provision's node uses.
-pub fn provision_join_token(tx: &mut Tx<'_>, id: &ProvisionId) -> Result<JoinTokenId, StoreError> {
-    record::parsed(&tx.query_one("SELECT join_token FROM provision WHERE id = $1", params![id.as_str()])?, "join_token")
+    record::optional(tx.query_optional(
+        "SELECT record FROM provision WHERE id = $1",
+        params![id.as_str()],
+    )?)
 }
 
 /// Provisions that still matter to the loop: those that wait for the provisioner, those of an open operation, and those that made

@@ -10,6 +10,10 @@ pub(crate) fn one<T: DeserializeOwned>(row: &Row) -> Result<T, StoreError> {
 }
 
 /// The `record` column of an optional row.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "every caller passes what a query just answered"
+)]
 pub(crate) fn optional<T: DeserializeOwned>(row: Option<Row>) -> Result<Option<T>, StoreError> {
     row.as_ref().map(one).transpose()
 }
@@ -27,7 +31,22 @@ where
 {
     row.get::<String>(column)?
         .parse()
-        .map_err(|error: T::Err| StoreError::Decode { column: column.to_owned(), reason: error.to_string() })
+        .map_err(|error: T::Err| StoreError::Decode {
+            column: column.to_owned(),
+            reason: error.to_string(),
+        })
+}
+
+/// An optional id or name column, parsed.
+pub(crate) fn parsed_optional<T>(row: &Row, column: &str) -> Result<Option<T>, StoreError>
+where
+    T: std::str::FromStr,
+    T::Err: std::fmt::Display,
+{
+    match row.get::<Option<String>>(column)? {
+        Some(_) => parsed(row, column).map(Some),
+        None => Ok(None),
+    }
 }
 
 /// The answer to a compare-and-set that changed no row although the object was read in the same transaction.
@@ -35,6 +54,9 @@ pub(crate) fn changed(rows: u64, what: &str) -> Result<(), StoreError> {
     if rows == 1 {
         Ok(())
     } else {
-        Err(StoreError::Conflict { kind: crate::ConflictKind::Check, what: format!("{what}.generation") })
+        Err(StoreError::Conflict {
+            kind: crate::ConflictKind::Check,
+            what: format!("{what}.generation"),
+        })
     }
 }

@@ -44,12 +44,21 @@ pub fn spec_insert(tx: &mut Tx<'_>, spec: &SpecRecord) -> Result<(), StoreError>
 
 /// All specs by name.
 pub fn spec_list(tx: &mut Tx<'_>) -> Result<Vec<SpecRecord>, StoreError> {
-    tx.query("SELECT * FROM spec ORDER BY name", params![])?.iter().map(read).collect()
+    tx.query("SELECT * FROM spec ORDER BY name", params![])?
+        .iter()
+        .map(read)
+        .collect()
 }
 
 /// The spec with this id or name.
 pub fn spec_find(tx: &mut Tx<'_>, id_or_name: &str) -> Result<Option<SpecRecord>, StoreError> {
-    tx.query_optional("SELECT * FROM spec WHERE id = $1 OR name = $1", params![id_or_name])?.as_ref().map(read).transpose()
+    tx.query_optional(
+        "SELECT * FROM spec WHERE id = $1 OR name = $1",
+        params![id_or_name],
+    )?
+    .as_ref()
+    .map(read)
+    .transpose()
 }
 
 /// Removes a spec; a super node that uses it is a foreign key conflict.

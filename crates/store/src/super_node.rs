@@ -9,7 +9,13 @@ use crate::{StoreError, Tx, Value, params, record};
 pub fn super_node_insert(tx: &mut Tx<'_>, super_node: &SuperNode) -> Result<(), StoreError> {
     tx.execute(
         "INSERT INTO super_node (id, name, spec, generation, record) VALUES ($1, $2, $3, $4, $5)",
-        params![super_node.id.as_str(), super_node.name.as_str(), super_node.spec.as_str(), super_node.generation, Value::json(super_node)?],
+        params![
+            super_node.id.as_str(),
+            super_node.name.as_str(),
+            super_node.spec.as_str(),
+            super_node.generation,
+            Value::json(super_node)?
+        ],
     )?;
     Ok(())
 }
@@ -27,12 +33,18 @@ pub fn super_node_update(tx: &mut Tx<'_>, super_node: &mut SuperNode) -> Result<
 
 /// The super node with this id.
 pub fn super_node_get(tx: &mut Tx<'_>, id: &SuperNodeId) -> Result<Option<SuperNode>, StoreError> {
-    record::optional(tx.query_optional("SELECT record FROM super_node WHERE id = $1", params![id.as_str()])?)
+    record::optional(tx.query_optional(
+        "SELECT record FROM super_node WHERE id = $1",
+        params![id.as_str()],
+    )?)
 }
 
 /// The super node with this id or name.
 pub fn super_node_find(tx: &mut Tx<'_>, id_or_name: &str) -> Result<Option<SuperNode>, StoreError> {
-    record::optional(tx.query_optional("SELECT record FROM super_node WHERE id = $1 OR name = $1", params![id_or_name])?)
+    record::optional(tx.query_optional(
+        "SELECT record FROM super_node WHERE id = $1 OR name = $1",
+        params![id_or_name],
+    )?)
 }
 
 /// All super nodes by name.
@@ -42,7 +54,10 @@ pub fn super_node_list(tx: &mut Tx<'_>) -> Result<Vec<SuperNode>, StoreError> {
 
 /// Removes a super node that no node belongs to.
 pub fn super_node_delete(tx: &mut Tx<'_>, id: &SuperNodeId) -> Result<(), StoreError> {
-    tx.execute("DELETE FROM environment_revision WHERE super_node = $1", params![id.as_str()])?;
+    tx.execute(
+        "DELETE FROM environment_revision WHERE super_node = $1",
+        params![id.as_str()],
+    )?;
     tx.execute("DELETE FROM super_node WHERE id = $1", params![id.as_str()])?;
     Ok(())
 }

@@ -40,7 +40,11 @@ fn read_token(row: &Row) -> Result<TokenRecord, StoreError> {
 }
 
 /// Stores a new token.
-pub fn token_insert(tx: &mut Tx<'_>, token: &TokenRecord, secret_hash: &str) -> Result<(), StoreError> {
+pub fn token_insert(
+    tx: &mut Tx<'_>,
+    token: &TokenRecord,
+    secret_hash: &str,
+) -> Result<(), StoreError> {
     tx.execute(
         "INSERT INTO token (id, name, role, secret_hash, created_at, expires_at, revoked_at) VALUES ($1, $2, $3, $4, $5, $6, $7)",
         params![
@@ -52,7 +56,11 @@ pub fn token_insert(tx: &mut Tx<'_>, token: &TokenRecord, secret_hash: &str) -> 
 }
 
 /// The token with this secret, if it is neither revoked nor over.
-pub fn token_authenticate(tx: &mut Tx<'_>, secret_hash: &str, now: Timestamp) -> Result<Option<TokenRecord>, StoreError> {
+pub fn token_authenticate(
+    tx: &mut Tx<'_>,
+    secret_hash: &str,
+    now: Timestamp,
+) -> Result<Option<TokenRecord>, StoreError> {
     tx.query_optional(
         "SELECT id, name, role, created_at, expires_at, revoked_at FROM token
          WHERE secret_hash = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $2)",
@@ -65,11 +73,21 @@ pub fn token_authenticate(tx: &mut Tx<'_>, secret_hash: &str, now: Timestamp) ->
 
 /// All tokens, oldest first.
 pub fn token_list(tx: &mut Tx<'_>) -> Result<Vec<TokenRecord>, StoreError> {
-    tx.query("SELECT id, name, role, created_at, expires_at, revoked_at FROM token ORDER BY id", params![])?.iter().map(read_token).collect()
+    tx.query(
+        "SELECT id, name, role, created_at, expires_at, revoked_at FROM token ORDER BY id",
+        params![],
+    )?
+    .iter()
+    .map(read_token)
+    .collect()
 }
 
 /// Revokes a token; answers it, or nothing when there is none.
-pub fn token_revoke(tx: &mut Tx<'_>, id: &str, now: Timestamp) -> Result<Option<TokenRecord>, StoreError> {
+pub fn token_revoke(
+    tx: &mut Tx<'_>,
+    id: &str,
+    now: Timestamp,
+) -> Result<Option<TokenRecord>, StoreError> {
     tx.query_optional(
         "UPDATE token SET revoked_at = COALESCE(revoked_at, $2) WHERE id = $1 RETURNING id, name, role, created_at, expires_at, revoked_at",
         params![id, now.0],
@@ -101,7 +119,6 @@ pub struct JoinTokenRecord {
 }
 
 fn read_join_token(row: &Row) -> Result<JoinTokenRecord, StoreError> {
-    let provision = if row.get::<Option<String>>("provision")?.is_some() { Some(record::parsed(row, "provision")?) } else { None };
     Ok(JoinTokenRecord {
         id: record::parsed(row, "id")?,
         uses_left: row.get("uses_left")?,
@@ -109,13 +126,17 @@ fn read_join_token(row: &Row) -> Result<JoinTokenRecord, StoreError> {
         revoked_at: time(row, "revoked_at")?,
         labels: row.json("labels")?,
         position: row.json("position")?,
-        provision,
+        provision: record::parsed_optional(row, "provision")?,
         created_at: Timestamp(row.get("created_at")?),
     })
 }
 
 /// Stores a new join token.
-pub fn join_token_insert(tx: &mut Tx<'_>, token: &JoinTokenRecord, secret_hash: &str) -> Result<(), StoreError> {
+pub fn join_token_insert(
+    tx: &mut Tx<'_>,
+    token: &JoinTokenRecord,
+    secret_hash: &str,
+) -> Result<(), StoreError> {
     tx.execute(
         "INSERT INTO join_token (id, secret_hash, uses_left, expires_at, revoked_at, labels, position, provision, created_at)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
@@ -128,7 +149,11 @@ pub fn join_token_insert(tx: &mut Tx<'_>, token: &JoinTokenRecord, secret_hash: 
 }
 
 /// The join token with this secret, if it is neither revoked nor over; uses are not looked at.
-pub fn join_token_find(tx: &mut Tx<'_>, secret_hash: &str, now: Timestamp) -> Result<Option<JoinTokenRecord>, StoreError> {
+pub fn join_token_find(
+    tx: &mut Tx<'_>,
+    secret_hash: &str,
+    now: Timestamp,
+) -> Result<Option<JoinTokenRecord>, StoreError> {
     tx.query_optional("SELECT * FROM join_token WHERE secret_hash = $1 AND revoked_at IS NULL AND expires_at > $2", params![secret_hash, now.0])?
         .as_ref()
         .map(read_join_token)
@@ -137,24 +162,56 @@ pub fn join_token_find(tx: &mut Tx<'_>, secret_hash: &str, now: Timestamp) -> Re
 
 /// Takes one use; answers whether one was left.
 pub fn join_token_use(tx: &mut Tx<'_>, id: &JoinTokenId) -> Result<bool, StoreError> {
-    Ok(tx.execute("UPDATE join_token SET uses_left = uses_left - 1 WHERE id = $1 AND uses_left > 0", params![id.as_str()])? == 1)
+    Ok(tx.execute(
+        "UPDATE join_token SET uses_left = uses_left - 1 WHERE id = $1 AND uses_left > 0",
+        params![id.as_str()],
+    )? == 1)
 }
 
-/// Replaces the secret of a provision's join token: the secret itself is never stored, so each call to a provisioner makes a new one.
-pub fn join_token_replace_secret(tx: &mut Tx<'_>, id: &JoinTokenId, secret_hash: &str, expires_at: Timestamp) -> Result<(), StoreError> {
-    tx.execute("UPDATE join_token SET secret_hash = $2, expires_at = $3 WHERE id = $1", params![id.as_str(), secret_hash, expires_at.0])?;
+/// Revokes all join tokens of a provision at once.
+pub fn join_token_revoke_provision(
+    tx: &mut Tx<'_>,
+    provision: &ProvisionId,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    tx.execute(
+        "UPDATE join_token SET revoked_at = $2 WHERE provision = $1 AND revoked_at IS NULL",
+        params![provision.as_str(), now.0],
+    )?;
+    Ok(())
+}
+
+/// Forgets join tokens of provisions that ended before `before`.
+pub fn join_token_prune(tx: &mut Tx<'_>, before: Timestamp) -> Result<(), StoreError> {
+    tx.execute(
+        "DELETE FROM join_token WHERE provision IS NOT NULL AND expires_at < $1",
+        params![before.0],
+    )?;
     Ok(())
 }
 
 /// All join tokens of people, oldest first.
 pub fn join_token_list(tx: &mut Tx<'_>) -> Result<Vec<JoinTokenRecord>, StoreError> {
-    tx.query("SELECT * FROM join_token WHERE provision IS NULL ORDER BY id", params![])?.iter().map(read_join_token).collect()
+    tx.query(
+        "SELECT * FROM join_token WHERE provision IS NULL ORDER BY id",
+        params![],
+    )?
+    .iter()
+    .map(read_join_token)
+    .collect()
 }
 
 /// Revokes a join token; answers it, or nothing when there is none.
-pub fn join_token_revoke(tx: &mut Tx<'_>, id: &str, now: Timestamp) -> Result<Option<JoinTokenRecord>, StoreError> {
-    tx.query_optional("UPDATE join_token SET revoked_at = COALESCE(revoked_at, $2) WHERE id = $1 RETURNING *", params![id, now.0])?
-        .as_ref()
-        .map(read_join_token)
-        .transpose()
+pub fn join_token_revoke(
+    tx: &mut Tx<'_>,
+    id: &str,
+    now: Timestamp,
+) -> Result<Option<JoinTokenRecord>, StoreError> {
+    tx.query_optional(
+        "UPDATE join_token SET revoked_at = COALESCE(revoked_at, $2) WHERE id = $1 RETURNING *",
+        params![id, now.0],
+    )?
+    .as_ref()
+    .map(read_join_token)
+    .transpose()
 }

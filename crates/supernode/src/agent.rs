@@ -1,14 +1,103 @@
 //! `supernode agent`: what runs on every node.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use supernode_agent::options::{AgentOptions, JoinToken};
+use supernode_types::Name;
+use supernode_types::entropy::SystemEntropy;
+use supernode_types::node::Position;
+use supernode_types::time::SystemClock;
+
+use crate::logging::{self, LogFormat};
 
 /// What `supernode agent` takes
 #[derive(Debug, clap::Args)]
-pub(crate) struct AgentArguments {}
+pub(crate) struct AgentArguments {
+    /// Address of the server's agent port, host:port
+    #[arg(long)]
+    server: String,
+    /// The certificate of the server's authority, PEM; nothing else is trusted
+    #[arg(long)]
+    ca_file: PathBuf,
+    /// The secret of a join token; visible in the process list, so prefer the file
+    #[arg(long, env = "SUPERNODE_JOIN_TOKEN", hide_env_values = true, conflicts_with = "join_token_file")]
+    join_token: Option<String>,
+    /// A file with the secret of a join token; read only to enrol
+    #[arg(long)]
+    join_token_file: Option<PathBuf>,
+    /// The node's name; the host's name when absent
+    #[arg(long)]
+    name: Option<String>,
+    /// The address that other nodes reach this one at; the host's name when absent
+    #[arg(long)]
+    address: Option<String>,
+    /// key=value; can be repeated
+    #[arg(long = "label", value_name = "KEY=VALUE")]
+    labels: Vec<String>,
+    /// The HCCS or NVLink domain, where the hardware does not tell
+    #[arg(long)]
+    hyperplane: Option<String>,
+    /// The rack
+    #[arg(long)]
+    rack: Option<String>,
+    /// The leaf switch
+    #[arg(long)]
+    leaf: Option<String>,
+    /// Where the agent keeps everything
+    #[arg(long, default_value = "/var/lib/supernode/agent")]
+    data: PathBuf,
+    /// Below which the environment is applied
+    #[arg(long, default_value = "/")]
+    system_root: PathBuf,
+    /// The user that jobs run as when the agent is root; nobody when absent
+    #[arg(long)]
+    job_user: Option<String>,
+    /// Let admins submit jobs that run as root
+    #[arg(long)]
+    allow_root_jobs: bool,
+    /// How log lines look
+    #[arg(long, value_enum, default_value = "text")]
+    log_format: LogFormat,
+}
 
-/// Runs the agent until a signal ends it.
-pub(crate) fn run(_arguments: AgentArguments) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("being written")
+/// Runs the agent until a signal ends it. Ranks of jobs go on: they belong to their supervisors.
+pub(crate) fn run(arguments: AgentArguments) -> anyhow::Result<ExitCode> {
+    logging::start(arguments.log_format);
+    let options = options(arguments)?;
+    // One thread: an agent mostly waits, and it must not take memory or cores from what the node is for.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(8).build()?;
+    runtime.block_on(supernode_agent::service::run(options, Arc::new(SystemClock), Arc::new(SystemEntropy), signalled()))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn options(arguments: AgentArguments) -> anyhow::Result<AgentOptions> {
+    let host = nix::unistd::gethostname()?.to_string_lossy().to_lowercase();
+    let name: Name = arguments.name.unwrap_or_else(|| host.clone()).parse().context("--name")?;
+    let address = arguments.address.unwrap_or(host);
+    let mut options = AgentOptions::new(arguments.server, arguments.ca_file, name, address, std::path::absolute(arguments.data)?);
+    options.join_token = match (arguments.join_token, arguments.join_token_file) {
+        (Some(secret), _) => JoinToken::Secret(secret),
+        (None, Some(file)) => JoinToken::File(file),
+        (None, None) => JoinToken::None,
+    };
+    options.labels = labels(&arguments.labels)?;
+    options.position = Position { hyperplane: arguments.hyperplane, rack: arguments.rack, leaf: arguments.leaf };
+    options.system_root = std::path::absolute(arguments.system_root)?;
+    options.job_user = arguments.job_user;
+    options.allow_root_jobs = arguments.allow_root_jobs;
+    Ok(options)
+}
+
+fn labels(words: &[String]) -> anyhow::Result<BTreeMap<String, String>> {
+    let pair = |word: &String| {
+        let (key, value) = word.split_once('=').with_context(|| format!("--label {word}: write KEY=VALUE"))?;
+        Ok((key.to_owned(), value.to_owned()))
+    };
+    words.iter().map(pair).collect()
 }
 
 /// Waits for SIGINT or SIGTERM.

@@ -154,7 +154,7 @@ async fn serve(arguments: &ServerArguments, url: &DatabaseUrl) -> anyhow::Result
     let authority = Arc::new(Authority::load_or_create(&arguments.data.join("authority"), clock.now())?);
     let names = server_names(arguments);
     let certificate = authority.server_certificate(&names, clock.now())?;
-    let tls = ServerTls::new(&authority, &certificate, Arc::clone(&clock))?;
+    let tls = Arc::new(ServerTls::new(&authority, &certificate, Arc::clone(&clock))?);
 
     let agent_address = agent_listen(arguments)?;
     let api = Listener::bind(arguments.listen, ListenerOptions::api())?;
@@ -187,6 +187,7 @@ async fn serve(arguments: &ServerArguments, url: &DatabaseUrl) -> anyhow::Result
         tokio::spawn(service::run_loop(control.clone(), metrics)),
         tokio::spawn(service::run_provisioner(control.clone(), join, new_secret)),
         tokio::spawn(service::run_housekeeping(control)),
+        tokio::spawn(keep_certificate(Arc::clone(&authority), tls.clone(), names, Arc::clone(&clock))),
     ];
     tracing::info!(api = %api_url, agents = %agents.address(), database = %url, "serving");
     tokio::spawn(stop_on_signal(shutdown.clone()));
@@ -268,6 +269,17 @@ fn replace_private(path: &Path, content: &[u8]) -> std::io::Result<()> {
     file.write_all(content)?;
     file.sync_all()?;
     std::fs::rename(&temporary, path)
+}
+
+/// Replaces the server's certificate before it ends, without a restart.
+async fn keep_certificate(authority: Arc<Authority>, tls: Arc<ServerTls>, names: Vec<String>, clock: Arc<dyn Clock>) {
+    loop {
+        tokio::time::sleep(Duration::from_hours(24)).await;
+        let renewed = authority.server_certificate(&names, clock.now()).map_err(anyhow::Error::from);
+        if let Err(error) = renewed.and_then(|certificate| Ok(tls.replace_certificate(&certificate)?)) {
+            tracing::error!(%error, "the server's certificate cannot be renewed; trying again tomorrow");
+        }
+    }
 }
 
 async fn stop_on_signal(shutdown: CancellationToken) {

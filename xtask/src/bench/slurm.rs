@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::Contender;
+use super::stamps::{last_stamp_after, resident, seconds_between};
 use super::suites::Question;
 use crate::ci::setup::{apt_install, find_program, install_line, may_install};
 use crate::processes::{Process, realtime_nanoseconds, text_within, wait_for};
@@ -274,6 +275,15 @@ impl Slurm {
         })
     }
 
+    /// Of the `slurmstepd` of a running job.
+    fn step_memory(&mut self) -> Result<f64> {
+        self.start_long_job()?;
+        let pid = self.cluster.step_pid().context("no slurmstepd runs")?;
+        let bytes = resident(pid)?;
+        self.cluster.cancel_everything()?;
+        Ok(bytes)
+    }
+
     fn node_loss(&mut self) -> Result<f64> {
         let job = self.start_long_job()?;
         let start = realtime_nanoseconds();
@@ -312,10 +322,16 @@ impl Contender for Slurm {
                 sizes.sort_by(f64::total_cmp);
                 sizes[sizes.len() / 2]
             }
+            Question::RankMemory => self.step_memory()?,
             Question::ControllerMemory => resident(self.cluster.controller_pid())?,
             Question::ControllerKill => self.controller_kill()?,
             Question::NodeLoss if self.cluster.nodes < 2 => return Ok(None),
             Question::NodeLoss => self.node_loss()?,
+            // Slurm cannot simulate nodes, and what it acknowledges it writes seconds later.
+            Question::SimulatedShare { .. }
+            | Question::SimulatedMemory { .. }
+            | Question::SimulatedGang { .. }
+            | Question::Acknowledged { .. } => return Ok(None),
         };
         Ok(Some(figure))
     }
@@ -357,55 +373,9 @@ fn parse_start(line: &str) -> Option<Start> {
     })
 }
 
-fn resident(pid: u32) -> Result<f64> {
-    let bytes = Process::resident_bytes(pid).with_context(|| format!("process {pid} is gone"))?;
-    Ok(f64::from(u32::try_from(bytes / 1024)?) * 1024.0)
-}
-
-/// Seconds from `start` to the newest of exactly `count` complete stamps; `None` while some are missing.
-fn last_stamp_after(start: i128, text: &str, count: u32) -> Result<Option<f64>> {
-    let complete = text.rsplit_once('\n').map_or("", |(complete, _)| complete);
-    let stamps: Vec<i128> = complete
-        .lines()
-        .map(|line| {
-            line.trim()
-                .parse()
-                .with_context(|| format!("`{line}` is no time stamp"))
-        })
-        .collect::<Result<_>>()?;
-    if stamps.len() < count as usize {
-        return Ok(None);
-    }
-    let last = stamps
-        .into_iter()
-        .max()
-        .context("no stamps were asked for")?;
-    Ok(Some(seconds_between(start, last)))
-}
-
-fn seconds_between(start: i128, end: i128) -> f64 {
-    Duration::from_nanos(u64::try_from(end - start).unwrap_or_default()).as_secs_f64()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn last_of_all_stamps_counts() {
-        let seconds = last_stamp_after(1_000_000_000, "3000000000\n2000000000\n", 2);
-        assert!(
-            seconds
-                .expect("stamps")
-                .is_some_and(|seconds| (seconds - 2.0).abs() < 1e-9)
-        );
-        assert_eq!(last_stamp_after(0, "3\n", 2).expect("stamps"), None);
-        assert_eq!(
-            last_stamp_after(0, "3\n40", 2).expect("the last one is not written yet"),
-            None
-        );
-        assert!(last_stamp_after(0, "srun: error\n", 1).is_err());
-    }
 
     #[test]
     fn starts_are_read_line_by_line() {

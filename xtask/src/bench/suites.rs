@@ -21,6 +21,8 @@ pub(crate) enum Question {
     Jobs { jobs: u32 },
     /// Resident bytes of the node's daemon after work (median over nodes).
     AgentMemory,
+    /// Resident bytes of what stays beside each rank while it runs (median over ranks).
+    RankMemory,
     /// Resident bytes of the controller after work.
     ControllerMemory,
     /// `kill -9` of the controller, which is started again at once, to the first instruction of a job submitted after it; a job that
@@ -29,6 +31,14 @@ pub(crate) enum Question {
     /// `kill -9` of one node's daemon with all its children, to the first instruction of its job on another node. The contender is set
     /// to call a node lost after 10 s. Seconds.
     NodeLoss,
+    /// Processor time of the controller, as a share of one core, while so many simulated nodes say once a second that they are there.
+    SimulatedShare { agents: u32, seconds: u32 },
+    /// Resident bytes of the controller with so many simulated nodes.
+    SimulatedMemory { agents: u32 },
+    /// One gang over `nodes` of so many simulated nodes: from the submit until the controller says that all ranks run. Seconds.
+    SimulatedGang { agents: u32, nodes: u32 },
+    /// How many changes were lost when the controller was killed at a random moment after it had acknowledged them.
+    Acknowledged { trials: u32 },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -42,6 +52,10 @@ pub(crate) enum Unit {
     PerSecond,
     /// Shown in MB (10^6 bytes); less is better.
     Megabytes,
+    /// Shown in hundredths of one core; less is better.
+    Cores,
+    /// A number of bad things; less is better.
+    Losses,
 }
 
 impl Unit {
@@ -51,6 +65,8 @@ impl Unit {
             Self::Seconds => "s",
             Self::PerSecond => "/s",
             Self::Megabytes => "MB",
+            Self::Cores => "cores",
+            Self::Losses => "lost",
         }
     }
 
@@ -59,7 +75,8 @@ impl Unit {
         match self {
             Self::Milliseconds => format!("{:.0}", figure * 1e3),
             Self::Seconds => format!("{figure:.1}"),
-            Self::PerSecond => format!("{figure:.0}"),
+            Self::PerSecond | Self::Losses => format!("{figure:.0}"),
+            Self::Cores => format!("{figure:.2}"),
             Self::Megabytes => format!("{:.1}", figure / 1e6),
         }
     }
@@ -98,17 +115,31 @@ pub(crate) struct Suite {
 }
 
 /// How much work a run may be.
-#[derive(Clone, Copy)]
-struct Scale {
-    quick: bool,
-    nodes: u32,
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Scale {
+    pub(crate) quick: bool,
+    /// Real nodes.
+    pub(crate) nodes: u32,
+    /// Trials of acknowledged changes; as many as fit when absent.
+    pub(crate) trials: Option<u32>,
 }
 
 impl Scale {
     fn jobs(self, full: u32) -> u32 {
         if self.quick { full / 5 } else { full }
     }
+
+    fn simulated(self, full: u32) -> u32 {
+        if self.quick { full / 10 } else { full }
+    }
+
+    fn trials(self) -> u32 {
+        self.trials.unwrap_or(if self.quick { 20 } else { 200 })
+    }
 }
+
+/// Simulated nodes of the suites `agents-…`.
+const AGENTS: u32 = 10_000;
 
 impl Suite {
     /// 0 with `--quick` for suites that take long.
@@ -116,8 +147,15 @@ impl Suite {
         if quick { self.quick_runs } else { self.runs }
     }
 
-    pub(crate) fn question(&self, quick: bool, nodes: u32) -> Question {
-        (self.question)(Scale { quick, nodes })
+    pub(crate) fn question(&self, scale: Scale) -> Question {
+        (self.question)(scale)
+    }
+
+    /// Whether a person means this suite by `name`: its whole name, or the first words of several.
+    pub(crate) fn is_named(&self, name: &str) -> bool {
+        let exact = SUITES.iter().any(|suite| suite.name == name);
+        let rest = self.name.strip_prefix(name);
+        self.name == name || !exact && rest.is_some_and(|rest| rest.starts_with('-'))
     }
 }
 
@@ -226,6 +264,15 @@ pub(crate) const SUITES: &[Suite] = &[
         quick_runs: 1,
     },
     Suite {
+        name: "rank-memory",
+        about: "resident memory of what stays beside each rank",
+        unit: Unit::Megabytes,
+        goal: None,
+        question: |_| Question::RankMemory,
+        runs: 1,
+        quick_runs: 1,
+    },
+    Suite {
         name: "controller-memory",
         about: "resident memory of the controller with these nodes",
         unit: Unit::Megabytes,
@@ -252,6 +299,64 @@ pub(crate) const SUITES: &[Suite] = &[
         runs: 2,
         quick_runs: 0,
     },
+    Suite {
+        name: "agents-share",
+        about: "controller with 10,000 simulated nodes at 1 Hz: share of a core",
+        unit: Unit::Cores,
+        goal: Some(0.25),
+        question: |scale| Question::SimulatedShare {
+            agents: scale.simulated(AGENTS),
+            seconds: if scale.quick { 10 } else { 60 },
+        },
+        runs: 1,
+        quick_runs: 0,
+    },
+    Suite {
+        name: "agents-memory",
+        about: "the same: resident memory",
+        unit: Unit::Megabytes,
+        goal: Some(250e6),
+        question: |scale| Question::SimulatedMemory {
+            agents: scale.simulated(AGENTS),
+        },
+        runs: 1,
+        quick_runs: 0,
+    },
+    Suite {
+        name: "agents-gang-1000",
+        about: "one gang of 1,000 simulated nodes: submit to all ranks running",
+        unit: Unit::Seconds,
+        goal: Some(1.0),
+        question: |scale| Question::SimulatedGang {
+            agents: scale.simulated(AGENTS),
+            nodes: scale.simulated(1000),
+        },
+        runs: 5,
+        quick_runs: 0,
+    },
+    Suite {
+        name: "agents-gang-5000",
+        about: "one gang of 5,000 simulated nodes: submit to all ranks running",
+        unit: Unit::Seconds,
+        goal: Some(4.0),
+        question: |scale| Question::SimulatedGang {
+            agents: scale.simulated(AGENTS),
+            nodes: scale.simulated(5000),
+        },
+        runs: 3,
+        quick_runs: 0,
+    },
+    Suite {
+        name: "acknowledged",
+        about: "kill -9 of the controller 0-6 s after an acknowledged change: what was lost",
+        unit: Unit::Losses,
+        goal: Some(0.0),
+        question: |scale| Question::Acknowledged {
+            trials: scale.trials(),
+        },
+        runs: 1,
+        quick_runs: 0,
+    },
 ];
 
 #[cfg(test)]
@@ -264,6 +369,18 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), SUITES.len());
+    }
+
+    #[test]
+    fn a_prefix_names_several_suites_unless_it_is_one() {
+        let named = |name: &str| -> Vec<&str> {
+            let found = SUITES.iter().filter(|suite| suite.is_named(name));
+            found.map(|suite| suite.name).collect()
+        };
+        assert_eq!(named("gang-run"), ["gang-run"]);
+        assert_eq!(named("agents").len(), 4);
+        assert_eq!(named("submit"), ["submit-1", "submit-64", "submit-command"]);
+        assert!(named("agent-mem").is_empty());
     }
 
     #[test]
@@ -282,12 +399,20 @@ mod tests {
             .iter()
             .find(|suite| suite.name == "jobs")
             .expect("is there");
-        assert_eq!(jobs.question(false, 8), Question::Jobs { jobs: 500 });
-        assert_eq!(jobs.question(true, 8), Question::Jobs { jobs: 100 });
+        let scale = |quick, nodes| Scale {
+            quick,
+            nodes,
+            trials: None,
+        };
+        assert_eq!(jobs.question(scale(false, 8)), Question::Jobs { jobs: 500 });
+        assert_eq!(jobs.question(scale(true, 8)), Question::Jobs { jobs: 100 });
         let gang = SUITES
             .iter()
             .find(|suite| suite.name == "gang-run-4")
             .expect("is there");
-        assert_eq!(gang.question(false, 2), Question::GangRun { nodes: 2 });
+        assert_eq!(
+            gang.question(scale(false, 2)),
+            Question::GangRun { nodes: 2 }
+        );
     }
 }

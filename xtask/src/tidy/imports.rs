@@ -27,6 +27,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ),
     ("supernode", EVERYTHING),
     ("xtask", &[]),
+    ("xtask-load", &["api", "client", "types"]),
 ];
 
 /// Libraries that one crate owns: the rest of the workspace must not know them.

@@ -466,6 +466,7 @@ fn leaving_cleans_and_an_executor_that_cannot_work_is_tried_again() {
     rig.go();
     assert_eq!((rig.core.observed().environment_applied, rig.rest.len()), (0, 0));
     assert!(rig.core.observed().environment_items[0].problem().is_some());
+    rig.acknowledge();
     rig.now += Duration::from_secs(5);
     rig.go();
     assert!(matches!(std::mem::take(&mut rig.rest)[..], [Effect::ApplyEnvironment { .. }]));

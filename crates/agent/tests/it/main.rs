@@ -2,5 +2,7 @@
 
 mod environment;
 mod ranks;
+mod server;
+mod session;
 mod supervisor;
 mod support;

@@ -113,15 +113,30 @@ fn what_cannot_be_meant_is_refused() {
 
 #[test]
 fn the_output_format_is_accepted_everywhere() {
-    for line in ["supernode -o json node list", "supernode node -o json list", "supernode node list -o json"] {
-        assert_eq!(parse(line).expect("valid").options.output, Format::Json, "{line}");
+    for line in [
+        "supernode -o json node list",
+        "supernode node -o json list",
+        "supernode node list -o json",
+    ] {
+        assert_eq!(
+            parse(line).expect("valid").options.output,
+            Format::Json,
+            "{line}"
+        );
     }
     let swallowed = parse("supernode run --super-node train -- python3 -o json").expect("valid");
-    assert_eq!(swallowed.options.output, Format::Table, "what follows the program belongs to it");
+    assert_eq!(
+        swallowed.options.output,
+        Format::Table,
+        "what follows the program belongs to it"
+    );
 }
 
 #[test]
 fn help_names_the_exit_codes() {
     let help = Binary::command().render_long_help().to_string();
-    assert!(help.contains("130  interrupted") && help.contains("super-node"), "{help}");
+    assert!(
+        help.contains("130  interrupted") && help.contains("super-node"),
+        "{help}"
+    );
 }

@@ -14,9 +14,19 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// The command line with these arguments, and with nothing of this process's environment.
 pub(crate) fn command(arguments: &[&str]) -> Command {
     let test = std::env::current_exe().expect("this test has a path");
-    let program: PathBuf = test.parent().and_then(std::path::Path::parent).expect("it is in target/…/deps").join("examples/supernode_cli");
+    let program: PathBuf = test
+        .parent()
+        .and_then(std::path::Path::parent)
+        .expect("it is in target/…/deps")
+        .join("examples/supernode_cli");
     let mut command = Command::new(program);
-    command.args(arguments).env_clear().env("HOME", "/nonexistent").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .args(arguments)
+        .env_clear()
+        .env("HOME", "/nonexistent")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     command.kill_on_drop(true);
     command
 }
@@ -35,7 +45,10 @@ impl Place {
     pub(crate) fn with_ca(server: &Server, ca: &str) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         std::fs::write(directory.path().join("ca.pem"), ca).expect("writes");
-        Self { directory, server: server.address.clone() }
+        Self {
+            directory,
+            server: server.address.clone(),
+        }
     }
 
     /// [`command`] that talks to the server.
@@ -69,7 +82,11 @@ pub(crate) struct Ended {
 impl From<Output> for Ended {
     fn from(output: Output) -> Self {
         let text = |bytes| String::from_utf8(bytes).expect("it writes UTF-8");
-        Self { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+        Self {
+            code: output.status.code(),
+            out: text(output.stdout),
+            err: text(output.stderr),
+        }
     }
 }
 
@@ -77,5 +94,9 @@ pub(crate) async fn finish(mut command: Command) -> Ended {
     let child = command.spawn().expect("it starts");
     // The command holds our ends of what it passed on; a closed pipe is closed only without them.
     drop(command);
-    tokio::time::timeout(PATIENCE, child.wait_with_output()).await.expect("it ends in time").expect("it ran").into()
+    tokio::time::timeout(PATIENCE, child.wait_with_output())
+        .await
+        .expect("it ends in time")
+        .expect("it ran")
+        .into()
 }

@@ -40,7 +40,10 @@ pub(crate) struct Asked {
 
 impl Asked {
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
+        self.headers
+            .iter()
+            .find(|(found, _)| found == name)
+            .map(|(_, value)| value.as_str())
     }
 }
 
@@ -63,15 +66,22 @@ fn identity() -> Identity {
     let ca_certificate = ca.self_signed(&ca_key).expect("signs");
     let key = KeyPair::generate().expect("keys can be made");
     let params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("an address");
-    let certificate = params.signed_by(&key, &Issuer::new(ca, ca_key)).expect("signs");
+    let certificate = params
+        .signed_by(&key, &Issuer::new(ca, ca_key))
+        .expect("signs");
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-    let config = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()
-        .expect("the provider has them")
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate.der().clone()], key)
-        .expect("certificate and key belong together");
-    Identity { ca: ca_certificate.pem(), config }
+    let config = rustls::ServerConfig::builder_with_provider(Arc::new(
+        rustls::crypto::aws_lc_rs::default_provider(),
+    ))
+    .with_safe_default_protocol_versions()
+    .expect("the provider has them")
+    .with_no_client_auth()
+    .with_single_cert(vec![certificate.der().clone()], key)
+    .expect("certificate and key belong together");
+    Identity {
+        ca: ca_certificate.pem(),
+        config,
+    }
 }
 
 /// Another authority than any server's.
@@ -87,9 +97,15 @@ impl Server {
         tokio::spawn(async move {
             let mut reactions = reactions.into_iter().peekable();
             while reactions.peek().is_some() {
-                let Ok((socket, _)) = listener.accept().await else { return };
-                let Ok(mut stream) = acceptor.accept(socket).await else { continue };
-                let Some(request) = read_request(&mut stream).await else { continue };
+                let Ok((socket, _)) = listener.accept().await else {
+                    return;
+                };
+                let Ok(mut stream) = acceptor.accept(socket).await else {
+                    continue;
+                };
+                let Some(request) = read_request(&mut stream).await else {
+                    continue;
+                };
                 record.lock().expect("no holder panics").push(request);
                 react(&mut stream, reactions.next().expect("there was one")).await;
             }
@@ -98,16 +114,23 @@ impl Server {
     }
 
     /// Answers every request with what `reaction` says, many at a time.
-    pub(crate) async fn answering(reaction: impl Fn(&Asked) -> Reaction + Send + Sync + 'static) -> Self {
+    pub(crate) async fn answering(
+        reaction: impl Fn(&Asked) -> Reaction + Send + Sync + 'static,
+    ) -> Self {
         let (server, listener, acceptor) = Self::listen().await;
         let record = Arc::clone(&server.asked);
         let reaction = Arc::new(reaction);
         tokio::spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
-                let (acceptor, record, reaction) = (acceptor.clone(), Arc::clone(&record), Arc::clone(&reaction));
+                let (acceptor, record, reaction) =
+                    (acceptor.clone(), Arc::clone(&record), Arc::clone(&reaction));
                 tokio::spawn(async move {
-                    let Ok(mut stream) = acceptor.accept(socket).await else { return };
-                    let Some(request) = read_request(&mut stream).await else { return };
+                    let Ok(mut stream) = acceptor.accept(socket).await else {
+                        return;
+                    };
+                    let Some(request) = read_request(&mut stream).await else {
+                        return;
+                    };
                     let reaction = reaction(&request);
                     record.lock().expect("no holder panics").push(request);
                     react(&mut stream, reaction).await;
@@ -121,7 +144,15 @@ impl Server {
         let Identity { ca, config } = identity();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = format!("https://{}", listener.local_addr().expect("bound"));
-        (Self { address, ca, asked: Arc::default() }, listener, TlsAcceptor::from(Arc::new(config)))
+        (
+            Self {
+                address,
+                ca,
+                asked: Arc::default(),
+            },
+            listener,
+            TlsAcceptor::from(Arc::new(config)),
+        )
     }
 
     pub(crate) fn asked(&self) -> Vec<Asked> {
@@ -129,7 +160,11 @@ impl Server {
     }
 
     pub(crate) fn context(&self) -> Context {
-        Context { server: self.address.clone(), ca: self.ca.clone(), token: "secret".into() }
+        Context {
+            server: self.address.clone(),
+            ca: self.ca.clone(),
+            token: "secret".into(),
+        }
     }
 
     pub(crate) fn client(&self, limits: Limits) -> Client {
@@ -138,12 +173,23 @@ impl Server {
 }
 
 pub(crate) fn client(context: &Context, limits: Limits) -> Client {
-    Client::with(context, limits, Arc::new(SystemClock), Arc::new(SeededEntropy::new(1))).expect("the context is usable")
+    Client::with(
+        context,
+        limits,
+        Arc::new(SystemClock),
+        Arc::new(SeededEntropy::new(1)),
+    )
+    .expect("the context is usable")
 }
 
 /// Limits that make a test that should fail fail soon.
 pub(crate) fn limits() -> Limits {
-    Limits { connect: Duration::from_secs(2), total: Duration::from_secs(5), retry_for: Duration::from_secs(2), answer_bytes: 100_000 }
+    Limits {
+        connect: Duration::from_secs(2),
+        total: Duration::from_secs(5),
+        retry_for: Duration::from_secs(2),
+        answer_bytes: 100_000,
+    }
 }
 
 async fn react(stream: &mut (impl AsyncReadExt + AsyncWriteExt + Unpin), reaction: Reaction) {
@@ -155,7 +201,9 @@ async fn react(stream: &mut (impl AsyncReadExt + AsyncWriteExt + Unpin), reactio
     match reaction {
         Reaction::Answer(status, body) => {
             let length = body.len();
-            let head = format!("HTTP/1.1 {status} X\r\ncontent-type: application/json\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n");
+            let head = format!(
+                "HTTP/1.1 {status} X\r\ncontent-type: application/json\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n"
+            );
             write(stream, &(head + &body)).await;
         }
         Reaction::Raw(bytes) => write(stream, &bytes).await,
@@ -186,10 +234,18 @@ async fn read_request(stream: &mut (impl AsyncReadExt + Unpin)) -> Option<Asked>
     let head = String::from_utf8(bytes[..head_end].to_vec()).ok()?;
     let mut lines = head.lines();
     let line = lines.next()?.to_owned();
-    let headers: Vec<(String, String)> =
-        lines.filter_map(|line| line.split_once(": ")).map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned())).collect();
-    let mut asked = Asked { line, headers, body: String::new() };
-    let length: usize = asked.header("content-length").map_or(0, |length| length.parse().expect("a number"));
+    let headers: Vec<(String, String)> = lines
+        .filter_map(|line| line.split_once(": "))
+        .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
+        .collect();
+    let mut asked = Asked {
+        line,
+        headers,
+        body: String::new(),
+    };
+    let length: usize = asked
+        .header("content-length")
+        .map_or(0, |length| length.parse().expect("a number"));
     let mut body = bytes[head_end + 4..].to_vec();
     while body.len() < length {
         if stream.read_buf(&mut body).await.ok()? == 0 {

@@ -18,7 +18,10 @@ pub const REMOVED_FILE: &str = "removed";
 pub fn create(directory: &Path, node_name: &str, join: &JoinParameters) -> ProvisionAnswer {
     let node = directory.join(node_name);
     let parameters = serde_json::json!({ "name": node_name, "join": join });
-    match fs::create_dir_all(&node).and_then(|()| write_private(&node.join(AGENT_FILE), parameters.to_string().as_bytes())) {
+    match fs::create_dir_all(&node)
+        .and_then(|()| sync_directory(Some(directory)))
+        .and_then(|()| write_private(&node.join(AGENT_FILE), parameters.to_string().as_bytes()))
+    {
         Ok(()) => ProvisionAnswer::Done,
         Err(error) => ProvisionAnswer::Retry(format!("{}: {error}", node.display())),
     }
@@ -40,8 +43,19 @@ pub fn delete(directory: &Path, node_name: &str) -> ProvisionAnswer {
 fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
     use std::os::unix::fs::OpenOptionsExt;
     let temporary = path.with_extension("tmp");
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&temporary)?;
     file.write_all(content)?;
     file.sync_all()?;
-    fs::rename(&temporary, path)
+    fs::rename(&temporary, path)?;
+    sync_directory(path.parent())
+}
+
+/// What was made in a directory survives a loss of power.
+fn sync_directory(directory: Option<&Path>) -> io::Result<()> {
+    directory.map_or(Ok(()), |directory| fs::File::open(directory)?.sync_all())
 }

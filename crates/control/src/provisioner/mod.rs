@@ -2,7 +2,7 @@
 //!
 //! A provision is a row: what is wanted, how far it is, when to ask next. The runner calls the provisioner outside any transaction and
 //! writes down what it said. A call may be lost, repeated or late; the provision's id is the idempotency key that makes a repeated
-//! call harmless. A join token's secret is made anew for each call and stored only as a hash.
+//! call harmless. Secrets of join tokens are stored only as hashes; a restarted server makes a further one, and the former stay good.
 
 pub mod exec;
 pub mod local;
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use runner::{SecretHash, run_due};
+pub use runner::{Runner, SecretHash};
 
 /// Who makes nodes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,6 +81,9 @@ pub struct ProvisionRequest {
     pub node_name: String,
     /// The super node that it is for.
     pub super_node: String,
+    /// The hyperplane that it has to be in, where that matters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hyperplane: Option<String>,
     /// The hardware that it must have.
     pub spec: serde_json::Value,
     /// How it finds the server; absent when it is to be deleted.

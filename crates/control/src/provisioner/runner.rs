@@ -1,131 +1,356 @@
 //! Calls provisioners for the wishes that are due, and writes down what they said.
 
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use supernode_store::provision::{provision_get, provision_join_token, provision_list_open, provision_update};
+use supernode_store::event::event_insert;
+use supernode_store::provision::{provision_get, provision_list_open, provision_update};
 use supernode_store::spec::spec_find;
 use supernode_store::super_node::super_node_get;
-use supernode_store::token::join_token_replace_secret;
+use supernode_store::token::{JoinTokenRecord, join_token_insert};
 use supernode_store::{StoreError, Tx};
+use supernode_types::event::{NewEvent, Severity, Subjects};
+use supernode_types::node::Position;
 use supernode_types::operation::{Provision, ProvisionState};
-use supernode_types::{Entropy, Timestamp};
+use supernode_types::super_node::SuperNode;
+use supernode_types::{Entropy, JoinTokenId, ProvisionId, Timestamp};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 
-use super::{JoinParameters, ProvisionAction, ProvisionAnswer, ProvisionRequest, Provisioner, exec, local};
+use super::{
+    JoinParameters, ProvisionAction, ProvisionAnswer, ProvisionRequest, Provisioner, exec, local,
+};
 use crate::Control;
 
-/// How often a provisioner that fails is called before a wish is given up.
+/// How often a provisioner that fails is called before a wish for a node is given up. A deletion is never given up.
 const MAXIMUM_CALLS: u32 = 6;
-/// How long a new node has to enrol after a call.
-const JOIN_TOKEN_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+/// How long a new node has to enrol after the first call.
+const JOIN_TOKEN_LIFETIME: Duration = Duration::from_hours(24);
+/// When to ask again after an answer that is still to come.
+const PENDING_PERIOD: Duration = Duration::from_secs(2);
+/// The most calls at once.
+const CONCURRENT_CALLS: usize = 8;
 
 /// Makes a secret and its hash; the way secrets look belongs to the HTTP edge.
 pub type SecretHash = fn(&dyn Entropy) -> (String, String);
 
-/// Calls the provisioner for every wish that is due. `join` says how new nodes find this server.
-pub async fn run_due(control: &Control, join: &JoinParameters, make_secret: SecretHash) -> Result<(), StoreError> {
-    if control.settings().provisioner == Provisioner::Pool {
-        return Ok(());
-    }
-    let now = control.clock().now();
-    let open = control.store().read("provision_list_open", |tx| provision_list_open(tx)).await?;
-    for provision in open {
-        let due = matches!(provision.state, ProvisionState::Creating { .. } | ProvisionState::Deleting { .. }) && provision.next_call_at <= now;
-        if due {
-            run_one(control, join, make_secret, provision).await?;
+/// Calls a provisioner. Keeps the secrets of join tokens as long as it lives, so that a repeated call brings the same one.
+#[derive(Debug, Clone)]
+pub struct Runner {
+    control: Control,
+    join: JoinParameters,
+    make_secret: SecretHash,
+    secrets: Arc<Mutex<BTreeMap<ProvisionId, String>>>,
+}
+
+/// What a call needs beside the wish.
+struct Prepared {
+    super_node: Option<SuperNode>,
+    spec: serde_json::Value,
+}
+
+impl Runner {
+    /// `join` says how new nodes find this server.
+    pub fn new(control: Control, join: JoinParameters, make_secret: SecretHash) -> Self {
+        Self {
+            control,
+            join,
+            make_secret,
+            secrets: Arc::default(),
         }
     }
-    Ok(())
+
+    /// Calls the provisioner for every wish that is due, a few at a time, and waits for the answers.
+    pub async fn run_due(&self) -> Result<(), StoreError> {
+        let now = self.control.clock().now();
+        let store = self.control.store();
+        let open = store
+            .read("provision_list_open", provision_list_open)
+            .await?;
+        let slots = Arc::new(Semaphore::new(CONCURRENT_CALLS));
+        let mut calls = JoinSet::new();
+        for provision in open.into_iter().filter(|provision| is_due(provision, now)) {
+            let (runner, slots) = (self.clone(), Arc::clone(&slots));
+            calls.spawn(async move {
+                let _slot = slots.acquire_owned().await;
+                runner.run_one(provision).await
+            });
+        }
+        let mut outcome = Ok(());
+        while let Some(done) = calls.join_next().await {
+            outcome = outcome.and(done.unwrap_or_else(|error| {
+                tracing::error!(%error, "a call to the provisioner ended in a bug");
+                Ok(())
+            }));
+        }
+        outcome
+    }
+
+    async fn run_one(&self, wish: Provision) -> Result<(), StoreError> {
+        let action = action(&wish);
+        let token = match action {
+            ProvisionAction::Create => self.secret(&wish).await?,
+            ProvisionAction::Delete => {
+                self.forget(&wish.id);
+                None
+            }
+        };
+        let id = wish.id.clone();
+        let store = self.control.store();
+        let prepared = store
+            .read("provision_prepare", move |tx| prepare(tx, &id))
+            .await?;
+        let Some((present, prepared)) = prepared else {
+            return Ok(());
+        };
+        let complete = action == ProvisionAction::Delete || token.is_some();
+        if !complete || !same_wish(&present, &wish) {
+            return Ok(());
+        }
+        let provisioner = &self.control.settings().provisioner;
+        let request = request(&wish, action, prepared, token, &self.join);
+        let answer = call(provisioner, &request).await;
+        let now = self.control.clock().now();
+        store
+            .write("provision_answer", move |tx| {
+                record(tx, &wish, action, &answer, now)
+            })
+            .await?;
+        self.control.hub().announce_change();
+        self.control.hub().wake_loop();
+        Ok(())
+    }
+
+    /// The secret of a wish's join token. One that this process has not made yet gets a token of its own: those of former calls stay
+    /// good, because a provisioner that has made the node already does not hear of a new one.
+    async fn secret(&self, wish: &Provision) -> Result<Option<String>, StoreError> {
+        if let Some(known) = self.secrets().get(&wish.id) {
+            return Ok(Some(known.clone()));
+        }
+        let (secret, hash) = (self.make_secret)(&**self.control.entropy());
+        let now = self.control.clock().now();
+        let id = JoinTokenId::new(now, &**self.control.entropy());
+        let wish_id = wish.id.clone();
+        let insert = move |tx: &mut Tx<'_>| token_insert(tx, &id, &wish_id, &hash, now);
+        let made = self
+            .control
+            .store()
+            .write("provision_token", insert)
+            .await?;
+        if made {
+            self.secrets().insert(wish.id.clone(), secret.clone());
+        }
+        Ok(made.then_some(secret))
+    }
+
+    fn forget(&self, id: &ProvisionId) {
+        self.secrets().remove(id);
+    }
+
+    fn secrets(&self) -> std::sync::MutexGuard<'_, BTreeMap<ProvisionId, String>> {
+        self.secrets.lock().expect("no holder of this lock panics")
+    }
 }
 
-async fn run_one(control: &Control, join: &JoinParameters, make_secret: SecretHash, provision: Provision) -> Result<(), StoreError> {
-    let action = match provision.state {
+fn is_due(provision: &Provision, now: Timestamp) -> bool {
+    let waits = matches!(
+        provision.state,
+        ProvisionState::Creating { .. } | ProvisionState::Deleting { .. }
+    );
+    waits && provision.next_call_at <= now
+}
+
+fn action(wish: &Provision) -> ProvisionAction {
+    match wish.state {
         ProvisionState::Creating { .. } => ProvisionAction::Create,
         _ => ProvisionAction::Delete,
-    };
-    let (secret, hash) = make_secret(&**control.entropy());
-    let now = control.clock().now();
-    let wish = provision.clone();
-    let prepared = control.store().write("provision_prepare", move |tx| prepare(tx, &wish, action, &hash, now)).await?;
-    let Some((super_node, spec)) = prepared else { return Ok(()) };
-    let request = ProvisionRequest {
-        version: 1,
-        action,
-        request_id: provision.id.to_string(),
-        node_name: provision.node_name.clone(),
-        super_node,
-        spec,
-        join: (action == ProvisionAction::Create).then(|| JoinParameters { token: secret, ..join.clone() }),
-    };
-    let answer = call(&control.settings().provisioner, &request).await;
-    let now = control.clock().now();
-    control.store().write("provision_answer", move |tx| record(tx, &provision, action, &answer, now)).await?;
-    control.hub().wake_loop();
-    Ok(())
+    }
 }
 
-/// Gives the node's join token a new secret. Nothing when the wish is no longer what it was.
-fn prepare(tx: &mut Tx<'_>, wish: &Provision, action: ProvisionAction, secret_hash: &str, now: Timestamp) -> Result<Option<(String, serde_json::Value)>, StoreError> {
-    let Some(present) = provision_get(tx, &wish.id)? else { return Ok(None) };
-    if std::mem::discriminant(&present.state) != std::mem::discriminant(&wish.state) {
-        return Ok(None);
-    }
-    if action == ProvisionAction::Create {
-        let token = provision_join_token(tx, &wish.id)?;
-        join_token_replace_secret(tx, &token, secret_hash, now.plus(JOIN_TOKEN_LIFETIME))?;
-    }
+/// Whether what is wanted is still the same.
+fn same_wish(present: &Provision, wish: &Provision) -> bool {
+    std::mem::discriminant(&present.state) == std::mem::discriminant(&wish.state)
+}
+
+/// A join token for the node of a wish; none when the node is not wanted any more.
+fn token_insert(
+    tx: &mut Tx<'_>,
+    id: &JoinTokenId,
+    provision: &ProvisionId,
+    secret_hash: &str,
+    now: Timestamp,
+) -> Result<bool, StoreError> {
+    let found = provision_get(tx, provision)?;
+    let Some(wish) = found.filter(|wish| action(wish) == ProvisionAction::Create) else {
+        return Ok(false);
+    };
     let super_node = super_node_get(tx, &wish.super_node)?;
+    let token = JoinTokenRecord {
+        id: id.clone(),
+        uses_left: 1,
+        expires_at: now.plus(JOIN_TOKEN_LIFETIME),
+        revoked_at: None,
+        labels: [("provision".to_owned(), provision.to_string())].into(),
+        // Where it was ordered; what the node's own hardware says beats it.
+        position: Position {
+            hyperplane: super_node.and_then(|super_node| super_node.hyperplane),
+            ..Position::default()
+        },
+        provision: Some(provision.clone()),
+        created_at: now,
+    };
+    join_token_insert(tx, &token, secret_hash)?;
+    Ok(true)
+}
+
+fn prepare(tx: &mut Tx<'_>, id: &ProvisionId) -> Result<Option<(Provision, Prepared)>, StoreError> {
+    let Some(present) = provision_get(tx, id)? else {
+        return Ok(None);
+    };
+    let super_node = super_node_get(tx, &present.super_node)?;
     let spec = match &super_node {
         Some(super_node) => spec_find(tx, super_node.spec.as_str())?,
         None => None,
     };
-    let spec = spec.map_or(serde_json::Value::Null, |spec| serde_json::json!({ "name": spec.name, "definition": spec.definition }));
-    Ok(Some((super_node.map(|super_node| super_node.name.to_string()).unwrap_or_default(), spec)))
+    let spec = spec.map_or(
+        serde_json::Value::Null,
+        |spec| serde_json::json!({ "name": spec.name, "definition": spec.definition }),
+    );
+    Ok(Some((present, Prepared { super_node, spec })))
+}
+
+fn request(
+    wish: &Provision,
+    action: ProvisionAction,
+    prepared: Prepared,
+    token: Option<String>,
+    join: &JoinParameters,
+) -> ProvisionRequest {
+    let super_node = prepared.super_node;
+    ProvisionRequest {
+        version: 1,
+        action,
+        request_id: match action {
+            ProvisionAction::Create => wish.id.to_string(),
+            // Another change, so another key.
+            ProvisionAction::Delete => format!("{}-delete", wish.id),
+        },
+        node_name: wish.node_name.clone(),
+        hyperplane: super_node
+            .as_ref()
+            .and_then(|super_node| super_node.hyperplane.clone()),
+        super_node: super_node.map_or_else(String::new, |super_node| super_node.name.to_string()),
+        spec: prepared.spec,
+        join: token.map(|token| JoinParameters {
+            token,
+            ..join.clone()
+        }),
+    }
 }
 
 async fn call(provisioner: &Provisioner, request: &ProvisionRequest) -> ProvisionAnswer {
-    match provisioner {
-        Provisioner::Pool => ProvisionAnswer::Refused("this server has no provisioner".into()),
-        Provisioner::Local { directory } => match &request.join {
-            Some(join) => local::create(directory, &request.node_name, join),
-            None => local::delete(directory, &request.node_name),
-        },
-        Provisioner::Exec { command, time_limit } => exec::call(command, *time_limit, request).await,
+    match (provisioner, &request.join) {
+        (Provisioner::Pool, _) => ProvisionAnswer::Refused(
+            "this server has no provisioner (any more); start it with the one that was asked before"
+                .into(),
+        ),
+        (Provisioner::Local { directory }, Some(join)) => {
+            local::create(directory, &request.node_name, join)
+        }
+        (Provisioner::Local { directory }, None) => local::delete(directory, &request.node_name),
+        (
+            Provisioner::Exec {
+                command,
+                time_limit,
+            },
+            _,
+        ) => exec::call(command, *time_limit, request).await,
     }
 }
 
-fn record(tx: &mut Tx<'_>, wish: &Provision, action: ProvisionAction, answer: &ProvisionAnswer, now: Timestamp) -> Result<(), StoreError> {
-    let Some(mut provision) = provision_get(tx, &wish.id)? else { return Ok(()) };
-    if std::mem::discriminant(&provision.state) != std::mem::discriminant(&wish.state) {
-        // Cancelled while the provisioner was being asked: the new wish is called for next, whatever this answer was.
+/// Writes an answer down.
+fn record(
+    tx: &mut Tx<'_>,
+    wish: &Provision,
+    action: ProvisionAction,
+    answer: &ProvisionAnswer,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let Some(mut provision) = provision_get(tx, &wish.id)? else {
+        return Ok(());
+    };
+    if !same_wish(&provision, wish) {
+        // It enrolled, or it was cancelled, while the provisioner was being asked: what counts now is what came meanwhile.
         return Ok(());
     }
+    judge(&mut provision, action, answer, now);
+    provision_update(tx, &provision)?;
+    let ProvisionState::Failed { reason } = &provision.state else {
+        return Ok(());
+    };
+    let message = match action {
+        ProvisionAction::Create => format!("{} could not be made: {reason}", provision.node_name),
+        ProvisionAction::Delete => format!(
+            "{} was not deleted by its provisioner and may still run: {reason}",
+            provision.node_name
+        ),
+    };
+    let event = NewEvent {
+        kind: "provision.failed",
+        severity: Severity::Error,
+        message,
+        subjects: Subjects {
+            node: provision.node.clone(),
+            super_node: Some(provision.super_node.clone()),
+            operation: Some(provision.operation.clone()),
+            ..Subjects::default()
+        },
+    };
+    event_insert(tx, &event, now).map(drop)
+}
+
+/// What an answer makes of a provision.
+fn judge(
+    provision: &mut Provision,
+    action: ProvisionAction,
+    answer: &ProvisionAnswer,
+    now: Timestamp,
+) {
     let waiting = |message: String| match action {
         ProvisionAction::Create => ProvisionState::Creating { message },
         ProvisionAction::Delete => ProvisionState::Deleting { message },
     };
     match answer {
         ProvisionAnswer::Done => {
-            provision.state = if action == ProvisionAction::Create { ProvisionState::Created } else { ProvisionState::Deleted };
+            provision.state = match action {
+                ProvisionAction::Create => ProvisionState::Created,
+                ProvisionAction::Delete => ProvisionState::Deleted,
+            };
         }
         ProvisionAnswer::Pending(message) => {
             provision.state = waiting(message.clone());
-            provision.next_call_at = now.plus(Duration::from_secs(2));
+            provision.next_call_at = now.plus(PENDING_PERIOD);
         }
         ProvisionAnswer::Retry(reason) => {
             provision.calls += 1;
-            if provision.calls >= MAXIMUM_CALLS && action == ProvisionAction::Create {
-                provision.state = ProvisionState::Failed { reason: format!("{reason} ({} calls)", provision.calls) };
+            let calls = provision.calls;
+            if calls >= MAXIMUM_CALLS && action == ProvisionAction::Create {
+                let reason = format!("{reason} ({calls} calls)");
+                provision.state = ProvisionState::Failed { reason };
             } else {
-                provision.state = waiting(format!("call {} failed: {reason}", provision.calls));
-                provision.next_call_at = now.plus(back_off(provision.calls));
+                provision.state = waiting(format!("call {calls} failed: {reason}"));
+                provision.next_call_at = now.plus(back_off(calls));
             }
         }
-        ProvisionAnswer::Refused(reason) => provision.state = ProvisionState::Failed { reason: reason.clone() },
+        ProvisionAnswer::Refused(reason) => {
+            let reason = reason.clone();
+            provision.state = ProvisionState::Failed { reason };
+        }
     }
-    provision_update(tx, &provision)
 }
 
 /// 1, 2, 4, … seconds, at most five minutes.
 fn back_off(calls: u32) -> Duration {
-    Duration::from_secs(1 << calls.saturating_sub(1).min(8)).min(Duration::from_secs(300))
+    Duration::from_secs(1 << calls.saturating_sub(1).min(8)).min(Duration::from_mins(5))
 }

@@ -199,12 +199,9 @@ impl<'a, 'b> Queue<'a, 'b> {
         }
         let mut first_in_line: Option<(&Job, Blocked, Reservation)> = None;
         let mut before: Option<&Job> = None;
-        for (looked_at, job) in jobs
-            .iter()
-            .filter(|job| self.impossible(job).is_none())
-            .enumerate()
-            .collect::<Vec<_>>()
-        {
+        let (possible, impossible): (Vec<&Job>, Vec<&Job>) =
+            jobs.iter().partition(|job| self.impossible(job).is_none());
+        for (looked_at, job) in possible.into_iter().enumerate() {
             let ahead = first_in_line.as_ref().map(|(.., reservation)| reservation);
             let result = if looked_at < self.limits.queue_depth {
                 self.start(job, ahead, ports)
@@ -226,15 +223,13 @@ impl<'a, 'b> Queue<'a, 'b> {
                     first_in_line = Some((job, blocked, reservation));
                 }
                 (Err(_), Some(before)) => {
-                    set_reason(job, format!("in line behind {}", before.id), actions)
+                    set_reason(job, format!("in line behind {}", before.id), actions);
                 }
             }
             before = Some(job);
         }
-        for job in jobs {
-            if let Some(line) = self.impossible(job) {
-                set_reason(job, line, actions);
-            }
+        for job in impossible {
+            set_reason(job, self.impossible(job).unwrap_or_default(), actions);
         }
         // Said last, because it names those that started after it was found to wait.
         if let Some((job, blocked, _)) = first_in_line {

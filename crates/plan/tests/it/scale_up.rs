@@ -188,6 +188,29 @@ fn what_an_operator_or_a_test_says_meanwhile_counts() {
     assert_eq!(failure(&model, &operation), expected);
 }
 
+#[test]
+fn of_two_operations_that_name_one_spare_one_gets_it() {
+    let mut model = Model::new(limits());
+    let (super_node, _) = model.train(1, 1);
+    let spare = model.spare("s1", 1);
+    let operations = [(); 2].map(|()| {
+        model.operation(
+            OperationKind::ScaleUp,
+            Some(&super_node),
+            std::slice::from_ref(&spare),
+        )
+    });
+    model.settle();
+    assert_eq!(
+        model.ended_operations[&operations[0]],
+        OperationState::Succeeded
+    );
+    assert_eq!(
+        failure(&model, &operations[1]),
+        "0 of 1 node joined; node s1: it was taken for something else"
+    );
+}
+
 /// A scale-up of `train` by one node that a provisioner makes.
 fn provisioning() -> (Model, OperationId) {
     let mut model = Model::new(limits());

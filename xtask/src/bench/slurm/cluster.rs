@@ -3,7 +3,6 @@
 
 use std::fs::{self, File, Permissions};
 use std::io::Read;
-use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -12,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use super::configuration::{Layout, slurm_conf};
+use crate::bench::ports::free_ports;
 use crate::ci::setup::find_program;
 use crate::processes::{Yard, kill, text_within, wait_for, with_descendants};
 
@@ -118,6 +118,15 @@ impl Cluster {
 
     pub(super) fn daemon_pids(&self) -> impl Iterator<Item = u32> {
         self.daemons.iter().map(Child::id)
+    }
+
+    /// What stays beside the ranks of a running job.
+    pub(super) fn step_pid(&self) -> Option<u32> {
+        self.yard
+            .members()
+            .iter()
+            .find(|process| process.command_line.starts_with("slurmstepd:"))
+            .map(|process| process.pid)
     }
 
     /// `kill -9`, and started again at once, as a service manager would.
@@ -234,31 +243,4 @@ fn start_daemon(yard: &Yard, index: u32) -> Result<Child> {
     let mut command = slurm_command(yard, program("slurmd")?);
     command.args(["-D", "-N", &name]);
     start_quietly(command, yard, &name)
-}
-
-/// The first of `count` consecutive free ports, below the range that the kernel gives to outgoing connections.
-fn free_ports(count: u32) -> Result<u16> {
-    let count = u16::try_from(count)?;
-    let offset = u16::try_from(std::process::id() % 40).expect("below 40") * 200;
-    (0..40)
-        .map(|step| 21_000 + (offset + step * 200) % 8_000)
-        .find(|first| {
-            (0..count).all(|index| TcpListener::bind(("127.0.0.1", first + index)).is_ok())
-        })
-        .context("no free range of ports between 21000 and 29000")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ports_are_free_and_below_the_ephemeral_range() {
-        let first = free_ports(3).expect("some are free");
-        assert!((21_000..29_000).contains(&first));
-        let taken = TcpListener::bind(("127.0.0.1", first + 1));
-        if taken.is_ok() {
-            assert_ne!(free_ports(3).expect("others are free"), first);
-        }
-    }
 }

@@ -1,0 +1,21 @@
+//! The control plane against real databases, with agents, clocks and provisioners that the tests hold in their hands. Every case
+//! runs on `SQLite` and on a private `PostgreSQL` server.
+
+mod agent;
+mod world;
+
+mod audit;
+mod enrolment;
+mod environment;
+mod job;
+mod job_loss;
+mod metrics;
+mod node;
+mod provision;
+mod provisioner;
+mod report;
+mod restart;
+mod scale_down;
+mod scale_up;
+mod spec;
+mod super_node;

@@ -1,0 +1,8 @@
+//! End-to-end tests: the real binary, real processes, real sockets, a real disk.
+
+mod commands;
+mod contract;
+mod documents;
+mod harness;
+mod jobs;
+mod loss;
