@@ -39,7 +39,7 @@ struct Entrant {
     name: &'static str,
     /// Why it takes no part today; asked before anything is started.
     absent: fn() -> Result<Option<String>>,
-    start: fn(u32) -> Result<Box<dyn Contender>>,
+    start: fn(&Options) -> Result<Box<dyn Contender>>,
 }
 
 /// The project first: the table's ratio is its advantage over the second.
@@ -47,12 +47,15 @@ const ENTRANTS: [Entrant; 2] = [
     Entrant {
         name: supernode::NAME,
         absent: || Ok(None),
-        start: |nodes| Ok(Box::new(supernode::Supernode::new(nodes)?)),
+        start: |options| {
+            let binary = options.binary.as_deref();
+            Ok(Box::new(supernode::Supernode::new(options.nodes, binary)?))
+        },
     },
     Entrant {
         name: slurm::NAME,
         absent: slurm::absent,
-        start: |nodes| Ok(Box::new(slurm::Slurm::start(nodes)?)),
+        start: |options| Ok(Box::new(slurm::Slurm::start(options.nodes)?)),
     },
 ];
 
@@ -63,6 +66,8 @@ struct Options {
     quick: bool,
     nodes: u32,
     trials: Option<u32>,
+    /// Measured instead of a fresh build.
+    binary: Option<PathBuf>,
     json: Option<PathBuf>,
     list: bool,
 }
@@ -156,7 +161,7 @@ fn measure_suite(
         let contender = if let Some(contender) = running {
             contender
         } else {
-            let started = (entrant.start)(options.nodes)
+            let started = (entrant.start)(options)
                 .with_context(|| format!("cannot start {}", entrant.name))?;
             report.configured(entrant.name, &started.configuration());
             running.insert(started)
@@ -196,6 +201,7 @@ fn parse(arguments: &[String]) -> Result<Options> {
         quick: false,
         nodes: 32,
         trials: None,
+        binary: None,
         json: None,
         list: false,
     };
@@ -211,6 +217,7 @@ fn parse(arguments: &[String]) -> Result<Options> {
             "--quick" => options.quick = true,
             "--list" => options.list = true,
             "--json" => options.json = Some(value()?.into()),
+            "--binary" => options.binary = Some(value()?.into()),
             "--nodes" => {
                 let text = value()?;
                 options.nodes = match text.parse() {

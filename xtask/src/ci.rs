@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
+use crate::bench::supernode::{Trials, run_trials};
 use crate::metadata::cargo;
 use crate::processes::{describe, wait_within};
-use crate::tidy;
+use crate::{tidy, workspace};
 
 /// How a step that did not fail ended.
 pub(crate) enum Outcome {
@@ -69,6 +70,11 @@ const STEPS: &[Step] = &[
         name: "generated",
         about: "generated files are up to date",
         run: generated::check_all,
+    },
+    Step {
+        name: "acknowledged",
+        about: "kill -9 of the server just after acknowledged changes",
+        run: acknowledged,
     },
     Step {
         name: "demo",
@@ -231,6 +237,19 @@ fn test() -> Result<Outcome> {
         cargo_step(&["test", "--workspace", "--no-fail-fast"]),
         minutes(25),
     )
+}
+
+/// A short form of the benchmark's trial, with the binary that the step `build` made.
+fn acknowledged() -> Result<Outcome> {
+    run_command(
+        cargo_step(&["build", "--package", "supernode"]),
+        minutes(20),
+    )?;
+    let binary = workspace::target_directory().join("debug/supernode");
+    match run_trials(&binary, &Trials::short(10))? {
+        0 => Ok(Outcome::Passed),
+        lost => bail!("{lost} acknowledged changes were lost"),
+    }
 }
 
 fn demo() -> Result<Outcome> {

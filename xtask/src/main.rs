@@ -22,7 +22,7 @@ usage: cargo xtask COMMAND
 
   ci [--only STEP]... [--list]     every check, in order; stops at the first failure
   generate                         write the generated files that are checked in (docs/openapi.json, ...)
-  bench [--only SUITE]... [--quick] [--nodes N] [--trials N] [--contender NAME]... [--json FILE] [--list]
+  bench [--only SUITE]... [--quick] [--nodes N] [--trials N] [--contender NAME]... [--binary FILE] [--json FILE] [--list]
                                    measure this project beside its peers and print one table
 ";
 

@@ -16,29 +16,47 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments.as_slice() {
-        ["rank-supervisor", directory, "--lease", lease] => supernode_agent::supervisor::main(Path::new(directory), Path::new(lease)),
+        ["rank-supervisor", directory, "--lease", lease] => {
+            supernode_agent::supervisor::main(Path::new(directory), Path::new(lease))
+        }
         [server, ca_file, token, name, data_directory] => {
             let data_directory = PathBuf::from(data_directory);
             let name = name.parse().expect("a name for the node");
-            let mut options = AgentOptions::new((*server).to_owned(), ca_file.into(), name, "127.0.0.1".into(), data_directory.clone());
+            let mut options = AgentOptions::new(
+                (*server).to_owned(),
+                ca_file.into(),
+                name,
+                "127.0.0.1".into(),
+                data_directory.clone(),
+            );
             options.join_token = JoinToken::Secret((*token).to_owned());
             options.system_root = data_directory.join("root");
             agent(options)
         }
         _ => {
-            eprintln!("usage: agent SERVER CA_FILE TOKEN NAME DATA_DIRECTORY | agent rank-supervisor DIR --lease FILE");
+            eprintln!(
+                "usage: agent SERVER CA_FILE TOKEN NAME DATA_DIRECTORY | agent rank-supervisor DIR --lease FILE"
+            );
             ExitCode::from(2)
         }
     }
 }
 
 fn agent(options: AgentOptions) -> ExitCode {
-    tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .with_writer(std::io::stderr)
+        .init();
     let shutdown = async {
         let mut terminated = signal(SignalKind::terminate()).expect("signals can be received");
         terminated.recv().await;
     };
-    match service::run_to_end(options, Arc::new(SystemClock), Arc::new(SystemEntropy), shutdown) {
+    match service::run_to_end(
+        options,
+        Arc::new(SystemClock),
+        Arc::new(SystemEntropy),
+        shutdown,
+    ) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{}", supernode_agent::files::one_line(&error));

@@ -29,8 +29,8 @@ use crate::ledger::{Ledger, RankKey, RankRecord};
 use crate::options::AgentOptions;
 use crate::ranks::work::WorkError;
 use crate::ranks::{RankObservation, Ranks, RanksError, Watcher, Work};
-pub use job_user::JobUserError;
 use job_user::JobUser;
+pub use job_user::JobUserError;
 
 /// Signal number of SIGTERM, with which stopping begins.
 const TERMINATE: i32 = 15;
@@ -110,9 +110,18 @@ struct Shared {
 /// Something to do with one rank.
 #[derive(Debug)]
 enum RankTask {
-    Launch { job: JobId, launch: Box<RankLaunch>, inventory: Arc<Inventory> },
-    Stop { grace: Duration, why: String },
-    Look { patient: bool },
+    Launch {
+        job: JobId,
+        launch: Box<RankLaunch>,
+        inventory: Arc<Inventory>,
+    },
+    Stop {
+        grace: Duration,
+        why: String,
+    },
+    Look {
+        patient: bool,
+    },
 }
 
 /// What is under way for one rank.
@@ -155,14 +164,22 @@ impl Executor {
         let user = JobUser::of(&options)?;
         let ranks = Ranks::open(&options.data_directory, options.supervisor.clone())?;
         let directory = Directory::open(&options.data_directory)?;
-        let data_directory = options.data_directory.canonicalize().map_err(|source| FileError::System {
-            path: options.data_directory.clone(),
-            step: "find the real path",
-            source,
-        })?;
+        let data_directory =
+            options
+                .data_directory
+                .canonicalize()
+                .map_err(|source| FileError::System {
+                    path: options.data_directory.clone(),
+                    step: "find the real path",
+                    source,
+                })?;
         user.warn_if_shut_out(&data_directory);
         let environment_options = EnvironmentOptions::for_root(&options.system_root);
-        let environment = EnvironmentExecutor::open(&options.system_root, &data_directory.join("environment"), environment_options)?;
+        let environment = EnvironmentExecutor::open(
+            &options.system_root,
+            &data_directory.join("environment"),
+            environment_options,
+        )?;
         let (ledger, damage) = Ledger::load(&directory)?;
         if let Some(damage) = damage {
             tracing::error!(damage);
@@ -171,7 +188,9 @@ impl Executor {
         let watcher = ranks.watcher()?;
         let mut found = Vec::new();
         for id in ranks.list()? {
-            let Some(key) = RankKey::of(&id) else { continue };
+            let Some(key) = RankKey::of(&id) else {
+                continue;
+            };
             match ranks.observe(&id) {
                 Ok(observation) => found.extend(state(observation, true).map(|state| (key, state))),
                 // Something of it may run: that is what is said until more is known.
@@ -183,7 +202,16 @@ impl Executor {
         }
         let work = Work::open(&data_directory)?;
         let (sender, done) = mpsc::unbounded_channel();
-        let shared = Shared { directory, data_directory, ranks, work, environment: Mutex::new(environment), user, options, making_work: Mutex::new(()) };
+        let shared = Shared {
+            directory,
+            data_directory,
+            ranks,
+            work,
+            environment: Mutex::new(environment),
+            user,
+            options,
+            making_work: Mutex::new(()),
+        };
         shared.remove_orphaned_work(&ledger);
         let executor = Self {
             shared: Arc::new(shared),
@@ -193,7 +221,15 @@ impl Executor {
             lease_next: None,
             inventory: Arc::default(),
         };
-        Ok((executor, Found { ledger, ranks: found, watcher, done }))
+        Ok((
+            executor,
+            Found {
+                ledger,
+                ranks: found,
+                watcher,
+                done,
+            },
+        ))
     }
 
     /// What ranks and the environment are told of the machine from now on.
@@ -205,7 +241,9 @@ impl Executor {
     pub fn perform(&mut self, effect: Effect, now: Timestamp) {
         match effect {
             Effect::StoreLedger { version, ledger } => self.blocking(move |shared| {
-                let result = ledger.store(&shared.directory).map_err(|error| one_line(&error));
+                let result = ledger
+                    .store(&shared.directory)
+                    .map_err(|error| one_line(&error));
                 Done::Ledger { version, result }
             }),
             Effect::ExtendLease { deadline } => {
@@ -214,22 +252,45 @@ impl Executor {
             }
             Effect::LaunchRank { key, job, launch } => {
                 let inventory = Arc::clone(&self.inventory);
-                self.enter(key, RankTask::Launch { job, launch, inventory });
+                self.enter(
+                    key,
+                    RankTask::Launch {
+                        job,
+                        launch,
+                        inventory,
+                    },
+                );
             }
             Effect::StopRank { key, grace, why } => self.enter(key, RankTask::Stop { grace, why }),
             Effect::ApplyEnvironment { desired } => {
-                let task = EnvironmentTask::Apply { generation: desired.generation };
+                let task = EnvironmentTask::Apply {
+                    generation: desired.generation,
+                };
                 self.with_environment(task, desired, EnvironmentExecutor::apply);
             }
             Effect::VerifyEnvironment { desired } => {
-                let task = EnvironmentTask::Verify { generation: desired.generation };
-                self.with_environment(task, desired, |environment, desired, inventory| Ok(environment.verify(desired, inventory)));
+                let task = EnvironmentTask::Verify {
+                    generation: desired.generation,
+                };
+                self.with_environment(task, desired, |environment, desired, inventory| {
+                    Ok(environment.verify(desired, inventory))
+                });
             }
             Effect::CleanEnvironment => self.blocking(move |shared| {
-                let result = shared.environment.lock().unwrap_or_else(PoisonError::into_inner).clean().map_err(|error| one_line(&error));
-                Done::Environment { task: EnvironmentTask::Clean, result }
+                let result = shared
+                    .environment
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .clean()
+                    .map_err(|error| one_line(&error));
+                Done::Environment {
+                    task: EnvironmentTask::Clean,
+                    result,
+                }
             }),
-            Effect::Prune { archived } => self.blocking(move |shared| Done::Removed(shared.prune(&archived, now))),
+            Effect::Prune { archived } => {
+                self.blocking(move |shared| Done::Removed(shared.prune(&archived, now)));
+            }
             Effect::Send(_) | Effect::Reconnect => {}
         }
     }
@@ -237,7 +298,11 @@ impl Executor {
     /// Looks how a rank stands, after what was asked for before. `patient` looks do not hurry: what has not said yet that it runs,
     /// although it was started, counts as running.
     pub fn look(&mut self, key: &RankKey, patient: bool) {
-        let waits = |lane: &Lane| lane.waiting.iter().any(|task| matches!(task, RankTask::Look { .. }));
+        let waits = |lane: &Lane| {
+            lane.waiting
+                .iter()
+                .any(|task| matches!(task, RankTask::Look { .. }))
+        };
         if !self.lanes.get(key).is_some_and(waits) {
             self.enter(key.clone(), RankTask::Look { patient });
         }
@@ -266,9 +331,16 @@ impl Executor {
     }
 
     /// Answers a request for output; `record` is what the ledger says of the rank. Does not wait for anything else.
-    pub fn read_log(&self, ask: ReadLog, record: Option<RankRecord>, answer: impl FnOnce(LogPart) + Send + 'static) {
+    pub fn read_log(
+        &self,
+        ask: ReadLog,
+        record: Option<RankRecord>,
+        answer: impl FnOnce(LogPart) + Send + 'static,
+    ) {
         let shared = Arc::clone(&self.shared);
-        tokio::task::spawn_blocking(move || answer(log::read(&shared.ranks, &ask, record.as_ref())));
+        tokio::task::spawn_blocking(move || {
+            answer(log::read(&shared.ranks, &ask, record.as_ref()));
+        });
     }
 
     fn blocking(&self, work: impl FnOnce(&Shared) -> Done + Send + 'static) {
@@ -281,11 +353,20 @@ impl Executor {
         &self,
         task: EnvironmentTask,
         desired: Box<EnvironmentDesired>,
-        work: impl FnOnce(&EnvironmentExecutor, &EnvironmentDesired, &Inventory) -> Result<Vec<ItemState>, EnvironmentError> + Send + 'static,
+        work: impl FnOnce(
+            &EnvironmentExecutor,
+            &EnvironmentDesired,
+            &Inventory,
+        ) -> Result<Vec<ItemState>, EnvironmentError>
+        + Send
+        + 'static,
     ) {
         let inventory = Arc::clone(&self.inventory);
         self.blocking(move |shared| {
-            let environment = shared.environment.lock().unwrap_or_else(PoisonError::into_inner);
+            let environment = shared
+                .environment
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             let result = work(&environment, &desired, &inventory).map_err(|error| one_line(&error));
             Done::Environment { task, result }
         });
@@ -295,22 +376,34 @@ impl Executor {
         if self.lease_under_way {
             return;
         }
-        let Some(deadline) = self.lease_next.take() else { return };
+        let Some(deadline) = self.lease_next.take() else {
+            return;
+        };
         self.lease_under_way = true;
         self.blocking(move |shared| {
             let nanoseconds = i64::try_from(deadline.as_nanos()).unwrap_or(i64::MAX);
-            let result = shared.ranks.lease().write(nanoseconds).map_err(|error| error.to_string());
+            let result = shared
+                .ranks
+                .lease()
+                .write(nanoseconds)
+                .map_err(|error| error.to_string());
             Done::Lease { deadline, result }
         });
     }
 
     fn enter(&mut self, key: RankKey, task: RankTask) {
-        self.lanes.entry(key.clone()).or_default().waiting.push_back(task);
+        self.lanes
+            .entry(key.clone())
+            .or_default()
+            .waiting
+            .push_back(task);
         self.go_on(key);
     }
 
     fn go_on(&mut self, key: RankKey) {
-        let Some(lane) = self.lanes.get_mut(&key) else { return };
+        let Some(lane) = self.lanes.get_mut(&key) else {
+            return;
+        };
         if lane.busy {
             return;
         }
@@ -332,13 +425,25 @@ impl Shared {
     fn rank_task(&self, key: &RankKey, task: RankTask) -> Result<Option<RankState>, String> {
         let said = |error: RanksError| one_line(&error);
         match task {
-            RankTask::Launch { job, launch, inventory } => Ok(self.launch(key, &job, &launch, &inventory)),
-            RankTask::Stop { grace, why } => match self.ranks.stop(&key.id(), TERMINATE, grace, &why).map_err(said)? {
+            RankTask::Launch {
+                job,
+                launch,
+                inventory,
+            } => Ok(self.launch(key, &job, &launch, &inventory)),
+            RankTask::Stop { grace, why } => match self
+                .ranks
+                .stop(&key.id(), TERMINATE, grace, &why)
+                .map_err(said)?
+            {
                 // It has no directory: it never began, and the core knows that it must not.
-                RankObservation::NotStarted => Ok(Some(ended(RankEnd::Stopped { code: 128 + TERMINATE }))),
+                RankObservation::NotStarted => Ok(Some(ended(RankEnd::Stopped {
+                    code: 128 + TERMINATE,
+                }))),
                 observation => Ok(state(observation, false)),
             },
-            RankTask::Look { patient } => Ok(state(self.ranks.observe(&key.id()).map_err(said)?, patient)),
+            RankTask::Look { patient } => {
+                Ok(state(self.ranks.observe(&key.id()).map_err(said)?, patient))
+            }
         }
     }
 
@@ -352,7 +457,10 @@ impl Shared {
 }
 
 fn ended(end: RankEnd) -> RankState {
-    RankState::Ended { end, last_lines: Vec::new() }
+    RankState::Ended {
+        end,
+        last_lines: Vec::new(),
+    }
 }
 
 /// How a rank stands, in the words of the protocol. One whose supervisor has begun but not yet started the program is running only
@@ -360,8 +468,13 @@ fn ended(end: RankEnd) -> RankState {
 fn state(observation: RankObservation, patient: bool) -> Option<RankState> {
     match observation {
         RankObservation::NotStarted => None,
-        RankObservation::Running { pid, .. } => (patient || pid.is_some()).then_some(RankState::Running),
-        RankObservation::Ended(exit) => Some(RankState::Ended { end: exit.end, last_lines: exit.last_lines }),
+        RankObservation::Running { pid, .. } => {
+            (patient || pid.is_some()).then_some(RankState::Running)
+        }
+        RankObservation::Ended(exit) => Some(RankState::Ended {
+            end: exit.end,
+            last_lines: exit.last_lines,
+        }),
     }
 }
 

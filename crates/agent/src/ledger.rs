@@ -147,7 +147,12 @@ impl Ledger {
             Ok(ledger) => Ok((ledger, None)),
             Err(error) => {
                 let permissions = Permissions::mode(0o600);
-                data_directory.write_atomic(DAMAGED_FILE, &bytes, permissions, Durability::Power)?;
+                data_directory.write_atomic(
+                    DAMAGED_FILE,
+                    &bytes,
+                    permissions,
+                    Durability::Power,
+                )?;
                 let path = data_directory.path().join(DAMAGED_FILE);
                 Ok((
                     Self::default(),
@@ -208,10 +213,7 @@ mod tests {
             RankRecord::Archived { end, removed },
         );
         ledger.store(&directory).expect("it stores");
-        assert_eq!(
-            Ledger::load(&directory).expect("it loads"),
-            (ledger, None)
-        );
+        assert_eq!(Ledger::load(&directory).expect("it loads"), (ledger, None));
         std::fs::write(temporary.path().join(FILE), "{").expect("it writes");
         let (empty, why) = Ledger::load(&directory).expect("it loads");
         assert_eq!(empty, Ledger::default());

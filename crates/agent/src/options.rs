@@ -23,7 +23,11 @@ pub struct Retention {
 impl Default for Retention {
     /// A week, 100 ranks, 10 GiB.
     fn default() -> Self {
-        Self { age: Duration::from_secs(7 * 24 * 3600), ranks: 100, bytes: 10 * 1024 * 1024 * 1024 }
+        Self {
+            age: Duration::from_hours(7 * 24),
+            ranks: 100,
+            bytes: 10 * 1024 * 1024 * 1024,
+        }
     }
 }
 
@@ -73,7 +77,13 @@ pub struct AgentOptions {
 
 impl AgentOptions {
     /// Options with what usually fits: nothing known of labels and position, environments on the whole host, jobs as `nobody`.
-    pub fn new(server: String, ca_file: PathBuf, name: Name, address: String, data_directory: PathBuf) -> Self {
+    pub fn new(
+        server: String,
+        ca_file: PathBuf,
+        name: Name,
+        address: String,
+        data_directory: PathBuf,
+    ) -> Self {
         Self {
             server,
             ca_file,

@@ -39,7 +39,7 @@ const LOCK_FILE: &str = "agent.lock";
 /// How often every open rank is looked at although nothing was heard of it: an event may have been lost.
 const LOOK_PERIOD: Duration = Duration::from_secs(5);
 /// How often the machine is discovered anew.
-const DISCOVERY_PERIOD: Duration = Duration::from_secs(60);
+const DISCOVERY_PERIOD: Duration = Duration::from_mins(1);
 /// How many events of the session may wait.
 const EVENTS: usize = 64;
 
@@ -85,15 +85,28 @@ pub fn runtime() -> io::Result<tokio::runtime::Runtime> {
 }
 
 /// [`run`] in a [`runtime`] of its own. Returns as soon as the agent has ended, also if a discovery hangs in a driver.
-pub fn run_to_end(options: AgentOptions, clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>, shutdown: impl Future<Output = ()>) -> Result<(), AgentError> {
-    let runtime = runtime().map_err(|source| AgentError::System { step: "start the runtime", source })?;
+pub fn run_to_end(
+    options: AgentOptions,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), AgentError> {
+    let runtime = runtime().map_err(|source| AgentError::System {
+        step: "start the runtime",
+        source,
+    })?;
     let result = runtime.block_on(run(options, clock, entropy, shutdown));
     runtime.shutdown_background();
     result
 }
 
 /// Runs an agent until `shutdown` is ready. Its ranks are not touched when it ends.
-pub async fn run(options: AgentOptions, clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>, shutdown: impl Future<Output = ()>) -> Result<(), AgentError> {
+pub async fn run(
+    options: AgentOptions,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), AgentError> {
     check(&options)?;
     let options = Arc::new(options);
     let (directory, _lock) = claim(&options.data_directory)?;
@@ -101,7 +114,10 @@ pub async fn run(options: AgentOptions, clock: Arc<dyn Clock>, entropy: Arc<dyn 
         let options = Arc::clone(&options);
         tokio::task::spawn_blocking(move || Executor::open(options)).await
     };
-    let (executor, found) = opened.map_err(|error| AgentError::System { step: "look at the data directory", source: error.into() })??;
+    let (executor, found) = opened.map_err(|error| AgentError::System {
+        step: "look at the data directory",
+        source: error.into(),
+    })??;
     let keeper = Keeper {
         directory: Arc::new(directory),
         authority: Authority::read(&options.ca_file)?,
@@ -114,12 +130,21 @@ pub async fn run(options: AgentOptions, clock: Arc<dyn Clock>, entropy: Arc<dyn 
         () = &mut shutdown => return Ok(()),
         identity = keeper.obtain() => identity?,
     };
-    let running = found.ranks.iter().filter(|(_, state)| !state.ended()).count();
+    let running = found
+        .ranks
+        .iter()
+        .filter(|(_, state)| !state.ended())
+        .count();
     tracing::info!(node = %identity.node, name = %options.name, server = options.server, running_ranks = running, "the agent begins");
 
     let (tls_sender, tls) = watch::channel(identity.tls(&keeper.authority, Arc::clone(&clock))?);
     let (events_sender, events) = mpsc::channel(EVENTS);
-    let session = Session { server: options.server.clone(), tls, entropy, events: events_sender };
+    let session = Session {
+        server: options.server.clone(),
+        tls,
+        entropy,
+        events: events_sender,
+    };
     let (inventory_sender, inventories) = mpsc::channel(1);
     // Ended with this function: the set aborts what is left in it.
     let mut tasks = JoinSet::new();
@@ -127,7 +152,12 @@ pub async fn run(options: AgentOptions, clock: Arc<dyn Clock>, entropy: Arc<dyn 
     tasks.spawn(async move { keeper.renew_for_ever(identity, tls_sender).await });
     tasks.spawn(discover_for_ever(inventory_sender));
 
-    let Found { ledger, ranks, watcher, done } = found;
+    let Found {
+        ledger,
+        ranks,
+        watcher,
+        done,
+    } = found;
     let core_options = CoreOptions {
         boot_id: boot_id(),
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -137,20 +167,47 @@ pub async fn run(options: AgentOptions, clock: Arc<dyn Clock>, entropy: Arc<dyn 
     let core = AgentCore::new(core_options, ledger, ranks);
     // SAFETY: the watcher owns its one descriptor and closes it only when it is dropped.
     let watcher = unsafe { AsyncFd::register_with_interest(watcher, Interest::READABLE) };
-    let watcher = watcher.map_err(|error| AgentError::System { step: "watch the rank directories", source: error.into() })?;
-    let agent = Agent { core, executor, clock, connection: None };
-    agent.run(shutdown, Sources { done, events, inventories, watcher }).await;
+    let watcher = watcher.map_err(|error| AgentError::System {
+        step: "watch the rank directories",
+        source: error.into(),
+    })?;
+    let agent = Agent {
+        core,
+        executor,
+        clock,
+        connection: None,
+    };
+    agent
+        .run(
+            shutdown,
+            Sources {
+                done,
+                events,
+                inventories,
+                watcher,
+            },
+        )
+        .await;
     tracing::info!("the agent ends; its ranks go on");
     Ok(())
 }
 
 fn check(options: &AgentOptions) -> Result<(), AgentError> {
-    let port = options.server.rsplit_once(':').filter(|(host, _)| !host.is_empty()).and_then(|(_, port)| port.parse::<u16>().ok());
+    let port = options
+        .server
+        .rsplit_once(':')
+        .filter(|(host, _)| !host.is_empty())
+        .and_then(|(_, port)| port.parse::<u16>().ok());
     if port.is_none() {
-        return Err(AgentError::Options(format!("`{}` is not the address of an agent port; write host:port", options.server)));
+        return Err(AgentError::Options(format!(
+            "`{}` is not the address of an agent port; write host:port",
+            options.server
+        )));
     }
     if !options.data_directory.is_absolute() || !options.system_root.is_absolute() {
-        return Err(AgentError::Options("the data directory and the system root must be absolute paths".into()));
+        return Err(AgentError::Options(
+            "the data directory and the system root must be absolute paths".into(),
+        ));
     }
     Ok(())
 }
@@ -158,12 +215,19 @@ fn check(options: &AgentOptions) -> Result<(), AgentError> {
 /// Makes sure that there is one agent for one data directory; the lock goes with the process.
 fn claim(path: &Path) -> Result<(Directory, std::os::fd::OwnedFd), AgentError> {
     let directory = Directory::open_or_create(path, 0o711)?;
-    let failed = |errno: rustix::io::Errno| FileError::System { path: path.join(LOCK_FILE), step: "lock", source: errno.into() };
+    let failed = |errno: rustix::io::Errno| FileError::System {
+        path: path.join(LOCK_FILE),
+        step: "lock",
+        source: errno.into(),
+    };
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let lock = rustix::fs::openat(&directory, LOCK_FILE, flags, Mode::from_raw_mode(0o600)).map_err(failed)?;
+    let lock = rustix::fs::openat(&directory, LOCK_FILE, flags, Mode::from_raw_mode(0o600))
+        .map_err(failed)?;
     match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok((directory, lock)),
-        Err(rustix::io::Errno::AGAIN) => Err(AgentError::AlreadyRuns { path: path.to_owned() }),
+        Err(rustix::io::Errno::AGAIN) => Err(AgentError::AlreadyRuns {
+            path: path.to_owned(),
+        }),
         Err(errno) => Err(failed(errno).into()),
     }
 }
@@ -173,14 +237,18 @@ async fn discover_for_ever(inventories: mpsc::Sender<Inventory>) {
     let tools = SystemTools::default();
     loop {
         let tools = tools.clone();
-        let discovered = tokio::task::spawn_blocking(move || supernode_probe::discover(Path::new("/"), &tools)).await;
+        let discovered =
+            tokio::task::spawn_blocking(move || supernode_probe::discover(Path::new("/"), &tools))
+                .await;
         match discovered {
             Ok(inventory) => {
                 if inventories.send(inventory).await.is_err() {
                     return;
                 }
             }
-            Err(error) => tracing::error!(%error, "the discovery of this machine failed; trying again in a minute"),
+            Err(error) => {
+                tracing::error!(%error, "the discovery of this machine failed; trying again in a minute");
+            }
         }
         tokio::time::sleep(DISCOVERY_PERIOD).await;
     }
@@ -205,7 +273,9 @@ impl Agent {
     async fn run(mut self, mut shutdown: impl Future<Output = ()> + Unpin, mut sources: Sources) {
         let mut next_look = Instant::now() + LOOK_PERIOD;
         loop {
-            let wait = self.act().min(next_look.saturating_duration_since(Instant::now()));
+            let wait = self
+                .act()
+                .min(next_look.saturating_duration_since(Instant::now()));
             tokio::select! {
                 () = &mut shutdown => return,
                 Some(done) = sources.done.recv() => self.take_done(done),
@@ -244,7 +314,9 @@ impl Agent {
                 effect => self.executor.perform(effect, self.clock.now()),
             }
         }
-        self.core.next_wake().map_or(LOOK_PERIOD, |wake| wake.saturating_sub(self.clock.monotonic()))
+        self.core.next_wake().map_or(LOOK_PERIOD, |wake| {
+            wake.saturating_sub(self.clock.monotonic())
+        })
     }
 
     fn send(&mut self, message: FromAgent) {
@@ -266,8 +338,16 @@ impl Agent {
                 self.connection = None;
                 self.core.on_disconnected();
             }
-            SessionEvent::Received(ToAgent::Acknowledge { sequence, fence_seconds, interval_milliseconds }) => {
-                self.core.on_acknowledge(sequence, Duration::from_secs(fence_seconds), Duration::from_millis(interval_milliseconds));
+            SessionEvent::Received(ToAgent::Acknowledge {
+                sequence,
+                fence_seconds,
+                interval_milliseconds,
+            }) => {
+                self.core.on_acknowledge(
+                    sequence,
+                    Duration::from_secs(fence_seconds),
+                    Duration::from_millis(interval_milliseconds),
+                );
             }
             SessionEvent::Received(ToAgent::Desired(desired)) => {
                 let generation = desired.generation;
@@ -276,7 +356,11 @@ impl Agent {
                     Reception::Known => {}
                     Reception::Refused => {
                         let known = self.core.ledger().generation;
-                        tracing::warn!(generation, known, "the server sent an older desired state than it did before; it is not used");
+                        tracing::warn!(
+                            generation,
+                            known,
+                            "the server sent an older desired state than it did before; it is not used"
+                        );
                     }
                 }
             }
@@ -285,8 +369,13 @@ impl Agent {
     }
 
     fn read_log(&self, ask: ReadLog) {
-        let Some(connection) = self.connection.clone() else { return };
-        let key = RankKey { attempt: ask.attempt.clone(), rank: ask.rank };
+        let Some(connection) = self.connection.clone() else {
+            return;
+        };
+        let key = RankKey {
+            attempt: ask.attempt.clone(),
+            rank: ask.rank,
+        };
         let record = self.core.ledger().ranks.get(&key).cloned();
         self.executor.read_log(ask, record, move |part| {
             // A connection that is gone or full asks again.
@@ -298,13 +387,30 @@ impl Agent {
         self.executor.note(&done);
         let now = self.clock.monotonic();
         match done {
-            Done::Ledger { version, result: Ok(()) } => self.core.on_ledger_stored(version),
-            Done::Ledger { version, result: Err(why) } => {
-                tracing::error!(why, "the agent's ledger cannot be stored; nothing new is started or stopped until it can");
+            Done::Ledger {
+                version,
+                result: Ok(()),
+            } => self.core.on_ledger_stored(version),
+            Done::Ledger {
+                version,
+                result: Err(why),
+            } => {
+                tracing::error!(
+                    why,
+                    "the agent's ledger cannot be stored; nothing new is started or stopped until it can"
+                );
                 self.core.on_ledger_failed(version, now);
             }
-            Done::Lease { deadline, result: Ok(()) } => self.core.on_lease_written(deadline),
-            Done::Lease { result: Err(why), .. } => tracing::error!(why, "the lease cannot be written; ranks will stop themselves if this goes on"),
+            Done::Lease {
+                deadline,
+                result: Ok(()),
+            } => self.core.on_lease_written(deadline),
+            Done::Lease {
+                result: Err(why), ..
+            } => tracing::error!(
+                why,
+                "the lease cannot be written; ranks will stop themselves if this goes on"
+            ),
             Done::Rank { key, result } => {
                 if let Ok(Some(state)) = result {
                     self.core.on_rank_observed(&key, state);
@@ -312,7 +418,11 @@ impl Agent {
             }
             Done::Environment { task, result } => {
                 if let Err(why) = &result {
-                    tracing::warn!(?task, why, "the environment's executor failed; trying again");
+                    tracing::warn!(
+                        ?task,
+                        why,
+                        "the environment's executor failed; trying again"
+                    );
                 }
                 self.core.on_environment_done(task, result, now);
             }
@@ -333,7 +443,10 @@ impl Agent {
                 }
             }
             // The regular look goes on without it.
-            Err(error) => tracing::warn!(error = crate::files::one_line(&error), "changes of rank directories cannot be read"),
+            Err(error) => tracing::warn!(
+                error = crate::files::one_line(&error),
+                "changes of rank directories cannot be read"
+            ),
         }
     }
 }

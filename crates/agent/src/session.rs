@@ -104,8 +104,15 @@ impl Session {
                     match end {
                         End::NewIdentity => continue,
                         End::Dropped if self.events.is_closed() => return,
-                        End::Dropped => tracing::warn!(server = self.server, "the server was silent for too long; connecting again"),
-                        End::Lost(why) => tracing::info!(server = self.server, why, "the connection to the server is gone; connecting again"),
+                        End::Dropped => tracing::warn!(
+                            server = self.server,
+                            "the server was silent for too long; connecting again"
+                        ),
+                        End::Lost(why) => tracing::info!(
+                            server = self.server,
+                            why,
+                            "the connection to the server is gone; connecting again"
+                        ),
                     }
                 }
                 Err(error) => {
@@ -122,16 +129,30 @@ impl Session {
     }
 
     async fn connect(&mut self) -> Result<Socket, ConnectError> {
-        let unreachable = |why: String| ConnectError::Unreachable { server: self.server.clone(), why };
+        let unreachable = |why: String| ConnectError::Unreachable {
+            server: self.server.clone(),
+            why,
+        };
         let late = |_| unreachable(format!("no answer within {} s", CONNECT_LIMIT.as_secs()));
-        let (host, _) = self.server.rsplit_once(':').ok_or_else(|| ConnectError::Address(self.server.clone()))?;
-        let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned()).map_err(|_| ConnectError::Address(self.server.clone()))?;
+        let (host, _) = self
+            .server
+            .rsplit_once(':')
+            .ok_or_else(|| ConnectError::Address(self.server.clone()))?;
+        let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned())
+            .map_err(|_| ConnectError::Address(self.server.clone()))?;
         let request = format!("wss://{}{SYNC_PATH}", self.server);
         let config = Arc::clone(&self.tls.borrow_and_update());
-        let tcp = timeout(CONNECT_LIMIT, TcpStream::connect(&self.server)).await.map_err(late)?.map_err(|error| unreachable(error.to_string()))?;
-        tcp.set_nodelay(true).map_err(|error| unreachable(error.to_string()))?;
+        let tcp = timeout(CONNECT_LIMIT, TcpStream::connect(&self.server))
+            .await
+            .map_err(late)?
+            .map_err(|error| unreachable(error.to_string()))?;
+        tcp.set_nodelay(true)
+            .map_err(|error| unreachable(error.to_string()))?;
         let tls = TlsConnector::from(config).connect(name, tcp);
-        let tls = timeout(CONNECT_LIMIT, tls).await.map_err(late)?.map_err(|error| unreachable(tls_reason(&error)))?;
+        let tls = timeout(CONNECT_LIMIT, tls)
+            .await
+            .map_err(late)?
+            .map_err(|error| unreachable(tls_reason(&error)))?;
         let limits = WebSocketConfig::default()
             .read_buffer_size(4096)
             .write_buffer_size(0)
@@ -142,10 +163,16 @@ impl Session {
             Ok((socket, _)) => Ok(socket),
             Err(tungstenite::Error::Http(response)) => {
                 let status = response.status();
-                let body: Option<ErrorBody> = response.body().as_deref().and_then(|body| serde_json::from_slice(body).ok());
+                let body: Option<ErrorBody> = response
+                    .body()
+                    .as_deref()
+                    .and_then(|body| serde_json::from_slice(body).ok());
                 let why = body.map_or_else(|| format!("status {status}"), |body| body.message);
                 if matches!(status.as_u16(), 401 | 403 | 404 | 410) {
-                    Err(ConnectError::Refused { server: self.server.clone(), why })
+                    Err(ConnectError::Refused {
+                        server: self.server.clone(),
+                        why,
+                    })
                 } else {
                     Err(unreachable(why))
                 }
@@ -158,7 +185,12 @@ impl Session {
     /// Carries messages until the connection ends; also says whether the server ever said anything.
     async fn converse(&mut self, mut socket: Socket) -> (End, bool) {
         let (sender, mut queue) = mpsc::channel(QUEUE);
-        if self.events.send(SessionEvent::Connected(sender)).await.is_err() {
+        if self
+            .events
+            .send(SessionEvent::Connected(sender))
+            .await
+            .is_err()
+        {
             return (End::Dropped, false);
         }
         let mut heard = false;
@@ -198,7 +230,10 @@ async fn send(socket: &mut Socket, message: &FromAgent) -> Result<(), String> {
     match timeout(SEND_LIMIT, socket.send(Message::Text(text.into()))).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err(format!("a message was not taken for {} s", SEND_LIMIT.as_secs())),
+        Err(_) => Err(format!(
+            "a message was not taken for {} s",
+            SEND_LIMIT.as_secs()
+        )),
     }
 }
 
@@ -214,7 +249,11 @@ fn read(frame: Option<Result<Message, tungstenite::Error>>) -> Result<Option<ToA
                 Ok(None)
             }
         },
-        Some(Ok(Message::Close(Some(frame)))) => Err(format!("the server closed it: {} ({})", frame.reason, u16::from(frame.code))),
+        Some(Ok(Message::Close(Some(frame)))) => Err(format!(
+            "the server closed it: {} ({})",
+            frame.reason,
+            u16::from(frame.code)
+        )),
         Some(Ok(Message::Close(None))) => Err("the server closed it".into()),
         Some(Ok(Message::Binary(_))) => Err("it carried a binary frame".into()),
         Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => Ok(None),
@@ -223,7 +262,10 @@ fn read(frame: Option<Result<Message, tungstenite::Error>>) -> Result<Option<ToA
 
 /// What TLS says, without what the layers above it add.
 fn tls_reason(error: &io::Error) -> String {
-    error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()).map_or_else(|| error.to_string(), |inner| format!("TLS failed: {inner}"))
+    error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<rustls::Error>())
+        .map_or_else(|| error.to_string(), |inner| format!("TLS failed: {inner}"))
 }
 
 /// How long to wait before the next try.
@@ -235,7 +277,10 @@ struct Backoff {
 
 impl Backoff {
     fn new() -> Self {
-        Self { pause: SHORTEST_PAUSE, tries: 0 }
+        Self {
+            pause: SHORTEST_PAUSE,
+            tries: 0,
+        }
     }
 
     fn refused(&mut self) {
@@ -275,12 +320,22 @@ impl Told {
         self.failures += 1;
         let why = error.to_string();
         match error {
-            ConnectError::Refused { .. } | ConnectError::Address(_) if self.refusal.as_ref() != Some(&why) => {
-                tracing::warn!(why, "the server does not accept this node; trying again every {} s", REFUSED_PAUSE.as_secs());
+            ConnectError::Refused { .. } | ConnectError::Address(_)
+                if self.refusal.as_ref() != Some(&why) =>
+            {
+                tracing::warn!(
+                    why,
+                    "the server does not accept this node; trying again every {} s",
+                    REFUSED_PAUSE.as_secs()
+                );
                 self.refusal = Some(why);
             }
-            _ if self.failures == 1 => tracing::info!(why, "no connection to the server; trying again"),
-            _ if self.failures == Self::WORTH_A_WARNING => tracing::warn!(why, "still no connection to the server"),
+            _ if self.failures == 1 => {
+                tracing::info!(why, "no connection to the server; trying again");
+            }
+            _ if self.failures == Self::WORTH_A_WARNING => {
+                tracing::warn!(why, "still no connection to the server");
+            }
             _ => tracing::debug!(why, "no connection to the server"),
         }
     }
@@ -293,8 +348,15 @@ mod tests {
     #[test]
     fn first_tries_are_fast_and_later_ones_two_seconds_apart() {
         let mut backoff = Backoff::new();
-        let pauses: Vec<u64> = (0..14).map(|_| u64::try_from(backoff.next().as_millis()).expect("small")).collect();
-        assert_eq!(pauses, [60, 60, 120, 120, 240, 240, 480, 480, 960, 960, 1920, 1920, 2000, 2000]);
+        let pauses: Vec<u64> = (0..14)
+            .map(|_| u64::try_from(backoff.next().as_millis()).expect("small"))
+            .collect();
+        assert_eq!(
+            pauses,
+            [
+                60, 60, 120, 120, 240, 240, 480, 480, 960, 960, 1920, 1920, 2000, 2000
+            ]
+        );
         backoff.refused();
         assert_eq!(backoff.next(), REFUSED_PAUSE);
         assert_eq!(backoff.next(), SHORTEST_PAUSE);

@@ -85,6 +85,11 @@ impl Control {
         &*self.clock
     }
 
+    /// The clock, to keep.
+    pub(crate) fn shared_clock(&self) -> Arc<dyn Clock> {
+        Arc::clone(&self.clock)
+    }
+
     /// Randomness.
     pub fn entropy(&self) -> &Arc<dyn Entropy> {
         &self.entropy

@@ -69,19 +69,20 @@ pub async fn pass(control: &Control, metrics: &LoopMetrics) -> Result<Changed, S
 
 /// Answers also which nodes had something to do that they were not told yet, because a request or another node's report changed it.
 async fn plan_and_apply(control: &Control) -> Result<(Changed, BTreeSet<NodeId>), StoreError> {
-    let worker = control.clone();
+    // Not the store: the last handle of it must not be dropped on its own thread.
+    let (hub, clock) = (control.hub().clone(), control.shared_clock());
+    let entropy = Arc::clone(control.entropy());
     let limits = control.settings().limits();
     let within = connected_within(control.settings().sync_interval);
     let write = move |tx: &mut Tx<'_>| {
         let mut behind = BTreeSet::new();
         let contacts = |snapshot: &Snapshot| {
             let all = snapshot.nodes.values();
-            let late = all.filter(|node| worker.hub().behind(&node.id, node.desired_generation));
+            let late = all.filter(|node| hub.behind(&node.id, node.desired_generation));
             behind.extend(late.map(|node| node.id.clone()));
-            worker.hub().contacts(snapshot.nodes.keys(), within)
+            hub.contacts(snapshot.nodes.keys(), within)
         };
-        let now = worker.clock().now();
-        let changed = reconcile(tx, &limits, now, worker.entropy(), contacts)?;
+        let changed = reconcile(tx, &limits, clock.now(), &entropy, contacts)?;
         Ok((changed, behind))
     };
     control.store().write("reconcile", write).await

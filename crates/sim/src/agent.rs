@@ -101,8 +101,8 @@ impl World {
                 }
             }
             AgentEvent::Enrol => self.agent_enrols(machine),
-            AgentEvent::Enrolled { node, serial } => {
-                if self.machines[machine].disk.identity.is_none() {
+            AgentEvent::Enrolled { attempt, node, serial } => {
+                if agent.enrolments == attempt && self.machines[machine].disk.identity.is_none() {
                     self.machines[machine].disk.identity = Some((node, serial));
                     self.begin(machine);
                 }
@@ -125,7 +125,7 @@ impl World {
             }
             AgentEvent::Work(work) => self.work(machine, work),
             AgentEvent::Done(done) => self.done(machine, done),
-            AgentEvent::Changed(key) => self.enter(machine, key, RankTask::Look { patient: false }),
+            AgentEvent::Changed(key) => self.enter(machine, key, RankTask::Look),
             AgentEvent::LookAtAll => self.look_at_all(machine),
         }
         self.act(machine);
@@ -395,7 +395,6 @@ impl World {
 
     fn boot(&mut self, machine: usize) {
         let here = &mut self.machines[machine];
-        here.boot += 1;
         here.booted_at = self.now;
         here.up = true;
         self.start_agent(machine);
@@ -406,6 +405,8 @@ impl World {
         self.kill_agent(machine);
         let here = &mut self.machines[machine];
         here.up = false;
+        // What was about to happen in the former boot does not.
+        here.boot += 1;
         here.processes.clear();
         // The lease file is not flushed, so it may be there or not; it means nothing in the next boot.
         if self.chance.percent(30) {

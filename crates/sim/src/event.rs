@@ -34,7 +34,7 @@ pub(crate) enum ServerEvent {
     /// What the links were given goes out.
     Flush { process: u64 },
     /// An agent asks for a certificate.
-    Enrol { machine: usize, agent: u64 },
+    Enrol { machine: usize, agent: u64, attempt: u32 },
     /// An agent opens a connection.
     Connect { machine: usize, agent: u64, connection: u64 },
     /// A frame of an agent arrives.
@@ -65,7 +65,7 @@ pub(crate) enum AgentEvent {
     /// It tries to get a certificate.
     Enrol,
     /// It has one.
-    Enrolled { node: NodeId, serial: CertificateSerial },
+    Enrolled { attempt: u32, node: NodeId, serial: CertificateSerial },
     /// It tries to open a connection.
     Connect,
     /// The answer to that; `None` is nobody there.

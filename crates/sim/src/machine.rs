@@ -103,6 +103,8 @@ pub(crate) struct Agent {
     pub(crate) wake_at: Option<Duration>,
     /// How often in a row the core wanted to be asked at once and had nothing to do.
     pub(crate) idle_turns: u32,
+    /// Counts its tries to get a certificate; only the last one is waited for.
+    pub(crate) enrolments: u32,
     /// What of its ledger was stored, where the disk is not honest.
     pub(crate) honest_ledger: Option<Box<Ledger>>,
 }
@@ -128,6 +130,7 @@ impl Agent {
             discovered: false,
             wake_at: None,
             idle_turns: 0,
+            enrolments: 0,
             honest_ledger: None,
         }
     }

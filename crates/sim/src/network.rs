@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use crate::event::{AgentEvent, Event, ServerEvent};
+use crate::machine::Disk;
 use crate::world::World;
 
 /// For how long an agent waits for the answer when it opens a connection.
@@ -60,9 +61,12 @@ impl World {
     /// An agent that has no certificate asks for one.
     pub(crate) fn agent_enrols(&mut self, machine: usize) {
         let agent = self.machines[machine].agents;
-        if self.machines[machine].disk.identity.is_none() {
+        let here = &mut self.machines[machine];
+        if let (None, Some(process)) = (&here.disk.identity, &mut here.agent) {
+            process.enrolments += 1;
+            let attempt = process.enrolments;
             let at = self.now + self.travel();
-            self.queue.push(at, Event::Server(ServerEvent::Enrol { machine, agent }));
+            self.queue.push(at, Event::Server(ServerEvent::Enrol { machine, agent, attempt }));
             let pause = self.chance.milliseconds(1500, 4000);
             self.agent_event(machine, pause, AgentEvent::Enrol);
         }
@@ -100,12 +104,28 @@ impl World {
                     core.on_connected();
                 }
             }
-            Some(false) => self.agent_event(machine, REFUSED_PAUSE, AgentEvent::Connect),
+            Some(false) => self.refused(machine),
             None => {
                 self.agent_hangs_up(machine, connection);
                 self.connect_again(machine);
             }
         }
+    }
+
+    /// The server refuses the node's certificate. Somebody enrols the machine again, as a new node if it was removed.
+    fn refused(&mut self, machine: usize) {
+        let here = &mut self.machines[machine];
+        let removed = here.node().is_some_and(|node| !self.check.view.nodes.contains_key(node));
+        if removed && !here.processes.is_empty() {
+            return self.agent_event(machine, REFUSED_PAUSE, AgentEvent::Connect);
+        }
+        self.kill_agent(machine);
+        if removed {
+            self.machines[machine].disk = Disk::default();
+        }
+        // A late enrolment can revoke the certificate of a later one: that needs somebody to enrol the node again.
+        self.machines[machine].disk.identity = None;
+        self.start_agent(machine);
     }
 
     /// An agent without a connection tries again soon.

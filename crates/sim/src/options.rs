@@ -143,7 +143,7 @@ impl Options {
         options.chaos = chance.between((Duration::from_secs(30), Duration::from_secs(75)));
         let pace = u64::from(chance.range(300, 2500));
         options.requests = Some((Duration::from_millis(pace / 4), Duration::from_millis(pace * 2)));
-        options.loop_period = Duration::from_millis(*chance.pick(&[500, 1000, 2000]).expect("there are some"));
+        options.loop_period = Duration::from_millis(*chance.pick(&[1000, 2000, 3000]).expect("there are some"));
         options.faults = Faults::of_chance(&mut chance);
         options
     }

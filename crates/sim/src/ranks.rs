@@ -79,7 +79,7 @@ pub(crate) struct Process {
 pub(crate) enum RankTask {
     Launch { device: u32, program: Program },
     Stop { grace: Duration },
-    Look { patient: bool },
+    Look,
 }
 
 impl World {
@@ -87,8 +87,8 @@ impl World {
     pub(crate) fn enter(&mut self, machine: usize, key: RankKey, task: RankTask) {
         let Some(agent) = &mut self.machines[machine].agent else { return };
         let lane = agent.lanes.entry(key.clone()).or_default();
-        let looks = |lane: &Lane| lane.waiting.iter().any(|task| matches!(task, RankTask::Look { .. }));
-        if !(matches!(task, RankTask::Look { .. }) && looks(lane)) {
+        let looks = |lane: &Lane| lane.waiting.iter().any(|task| matches!(task, RankTask::Look));
+        if !(matches!(task, RankTask::Look) && looks(lane)) {
             lane.waiting.push_back(task);
         }
         self.go_on(machine, key);
@@ -115,7 +115,7 @@ impl World {
             RankTask::Launch { device, program } => Ok(self.launch(machine, &key, device, program)),
             _ if self.chance.percent(self.options.faults.bad_disk_percent) => Err("the disk did not answer".to_owned()),
             RankTask::Stop { grace } => Ok(self.stop(machine, &key, grace)),
-            RankTask::Look { patient: _ } => Ok(self.observe(machine, &key)),
+            RankTask::Look => Ok(self.observe(machine, &key)),
         };
         let delay = self.chance.between((Duration::ZERO, self.options.faults.delay.0));
         self.agent_event(machine, delay, AgentEvent::Done(Done::Rank { key, result }));
@@ -279,7 +279,7 @@ impl World {
         let Some(core) = self.machines[machine].agent.as_ref().and_then(|agent| agent.core.as_ref()) else { return };
         let open: Vec<RankKey> = core.open_ranks().cloned().collect();
         for key in open {
-            self.enter(machine, key, RankTask::Look { patient: true });
+            self.enter(machine, key, RankTask::Look);
         }
         self.agent_event(machine, LOOK_PERIOD, AgentEvent::LookAtAll);
     }

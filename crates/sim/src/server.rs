@@ -141,7 +141,7 @@ impl World {
                     self.flush();
                 }
             }
-            ServerEvent::Enrol { machine, agent } => self.enrol(machine, agent),
+            ServerEvent::Enrol { machine, agent, attempt } => self.enrol(machine, agent, attempt),
             ServerEvent::Connect { machine, agent, connection } => self.connect(machine, agent, connection),
             ServerEvent::Frame { connection, text, .. } => {
                 let Some(session) = self.session(connection) else { return };
@@ -188,7 +188,7 @@ impl World {
         }
     }
 
-    fn enrol(&mut self, machine: usize, agent: u64) {
+    fn enrol(&mut self, machine: usize, agent: u64, attempt: u32) {
         let Some(server) = &self.server else { return };
         let here = &self.machines[machine];
         let wish = Enrolment {
@@ -208,7 +208,7 @@ impl World {
                 self.wake_loop();
                 if !self.chance.percent(self.options.faults.request_loss_percent) {
                     let at = self.now + self.travel();
-                    self.queue.push(at, Event::Agent { machine, agent, event: AgentEvent::Enrolled { node, serial } });
+                    self.queue.push(at, Event::Agent { machine, agent, event: AgentEvent::Enrolled { attempt, node, serial } });
                 }
             }
         }

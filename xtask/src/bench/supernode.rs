@@ -55,17 +55,10 @@ enum Stage {
     Simulation(Box<Simulation>),
 }
 
-/// Builds the product and the load generator as users get them.
-pub(crate) fn build() -> Result<()> {
+/// Builds a package as users get it. One by one: together they would have other features than alone, and be compiled once more.
+fn build(package: &str) -> Result<()> {
     let mut build = cargo();
-    build.args([
-        "build",
-        "--release",
-        "--package",
-        "supernode",
-        "--package",
-        "xtask-load",
-    ]);
+    build.args(["build", "--release", "--package", package]);
     let mut child = build.spawn().context("cannot start cargo")?;
     let status = wait_within(&mut child, "cargo build --release", Duration::from_mins(40))?;
     if !status.success() {
@@ -75,11 +68,18 @@ pub(crate) fn build() -> Result<()> {
 }
 
 impl Supernode {
-    pub(crate) fn new(nodes: u32) -> Result<Self> {
-        build()?;
+    /// `binary` is measured instead of a fresh release build.
+    pub(crate) fn new(nodes: u32, binary: Option<&Path>) -> Result<Self> {
         let release = workspace::target_directory().join("release");
+        build("xtask-load")?;
+        let binary = if let Some(binary) = binary {
+            std::path::absolute(binary)?
+        } else {
+            build("supernode")?;
+            release.join("supernode")
+        };
         Ok(Self {
-            binary: release.join("supernode"),
+            binary,
             load: release.join("xtask-load"),
             nodes,
             stage: Stage::Empty,

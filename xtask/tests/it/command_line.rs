@@ -34,6 +34,7 @@ fn steps_are_listed_in_their_order() {
             "test",
             "python",
             "generated",
+            "acknowledged",
             "demo"
         ]
     );

@@ -12,6 +12,10 @@ use crate::ledger::{Ledger, RankKey};
 /// One thing to do. Effects may be done at the same time: whatever has to wait for another is not asked for before the core was told
 /// that the other is done. Two things keep their order: effects on the same rank, and what is sent.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "an effect lives for a moment, and there are a few at a time"
+)]
 pub enum Effect {
     /// Store the ledger so that it survives a loss of power; answer with `on_ledger_stored` or `on_ledger_failed`. There is at most
     /// one under way.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use supernode_api::agent::Sync;
 use supernode_types::Generation;
 use supernode_types::agent::Observed;
+use supernode_types::environment::ItemState;
 use supernode_types::inventory::Inventory;
 
 /// Before the server said how often it wants to hear.
@@ -25,6 +26,7 @@ struct Flying {
     sequence: u64,
     sent_at: Duration,
     observed: Option<Observed>,
+    stored_generation: Generation,
     inventory: Option<u64>,
 }
 
@@ -40,7 +42,9 @@ pub(super) struct Link {
     interval: Duration,
     last_sent: Option<Duration>,
     flying: VecDeque<Flying>,
-    acknowledged: Option<Observed>,
+    /// What was said last, and which desired state was stored then: the server believes what is said of an environment only from an
+    /// agent that knows the newest wish, so the same has to be said again when that changes.
+    acknowledged: Option<(Generation, Observed)>,
     acknowledged_inventory: Option<u64>,
 }
 
@@ -61,27 +65,44 @@ impl Link {
 
     /// A new connection, on which nothing was said yet.
     pub(super) fn open(&mut self) {
-        *self = Self { connected: true, interval: self.interval, ..Self::new() };
+        *self = Self {
+            connected: true,
+            interval: self.interval,
+            ..Self::new()
+        };
     }
 
     pub(super) fn close(&mut self) {
-        *self = Self { interval: self.interval, ..Self::new() };
+        *self = Self {
+            interval: self.interval,
+            ..Self::new()
+        };
     }
 
     /// Takes an acknowledgement; answers when the acknowledged sync was sent, or nothing if it is none of this connection.
     pub(super) fn acknowledge(&mut self, sequence: u64, interval: Duration) -> Option<Duration> {
-        let position = self.flying.iter().position(|flying| flying.sequence == sequence)?;
+        let position = self
+            .flying
+            .iter()
+            .position(|flying| flying.sequence == sequence)?;
         self.interval = interval.max(Duration::from_millis(10));
         // The server takes syncs in order, so an earlier one without an answer gets none any more; what it said was taken all the same.
         let mut sent_at = None;
         for flying in self.flying.drain(..=position) {
             if let Some(observed) = flying.observed {
-                self.acknowledged = Some(observed);
+                self.acknowledged = Some((flying.stored_generation, observed));
                 self.acknowledged_inventory = flying.inventory.or(self.acknowledged_inventory);
             }
             sent_at = Some(flying.sent_at);
         }
         sent_at
+    }
+
+    /// Whether the server has heard this of the environment.
+    pub(super) fn heard(&self, items: &[ItemState]) -> bool {
+        self.acknowledged
+            .as_ref()
+            .is_some_and(|(_, observed)| observed.environment_items == items)
     }
 
     /// Whether the server has been silent for too long.
@@ -94,14 +115,30 @@ impl Link {
     }
 
     /// The next sync, if one is due. `observed` is what there is to say (nothing while it is not settled), `inventory` with its version.
-    pub(super) fn next(&mut self, now: Duration, stored_generation: Generation, observed: Option<Observed>, inventory: Option<(u64, &Inventory)>) -> Option<Sync> {
+    pub(super) fn next(
+        &mut self,
+        now: Duration,
+        stored_generation: Generation,
+        observed: Option<Observed>,
+        inventory: Option<(u64, &Inventory)>,
+    ) -> Option<Sync> {
         if !self.connected || self.flying.len() >= IN_FLIGHT {
             return None;
         }
         let waits = self.flying.iter().any(|flying| flying.observed.is_some());
-        let inventory = inventory.filter(|(version, _)| self.acknowledged_inventory != Some(*version));
-        let news = observed.filter(|observed| !waits && (inventory.is_some() || self.acknowledged.as_ref() != Some(observed)));
-        if news.is_none() && self.last_sent.is_some_and(|last| now < last + self.interval) {
+        let inventory =
+            inventory.filter(|(version, _)| self.acknowledged_inventory != Some(*version));
+        let said = |observed: &Observed| {
+            self.acknowledged
+                .as_ref()
+                .is_some_and(|(stored, said)| *stored == stored_generation && said == observed)
+        };
+        let news = observed.filter(|observed| !waits && (inventory.is_some() || !said(observed)));
+        if news.is_none()
+            && self
+                .last_sent
+                .is_some_and(|last| now < last + self.interval)
+        {
             return None;
         }
         self.sequence += 1;
@@ -110,10 +147,18 @@ impl Link {
             sequence: self.sequence,
             sent_at: now,
             observed: news.clone(),
+            stored_generation,
             inventory: inventory.map(|(version, _)| version),
         });
-        let observed = news.map(|news| Observed { inventory: inventory.map(|(_, inventory)| inventory.clone()), ..news });
-        Some(Sync { sequence: self.sequence, stored_generation, observed })
+        let observed = news.map(|news| Observed {
+            inventory: inventory.map(|(_, inventory)| inventory.clone()),
+            ..news
+        });
+        Some(Sync {
+            sequence: self.sequence,
+            stored_generation,
+            observed,
+        })
     }
 
     /// When time alone makes something due.
@@ -121,7 +166,9 @@ impl Link {
         if !self.connected {
             return None;
         }
-        let heartbeat = self.last_sent.map_or(Duration::ZERO, |last| last + self.interval);
+        let heartbeat = self
+            .last_sent
+            .map_or(Duration::ZERO, |last| last + self.interval);
         let heartbeat = (self.flying.len() < IN_FLIGHT).then_some(heartbeat);
         heartbeat.into_iter().chain(self.patience()).min()
     }

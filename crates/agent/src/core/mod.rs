@@ -42,7 +42,7 @@ use ranks::Live;
 /// When a ledger that could not be stored is stored again.
 const STORE_RETRY: Duration = Duration::from_secs(1);
 /// How often old directories are looked for when nothing else asks for it.
-const PRUNE_PERIOD: Duration = Duration::from_secs(3600);
+const PRUNE_PERIOD: Duration = Duration::from_hours(1);
 
 /// What an agent says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,7 +102,11 @@ pub struct AgentCore {
 
 impl AgentCore {
     /// The core of an agent that was just started, with what its ledger says and what the executor found of ranks on the disk.
-    pub fn new(options: CoreOptions, mut ledger: Ledger, found: impl IntoIterator<Item = (RankKey, RankState)>) -> Self {
+    pub fn new(
+        options: CoreOptions,
+        mut ledger: Ledger,
+        found: impl IntoIterator<Item = (RankKey, RankState)>,
+    ) -> Self {
         let before = ledger.clone();
         let mut live = BTreeMap::new();
         for (key, state) in found {
@@ -113,7 +117,11 @@ impl AgentCore {
         for record in ledger.ranks.values_mut() {
             match record {
                 RankRecord::Launched { boot_id } if *boot_id != options.boot_id => {
-                    *record = RankRecord::Ended { end: ranks::lost_in_restart(), last_lines: Vec::new(), generation };
+                    *record = RankRecord::Ended {
+                        end: ranks::lost_in_restart(),
+                        last_lines: Vec::new(),
+                        generation,
+                    };
                 }
                 _ => {}
             }
@@ -149,15 +157,18 @@ impl AgentCore {
         }
         self.link.confirmed = true;
         self.link.behind = false;
-        if desired.generation == self.ledger.generation && self.ledger.environment.missing.is_none() {
+        if desired.generation == self.ledger.generation && self.ledger.environment.missing.is_none()
+        {
             return Reception::Known;
         }
         self.ledger.generation = desired.generation;
         self.ledger.wishes = desired.ranks;
-        self.environment.wish(desired.environment, &mut self.ledger.environment);
+        self.environment
+            .wish(desired.environment, &mut self.ledger.environment);
         ranks::take_wishes(&mut self.ledger, &self.options.boot_id);
         let records = &self.ledger.ranks;
-        self.live.retain(|key, _| matches!(records.get(key), Some(RankRecord::Launched { .. })));
+        self.live
+            .retain(|key, _| matches!(records.get(key), Some(RankRecord::Launched { .. })));
         self.version += 1;
         self.intent_version = self.version;
         self.prune_after = Some(Duration::ZERO);
@@ -166,7 +177,13 @@ impl AgentCore {
 
     /// The executor saw how a rank stands.
     pub fn on_rank_observed(&mut self, key: &RankKey, state: RankState) {
-        if ranks::see(&mut self.ledger, &mut self.live, key, state, &self.options.boot_id) {
+        if ranks::see(
+            &mut self.ledger,
+            &mut self.live,
+            key,
+            state,
+            &self.options.boot_id,
+        ) {
             self.version += 1;
         }
     }
@@ -182,9 +199,15 @@ impl AgentCore {
     }
 
     /// A task with the environment ended; an error is one of the whole executor, not of an item.
-    pub fn on_environment_done(&mut self, task: EnvironmentTask, result: Result<Vec<ItemState>, String>, now: Duration) {
+    pub fn on_environment_done(
+        &mut self,
+        task: EnvironmentTask,
+        result: Result<Vec<ItemState>, String>,
+        now: Duration,
+    ) {
         let before = self.ledger.environment.clone();
-        self.environment.done(task, result, &mut self.ledger.environment, now);
+        self.environment
+            .done(task, result, &mut self.ledger.environment, now);
         self.version += u64::from(before != self.ledger.environment);
     }
 
@@ -206,7 +229,11 @@ impl AgentCore {
 
     /// The ledger of this version could not be stored; it is tried again later, and nothing is done until then.
     pub fn on_ledger_failed(&mut self, version: u64, now: Duration) {
-        if self.storing.take_if(|storing| storing.version == version).is_some() {
+        if self
+            .storing
+            .take_if(|storing| storing.version == version)
+            .is_some()
+        {
             self.store_after = Some(now + STORE_RETRY);
         }
     }
@@ -248,14 +275,30 @@ impl AgentCore {
         let settled = self.settled();
         // Before the first desired state, a running rank is one that an agent without its ledger found: nothing is known of it.
         if settled && self.ledger.generation > 0 {
-            let may_launch = self.link.confirmed && self.inventory.is_some() && self.lease_written.is_some_and(|deadline| now < deadline);
+            let may_launch = self.link.confirmed
+                && self.inventory.is_some()
+                && self.lease_written.is_some_and(|deadline| now < deadline);
             ranks::due(&self.ledger, &mut self.live, may_launch, now, &mut effects);
-            effects.extend(self.environment.next(&self.ledger.environment, self.inventory.is_some(), now));
+            let environment = &self.ledger.environment;
+            let heard = self.link.heard(&environment.items);
+            effects.extend(self.environment.next(
+                environment,
+                self.inventory.is_some(),
+                heard,
+                now,
+            ));
         }
         let observed = settled.then(|| self.observed());
         let generation = self.told_generation();
-        let inventory = self.inventory.as_ref().map(|inventory| (self.inventory_version, inventory));
-        effects.extend(self.link.next(now, generation, observed, inventory).map(Effect::Send));
+        let inventory = self
+            .inventory
+            .as_ref()
+            .map(|inventory| (self.inventory_version, inventory));
+        effects.extend(
+            self.link
+                .next(now, generation, observed, inventory)
+                .map(Effect::Send),
+        );
         if settled {
             self.prune(now, &mut effects);
         }
@@ -264,10 +307,22 @@ impl AgentCore {
 
     /// The moment on the monotonic clock at which [`AgentCore::effects`] has to be asked although nothing happened.
     pub fn next_wake(&self) -> Option<Duration> {
-        let store = if self.storing.is_none() { self.store_after } else { None };
-        let acting = [self.environment.wake(), ranks::wake(&self.live), self.prune_after];
+        let store = if self.storing.is_none() {
+            self.store_after
+        } else {
+            None
+        };
+        let acting = [
+            self.environment.wake(),
+            ranks::wake(&self.live),
+            self.prune_after,
+        ];
         let acting = acting.into_iter().filter(|_| self.settled());
-        [self.link.wake(), store].into_iter().chain(acting).flatten().min()
+        [self.link.wake(), store]
+            .into_iter()
+            .chain(acting)
+            .flatten()
+            .min()
     }
 
     /// The newest ledger, stored or about to be.
@@ -277,7 +332,11 @@ impl AgentCore {
 
     /// The ranks that have not ended, as far as is known.
     pub fn open_ranks(&self) -> impl Iterator<Item = &RankKey> {
-        self.ledger.ranks.iter().filter(|(_, record)| matches!(record, RankRecord::Launched { .. })).map(|(key, _)| key)
+        self.ledger
+            .ranks
+            .iter()
+            .filter(|(_, record)| matches!(record, RankRecord::Launched { .. }))
+            .map(|(key, _)| key)
     }
 
     /// What this agent would report now, without the inventory.
@@ -288,7 +347,11 @@ impl AgentCore {
             agent_version: self.options.agent_version.clone(),
             capabilities: self.options.capabilities.clone(),
             address: self.options.address.clone(),
-            environment_applied: if environment.missing.is_some() { 0 } else { environment.applied },
+            environment_applied: if environment.missing.is_some() {
+                0
+            } else {
+                environment.applied
+            },
             environment_items: environment.items.clone(),
             ranks: ranks::observed(&self.ledger, &self.live),
             inventory: None,
@@ -305,7 +368,11 @@ impl AgentCore {
     fn told_generation(&self) -> Generation {
         let missing = self.ledger.environment.missing.is_some();
         let unsure = !self.link.confirmed && ranks::waiting(&self.ledger, &self.live);
-        if (missing || unsure) && !self.link.behind { 0 } else { self.stored_generation }
+        if (missing || unsure) && !self.link.behind {
+            0
+        } else {
+            self.stored_generation
+        }
     }
 
     fn store(&mut self, now: Duration, effects: &mut Vec<Effect>) {
@@ -314,8 +381,14 @@ impl AgentCore {
             return;
         }
         self.store_after = None;
-        self.storing = Some(Storing { version: self.version, generation: self.ledger.generation });
-        effects.push(Effect::StoreLedger { version: self.version, ledger: Box::new(self.ledger.clone()) });
+        self.storing = Some(Storing {
+            version: self.version,
+            generation: self.ledger.generation,
+        });
+        effects.push(Effect::StoreLedger {
+            version: self.version,
+            ledger: Box::new(self.ledger.clone()),
+        });
     }
 
     fn prune(&mut self, now: Duration, effects: &mut Vec<Effect>) {
@@ -323,8 +396,15 @@ impl AgentCore {
             return;
         }
         self.prune_after = Some(now + PRUNE_PERIOD);
-        let kept = |record: &RankRecord| matches!(record, RankRecord::Archived { removed: false, .. });
-        let archived: Vec<RankKey> = self.ledger.ranks.iter().filter(|(_, record)| kept(record)).map(|(key, _)| key.clone()).collect();
+        let kept =
+            |record: &RankRecord| matches!(record, RankRecord::Archived { removed: false, .. });
+        let archived: Vec<RankKey> = self
+            .ledger
+            .ranks
+            .iter()
+            .filter(|(_, record)| kept(record))
+            .map(|(key, _)| key.clone())
+            .collect();
         if !archived.is_empty() {
             effects.push(Effect::Prune { archived });
         }

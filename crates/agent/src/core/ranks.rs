@@ -30,23 +30,33 @@ pub(super) struct Live {
 
 /// The key of a wish.
 pub(super) fn key(wish: &DesiredRank) -> RankKey {
-    RankKey { attempt: wish.attempt.clone(), rank: wish.rank }
+    RankKey {
+        attempt: wish.attempt.clone(),
+        rank: wish.rank,
+    }
 }
 
 /// Takes the wishes of a newer desired state into the records: what is new is to be started, or never will be; what has ended and is
 /// not listed any more is forgotten.
 pub(super) fn take_wishes(ledger: &mut Ledger, boot_id: &str) {
     let generation = ledger.generation;
-    let wishes: BTreeMap<RankKey, &DesiredRank> = ledger.wishes.iter().map(|wish| (key(wish), wish)).collect();
+    let wishes: BTreeMap<RankKey, &DesiredRank> =
+        ledger.wishes.iter().map(|wish| (key(wish), wish)).collect();
     for (key, wish) in &wishes {
-        let ended = |end| RankRecord::Ended { end, last_lines: Vec::new(), generation };
+        let ended = |end| RankRecord::Ended {
+            end,
+            last_lines: Vec::new(),
+            generation,
+        };
         match ledger.ranks.get(key) {
             None if wish.boot_id != boot_id => {
                 ledger.ranks.insert(key.clone(), ended(lost_in_restart()));
             }
             None => {
                 let record = match wish.wish {
-                    RankWish::Run(_) => RankRecord::Launched { boot_id: boot_id.to_owned() },
+                    RankWish::Run(_) => RankRecord::Launched {
+                        boot_id: boot_id.to_owned(),
+                    },
                     RankWish::Stop { .. } => ended(RankEnd::Stopped { code: STOPPED_CODE }),
                 };
                 ledger.ranks.insert(key.clone(), record);
@@ -59,11 +69,18 @@ pub(super) fn take_wishes(ledger: &mut Ledger, boot_id: &str) {
         }
     }
     for (key, record) in &mut ledger.ranks {
-        if let RankRecord::Ended { end, generation: ended_at, .. } = record
+        if let RankRecord::Ended {
+            end,
+            generation: ended_at,
+            ..
+        } = record
             && generation > *ended_at
             && !wishes.contains_key(key)
         {
-            *record = RankRecord::Archived { end: end.clone(), removed: false };
+            *record = RankRecord::Archived {
+                end: end.clone(),
+                removed: false,
+            };
         }
     }
     forget(ledger);
@@ -71,8 +88,13 @@ pub(super) fn take_wishes(ledger: &mut Ledger, boot_id: &str) {
 
 /// Drops the oldest of those that are forgotten and have no directory either.
 fn forget(ledger: &mut Ledger) {
-    let archived = |record: &RankRecord| matches!(record, RankRecord::Archived { removed: true, .. });
-    let count = ledger.ranks.values().filter(|record| archived(record)).count();
+    let archived =
+        |record: &RankRecord| matches!(record, RankRecord::Archived { removed: true, .. });
+    let count = ledger
+        .ranks
+        .values()
+        .filter(|record| archived(record))
+        .count();
     let mut surplus = count.saturating_sub(ARCHIVE_LENGTH);
     // Keys sort by the attempt's id, and that by the time at which it was made.
     ledger.ranks.retain(|_, record| {
@@ -84,13 +106,25 @@ fn forget(ledger: &mut Ledger) {
 
 /// What ended with the last boot.
 pub(super) fn lost_in_restart() -> RankEnd {
-    RankEnd::Lost { why: "the node was restarted, and nothing of it runs any more".into() }
+    RankEnd::Lost {
+        why: "the node was restarted, and nothing of it runs any more".into(),
+    }
 }
 
 /// Starts and stops that are due. `may_launch` says whether a start is allowed now.
-pub(super) fn due(ledger: &Ledger, live: &mut BTreeMap<RankKey, Live>, may_launch: bool, now: Duration, effects: &mut Vec<Effect>) {
-    let wishes: BTreeMap<RankKey, &DesiredRank> = ledger.wishes.iter().map(|wish| (key(wish), wish)).collect();
-    let open = ledger.ranks.iter().filter(|(_, record)| matches!(record, RankRecord::Launched { .. }));
+pub(super) fn due(
+    ledger: &Ledger,
+    live: &mut BTreeMap<RankKey, Live>,
+    may_launch: bool,
+    now: Duration,
+    effects: &mut Vec<Effect>,
+) {
+    let wishes: BTreeMap<RankKey, &DesiredRank> =
+        ledger.wishes.iter().map(|wish| (key(wish), wish)).collect();
+    let open = ledger
+        .ranks
+        .iter()
+        .filter(|(_, record)| matches!(record, RankRecord::Launched { .. }));
     let mut starts = Vec::new();
     for (key, _) in open {
         let state = live.entry(key.clone()).or_default();
@@ -99,29 +133,70 @@ pub(super) fn due(ledger: &Ledger, live: &mut BTreeMap<RankKey, Live>, may_launc
                 state.stopped = None;
                 if !state.running && !state.launched && may_launch {
                     state.launched = true;
-                    starts.push(Effect::LaunchRank { key: key.clone(), job: wish.job.clone(), launch: launch.clone() });
+                    starts.push(Effect::LaunchRank {
+                        key: key.clone(),
+                        job: wish.job.clone(),
+                        launch: launch.clone(),
+                    });
                 }
             }
-            Some((RankWish::Stop { grace_milliseconds, why }, _)) => {
-                stop(key, state, Duration::from_millis(*grace_milliseconds), why, now, effects);
+            Some((
+                RankWish::Stop {
+                    grace_milliseconds,
+                    why,
+                },
+                _,
+            )) => {
+                stop(
+                    key,
+                    state,
+                    Duration::from_millis(*grace_milliseconds),
+                    why,
+                    now,
+                    effects,
+                );
             }
-            None => stop(key, state, UNLISTED_GRACE, "the server does not list it any more", now, effects),
+            None => stop(
+                key,
+                state,
+                UNLISTED_GRACE,
+                "the server does not list it any more",
+                now,
+                effects,
+            ),
         }
     }
     effects.append(&mut starts);
 }
 
-fn stop(key: &RankKey, state: &mut Live, grace: Duration, why: &str, now: Duration, effects: &mut Vec<Effect>) {
-    if state.stopped.is_some_and(|(before, at)| before == grace && now < at + STOP_PERIOD) {
+fn stop(
+    key: &RankKey,
+    state: &mut Live,
+    grace: Duration,
+    why: &str,
+    now: Duration,
+    effects: &mut Vec<Effect>,
+) {
+    if state
+        .stopped
+        .is_some_and(|(before, at)| before == grace && now < at + STOP_PERIOD)
+    {
         return;
     }
     state.stopped = Some((grace, now));
-    effects.push(Effect::StopRank { key: key.clone(), grace, why: why.to_owned() });
+    effects.push(Effect::StopRank {
+        key: key.clone(),
+        grace,
+        why: why.to_owned(),
+    });
 }
 
 /// When a stop has to be repeated.
 pub(super) fn wake(live: &BTreeMap<RankKey, Live>) -> Option<Duration> {
-    live.values().filter_map(|live| live.stopped).map(|(_, at)| at + STOP_PERIOD).min()
+    live.values()
+        .filter_map(|live| live.stopped)
+        .map(|(_, at)| at + STOP_PERIOD)
+        .min()
 }
 
 /// Whether a rank waits for its start.
@@ -130,42 +205,81 @@ pub(super) fn waiting(ledger: &Ledger, live: &BTreeMap<RankKey, Live>) -> bool {
         let key = key(wish);
         matches!(wish.wish, RankWish::Run(_))
             && matches!(ledger.ranks.get(&key), Some(RankRecord::Launched { .. }))
-            && live.get(&key).is_none_or(|live| !live.running && !live.launched)
+            && live
+                .get(&key)
+                .is_none_or(|live| !live.running && !live.launched)
     })
 }
 
 /// Every rank that the server has to hear of.
 pub(super) fn observed(ledger: &Ledger, live: &BTreeMap<RankKey, Live>) -> Vec<ObservedRank> {
     let state = |key: &RankKey, record: &RankRecord| match record {
-        RankRecord::Launched { .. } if live.get(key).is_some_and(|live| live.running) => Some(RankState::Running),
+        RankRecord::Launched { .. } if live.get(key).is_some_and(|live| live.running) => {
+            Some(RankState::Running)
+        }
         RankRecord::Launched { .. } => Some(RankState::Assigned),
-        RankRecord::Ended { end, last_lines, .. } => Some(RankState::Ended { end: end.clone(), last_lines: last_lines.clone() }),
+        RankRecord::Ended {
+            end, last_lines, ..
+        } => Some(RankState::Ended {
+            end: end.clone(),
+            last_lines: last_lines.clone(),
+        }),
         RankRecord::Archived { .. } => None,
     };
-    let ranks = ledger.ranks.iter().filter_map(|(key, record)| Some((key, state(key, record)?)));
-    ranks.map(|(key, state)| ObservedRank { attempt: key.attempt.clone(), rank: key.rank, state }).collect()
+    let ranks = ledger
+        .ranks
+        .iter()
+        .filter_map(|(key, record)| Some((key, state(key, record)?)));
+    ranks
+        .map(|(key, state)| ObservedRank {
+            attempt: key.attempt.clone(),
+            rank: key.rank,
+            state,
+        })
+        .collect()
 }
 
 /// Takes what was seen of a rank into the records; says whether that changed them.
-pub(super) fn see(ledger: &mut Ledger, live: &mut BTreeMap<RankKey, Live>, key: &RankKey, state: RankState, boot_id: &str) -> bool {
+pub(super) fn see(
+    ledger: &mut Ledger,
+    live: &mut BTreeMap<RankKey, Live>,
+    key: &RankKey,
+    state: RankState,
+    boot_id: &str,
+) -> bool {
     let generation: Generation = ledger.generation;
     match (state, ledger.ranks.get(key)) {
-        (RankState::Assigned, _) => false,
         (RankState::Running, record) => {
             // What runs has not ended, whatever was written down: it will be stopped if nobody wants it.
             let known = matches!(record, Some(RankRecord::Launched { .. }));
             live.entry(key.clone()).or_default().running = true;
             if !known {
-                ledger.ranks.insert(key.clone(), RankRecord::Launched { boot_id: boot_id.to_owned() });
+                ledger.ranks.insert(
+                    key.clone(),
+                    RankRecord::Launched {
+                        boot_id: boot_id.to_owned(),
+                    },
+                );
             }
             !known
         }
-        (RankState::Ended { .. }, Some(RankRecord::Ended { .. } | RankRecord::Archived { .. })) => false,
         (RankState::Ended { end, last_lines }, Some(RankRecord::Launched { .. }) | None) => {
             live.remove(key);
-            let last_lines = if end.success() { Vec::new() } else { last_lines };
-            ledger.ranks.insert(key.clone(), RankRecord::Ended { end, last_lines, generation });
+            let last_lines = if end.success() {
+                Vec::new()
+            } else {
+                last_lines
+            };
+            ledger.ranks.insert(
+                key.clone(),
+                RankRecord::Ended {
+                    end,
+                    last_lines,
+                    generation,
+                },
+            );
             true
         }
+        (RankState::Assigned | RankState::Ended { .. }, _) => false,
     }
 }

@@ -51,7 +51,11 @@ impl Shared {
 
     /// Removes work directories that belong to nothing: of ranks that the ledger does not know and that have no directory.
     pub(super) fn remove_orphaned_work(&self, ledger: &Ledger) {
-        let known: BTreeSet<&str> = ledger.ranks.keys().map(|key| key.attempt.as_str()).collect();
+        let known: BTreeSet<&str> = ledger
+            .ranks
+            .keys()
+            .map(|key| key.attempt.as_str())
+            .collect();
         for name in self.work.list().unwrap_or_default() {
             if !known.contains(name.as_str()) {
                 self.remove_work_without_ranks(&name);
@@ -61,12 +65,19 @@ impl Shared {
 
     fn remove_work_without_ranks(&self, attempt: &str) {
         let ranks = self.ranks.list().unwrap_or_default();
-        let used = ranks.iter().filter_map(RankKey::of).any(|key| key.attempt.as_str() == attempt);
+        let used = ranks
+            .iter()
+            .filter_map(RankKey::of)
+            .any(|key| key.attempt.as_str() == attempt);
         if used {
             return;
         }
         if let Err(error) = self.work.remove(attempt) {
-            tracing::warn!(attempt, error = one_line(&error), "the scratch directory of an old attempt cannot be removed");
+            tracing::warn!(
+                attempt,
+                error = one_line(&error),
+                "the scratch directory of an old attempt cannot be removed"
+            );
         }
     }
 }
@@ -84,12 +95,18 @@ fn size(path: &Path) -> u64 {
     let mut files = 0;
     let mut directories = vec![path.to_owned()];
     while let Some(directory) = directories.pop() {
-        for entry in std::fs::read_dir(&directory).into_iter().flatten().flatten() {
+        for entry in std::fs::read_dir(&directory)
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
             files += 1;
             if files > LARGEST_COUNT {
                 return u64::MAX;
             }
-            let Ok(status) = entry.metadata() else { continue };
+            let Ok(status) = entry.metadata() else {
+                continue;
+            };
             if status.is_dir() {
                 directories.push(entry.path());
             } else {

@@ -1,6 +1,8 @@
 //! Tests of the agent's executors with real processes and real files.
 
+mod agent;
 mod environment;
+mod jobs;
 mod ranks;
 mod server;
 mod session;

@@ -4,6 +4,7 @@ use supernode_store::StoreError;
 use supernode_store::operation::{operation_insert, operation_update};
 use supernode_store::token::join_token_revoke_provision;
 use supernode_types::event::{Severity, Subjects};
+use supernode_types::node::{Cordon, Node, NodePolicy};
 use supernode_types::operation::{Operation, OperationState, ProvisionState, Target};
 use supernode_types::{OperationId, ProvisionId};
 
@@ -78,6 +79,7 @@ impl Round<'_, '_> {
         operation_update(self.tx, &mut operation)?;
         self.clean_up(&operation)?;
         self.resume(&operation)?;
+        self.put_back(&operation)?;
         let message = format!("{} {} {what}", operation.kind.word(), operation.id);
         self.tell(kind, severity, message, subjects(&operation))
     }
@@ -97,6 +99,28 @@ impl Round<'_, '_> {
                 let message = "whether it was made is not known".into();
                 self.set_provision(id, ProvisionState::Deleting { message })?;
             }
+        }
+        Ok(())
+    }
+
+    /// No node is drained by an operation that has ended. One that its provisioner still deletes gets no new work.
+    fn put_back(&mut self, operation: &Operation) -> Result<(), StoreError> {
+        let drained = |node: &&Node| matches!(&node.policy, NodePolicy::Draining { operation: by, .. } if *by == operation.id);
+        let all = self.snapshot.nodes.values();
+        let left: Vec<Node> = all.filter(drained).cloned().collect();
+        for node in left {
+            let provision = node.provision.as_ref();
+            let found = provision.and_then(|id| self.snapshot.provisions.get(id));
+            let goes =
+                found.is_some_and(|found| matches!(found.state, ProvisionState::Deleting { .. }));
+            let policy = match node.policy.drained() {
+                NodePolicy::InService if goes => NodePolicy::Cordoned(Cordon {
+                    by: operation.actor.clone(),
+                    reason: "its provisioner deletes it; remove it when that is done".into(),
+                }),
+                policy => policy,
+            };
+            self.set_policy(&node.id, policy)?;
         }
         Ok(())
     }

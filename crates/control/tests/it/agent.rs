@@ -75,11 +75,14 @@ impl Agent {
     }
 
     pub(crate) fn observed(&self) -> Observed {
-        let ranks = self.ranks.iter().map(|((attempt, rank), state)| ObservedRank {
-            attempt: attempt.clone(),
-            rank: *rank,
-            state: state.clone(),
-        });
+        let ranks = self
+            .ranks
+            .iter()
+            .map(|((attempt, rank), state)| ObservedRank {
+                attempt: attempt.clone(),
+                rank: *rank,
+                state: state.clone(),
+            });
         Observed {
             boot_id: self.boot_id(),
             agent_version: "1".into(),
@@ -123,7 +126,11 @@ impl Agent {
             let key = (rank.attempt.clone(), rank.rank);
             match &rank.wish {
                 RankWish::Run(_) if rank.boot_id != boot_id => {
-                    self.ranks.entry(key).or_insert_with(|| ended(RankEnd::Lost { why: "restart".into() }));
+                    self.ranks.entry(key).or_insert_with(|| {
+                        ended(RankEnd::Lost {
+                            why: "restart".into(),
+                        })
+                    });
                 }
                 RankWish::Run(_) => {
                     if self.started.insert(key.clone()) {
@@ -149,7 +156,11 @@ impl Agent {
             }
             EnvironmentWish::Keep { generation } => {
                 let kept = self.environment.as_ref().map(|kept| kept.generation);
-                assert_eq!(kept, Some(*generation), "the node is told to keep what it has");
+                assert_eq!(
+                    kept,
+                    Some(*generation),
+                    "the node is told to keep what it has"
+                );
             }
             EnvironmentWish::Have(environment) => {
                 self.environment = Some((**environment).clone());
@@ -162,7 +173,9 @@ impl Agent {
     pub(crate) fn reboot(&mut self) {
         self.boot += 1;
         for state in self.ranks.values_mut().filter(|state| !state.ended()) {
-            *state = ended(RankEnd::Lost { why: "restart".into() });
+            *state = ended(RankEnd::Lost {
+                why: "restart".into(),
+            });
         }
     }
 
@@ -175,7 +188,10 @@ impl Agent {
 
     /// A rank ends by itself.
     pub(crate) fn exit(&mut self, number: u32, code: i32, last_lines: &[&str]) {
-        let mut open = self.ranks.iter_mut().filter(|((_, rank), state)| *rank == number && !state.ended());
+        let mut open = self
+            .ranks
+            .iter_mut()
+            .filter(|((_, rank), state)| *rank == number && !state.ended());
         let (_, state) = open.next().unwrap_or_else(|| panic!("rank {number} runs"));
         *state = RankState::Ended {
             end: RankEnd::Exited { code },
@@ -185,17 +201,26 @@ impl Agent {
 
     /// The ranks that run.
     pub(crate) fn running(&self) -> Vec<u32> {
-        let running = self.ranks.iter().filter(|(_, state)| **state == RankState::Running);
+        let running = self
+            .ranks
+            .iter()
+            .filter(|(_, state)| **state == RankState::Running);
         running.map(|((_, rank), _)| *rank).collect()
     }
 
     /// An item of the environment cannot be made right.
     pub(crate) fn fail_item(&mut self, item: &str, why: &str) {
         let state = ItemCondition::Failed { why: why.into() };
-        self.items = vec![ItemState { item: item.into(), state }];
+        self.items = vec![ItemState {
+            item: item.into(),
+            state,
+        }];
     }
 }
 
 fn ended(end: RankEnd) -> RankState {
-    RankState::Ended { end, last_lines: Vec::new() }
+    RankState::Ended {
+        end,
+        last_lines: Vec::new(),
+    }
 }

@@ -117,7 +117,10 @@ pub(crate) fn request(action: &'static str) -> ChangeRequest {
 /// With an idempotency key and the digest of the request.
 pub(crate) fn keyed(action: &'static str, key: &str, digest: &str) -> ChangeRequest {
     ChangeRequest {
-        idempotency: Some(IdempotencyKey { key: key.into(), digest: digest.into() }),
+        idempotency: Some(IdempotencyKey {
+            key: key.into(),
+            digest: digest.into(),
+        }),
         ..request(action)
     }
 }
@@ -145,16 +148,24 @@ impl World {
                 // In memory where that is possible: nothing here is about the disk.
                 let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
                 let directory = directory.expect("a temporary directory");
-                (DatabaseUrl::sqlite_file(directory.path().join("state.db")), Some(directory))
+                (
+                    DatabaseUrl::sqlite_file(directory.path().join("state.db")),
+                    Some(directory),
+                )
             }
-            Engine::Postgres => {
-                (POSTGRES.create_database().unwrap_or_else(|error| panic!("{error}")), None)
-            }
+            Engine::Postgres => (
+                POSTGRES
+                    .create_database()
+                    .unwrap_or_else(|error| panic!("{error}")),
+                None,
+            ),
         };
         let clock = Arc::new(ManualClock(AtomicI64::new(0)));
         let entropy: Arc<dyn Entropy> = Arc::new(SeededEntropy::new(7));
         let control = open(&url, &clock, &entropy, &settings);
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
         Self {
             control,
             agents: BTreeMap::new(),
@@ -178,6 +189,7 @@ impl World {
         for number in 1..=count {
             world.enrol(&format!("n{number}"));
         }
+        world.settle();
         world.declare("std", "n1");
         world.settle();
         world
@@ -250,7 +262,11 @@ impl World {
         .expect("declared");
     }
 
-    pub(crate) fn create(&self, super_node: &str, selection: Selection) -> Result<Operation, Refusal> {
+    pub(crate) fn create(
+        &self,
+        super_node: &str,
+        selection: Selection,
+    ) -> Result<Operation, Refusal> {
         let wish = Create {
             name: name(super_node),
             spec: None,
@@ -258,17 +274,25 @@ impl World {
             labels: BTreeMap::new(),
             deadline: DEADLINE,
         };
-        self.change("super_node_create", move |tx, intent| super_node::create(tx, intent, &wish))
+        self.change("super_node_create", move |tx, intent| {
+            super_node::create(tx, intent, &wish)
+        })
     }
 
     /// A ready super node of `count` nodes.
     pub(crate) fn created(&mut self, super_node: &str, count: u32) {
-        let operation = self.create(super_node, Selection::Count(count)).expect("accepted");
+        let operation = self
+            .create(super_node, Selection::Count(count))
+            .expect("accepted");
         self.settle();
         assert_eq!(self.operation(&operation.id).state.word(), "succeeded");
     }
 
-    pub(crate) fn scale_up(&self, super_node: &str, selection: Selection) -> Result<Operation, Refusal> {
+    pub(crate) fn scale_up(
+        &self,
+        super_node: &str,
+        selection: Selection,
+    ) -> Result<Operation, Refusal> {
         self.scale_up_as(request("super_node_scale_up"), super_node, selection)
     }
 
@@ -305,17 +329,23 @@ impl World {
 
     pub(crate) fn cancel(&self, operation: &OperationId) -> Result<(), Refusal> {
         let id = operation.to_string();
-        self.change("operation_cancel", move |tx, intent| operation::cancel(tx, intent, &id).map(drop))
+        self.change("operation_cancel", move |tx, intent| {
+            operation::cancel(tx, intent, &id).map(drop)
+        })
     }
 
     pub(crate) fn cordon(&self, node: &str, reason: &str) -> Result<Node, Refusal> {
         let (node, reason) = (node.to_owned(), reason.to_owned());
-        self.change("node_cordon", move |tx, intent| node::cordon(tx, intent, &node, &reason))
+        self.change("node_cordon", move |tx, intent| {
+            node::cordon(tx, intent, &node, &reason)
+        })
     }
 
     pub(crate) fn remove(&self, node: &str) -> Result<Operation, Refusal> {
         let node = node.to_owned();
-        self.change("node_remove", move |tx, intent| node::remove(tx, intent, &node))
+        self.change("node_remove", move |tx, intent| {
+            node::remove(tx, intent, &node)
+        })
     }
 
     pub(crate) fn submit(&self, super_node: &str, spec: JobSpec) -> Result<Job, Refusal> {
@@ -367,13 +397,17 @@ impl World {
     pub(crate) fn members(&self, super_node: &str) -> Vec<String> {
         let id = self.super_node(super_node).id;
         let nodes = self.read(move |tx| query::nodes_of(tx, &id));
-        let full = nodes.iter().filter(|node| matches!(node.membership, Membership::Member { .. }));
+        let full = nodes
+            .iter()
+            .filter(|node| matches!(node.membership, Membership::Member { .. }));
         full.map(|node| node.name.to_string()).collect()
     }
 
     pub(crate) fn spares(&self) -> Vec<String> {
         let nodes = self.nodes();
-        let spares = nodes.iter().filter(|node| node.membership == Membership::Spare);
+        let spares = nodes
+            .iter()
+            .filter(|node| node.membership == Membership::Spare);
         spares.map(|node| node.name.to_string()).collect()
     }
 
@@ -403,7 +437,10 @@ impl World {
 
     /// How often something happened.
     pub(crate) fn event_count(&self, kind: &str) -> usize {
-        self.events().iter().filter(|event| event.kind == kind).count()
+        self.events()
+            .iter()
+            .filter(|event| event.kind == kind)
+            .count()
     }
 
     // ---- agents
@@ -424,7 +461,12 @@ impl World {
     }
 
     /// Asks for a certificate.
-    pub(crate) fn ask_to_enrol(&self, hash: &str, node: &str, machine: &str) -> Result<Agent, Refusal> {
+    pub(crate) fn ask_to_enrol(
+        &self,
+        hash: &str,
+        node: &str,
+        machine: &str,
+    ) -> Result<Agent, Refusal> {
         let wish = Enrolment {
             join_token_hash: hash.into(),
             name: name(node),
@@ -444,18 +486,27 @@ impl World {
         if self.read(query::join_tokens).is_empty() {
             self.join_token(JOIN_TOKEN, 1000);
         }
-        let agent = self.ask_to_enrol(JOIN_TOKEN, node, &format!("machine-{node}")).expect("enrolled");
+        let agent = self
+            .ask_to_enrol(JOIN_TOKEN, node, &format!("machine-{node}"))
+            .expect("enrolled");
         let id = agent.id.clone();
         self.agents.insert(node.into(), agent);
         id
     }
 
     pub(crate) fn agent(&mut self, node: &str) -> &mut Agent {
-        self.agents.get_mut(node).unwrap_or_else(|| panic!("{node} has an agent"))
+        self.agents
+            .get_mut(node)
+            .unwrap_or_else(|| panic!("{node} has an agent"))
     }
 
     /// Stores one report.
-    pub(crate) fn report(&self, id: &NodeId, stored: i64, observed: Option<Observed>) -> SyncOutcome {
+    pub(crate) fn report(
+        &self,
+        id: &NodeId,
+        stored: i64,
+        observed: Option<Observed>,
+    ) -> SyncOutcome {
         let (id, now) = (id.clone(), self.now());
         self.write(move |tx| sync(tx, &id, stored, observed.as_ref(), now))
     }
@@ -470,7 +521,10 @@ impl World {
             let (id, stored) = (agent.id.clone(), agent.stored);
             let outcome = self.report(&id, stored, Some(agent.observed()));
             self.control.hub().heard(&id);
-            let SyncOutcome::Stored { desired_generation, .. } = outcome else {
+            let SyncOutcome::Stored {
+                desired_generation, ..
+            } = outcome
+            else {
                 self.agent(node).connected = false;
                 return;
             };
@@ -504,11 +558,21 @@ impl World {
     #[track_caller]
     pub(crate) fn settle(&mut self) {
         for _ in 0..20 {
-            if self.round().actions == 0 {
+            if self.round().actions == 0 && self.all_told() {
                 return;
             }
         }
         panic!("it never comes to rest");
+    }
+
+    /// Whether every connected agent has stored what it should do.
+    fn all_told(&self) -> bool {
+        let nodes = self.nodes();
+        let mut connected = self.agents.values().filter(|agent| agent.connected);
+        connected.all(|agent| {
+            let node = nodes.iter().find(|node| node.id == agent.id);
+            node.is_none_or(|node| node.desired_generation == agent.stored)
+        })
     }
 
     /// Time passes; connected agents say that they are there.
@@ -533,10 +597,15 @@ impl World {
     /// A rank of a running job ends by itself, wherever it runs.
     pub(crate) fn exit(&mut self, job: &JobId, rank: u32, code: i32, last_lines: &[&str]) {
         let ranks = self.ranks(job);
-        let placed = ranks.iter().find(|found| found.rank == rank).expect("the job has the rank");
+        let placed = ranks
+            .iter()
+            .find(|found| found.rank == rank)
+            .expect("the job has the rank");
         let agents = &mut self.agents;
         let agent = agents.values_mut().find(|agent| agent.id == placed.node);
-        agent.expect("the node has an agent").exit(rank, code, last_lines);
+        agent
+            .expect("the node has an agent")
+            .exit(rank, code, last_lines);
     }
 
     /// All ranks of a running job end well.
@@ -555,25 +624,45 @@ impl World {
 
     /// A super node has a node, unless it is only just being made or taken apart; no node is claimed by what is not there.
     fn check_super_nodes(&self) {
-        let (nodes, super_nodes) = self.read(|tx| Ok((query::nodes(tx, false)?, query::super_nodes(tx)?)));
+        let (nodes, super_nodes) =
+            self.read(|tx| Ok((query::nodes(tx, false)?, query::super_nodes(tx)?)));
         let open = self.read(|tx| query::operations(tx, None, Some("running"), None, 1000));
-        let open: BTreeMap<_, _> = open.iter().map(|record| (&record.operation.id, &record.operation)).collect();
+        let open: BTreeMap<_, _> = open
+            .iter()
+            .map(|record| (&record.operation.id, &record.operation))
+            .collect();
         for super_node in &super_nodes {
-            let has_node = nodes.iter().any(|node| node.membership.super_node() == Some(&super_node.id));
+            let has_node = nodes
+                .iter()
+                .any(|node| node.membership.super_node() == Some(&super_node.id));
             let in_the_making = open.values().any(|operation| {
-                let whole = matches!(operation.kind, OperationKind::SuperNodeCreate | OperationKind::SuperNodeDelete);
+                let whole = matches!(
+                    operation.kind,
+                    OperationKind::SuperNodeCreate | OperationKind::SuperNodeDelete
+                );
                 whole && operation.super_node.as_ref() == Some(&super_node.id)
             });
             assert!(has_node || in_the_making, "{} has no node", super_node.name);
             if let Some(deleting) = &super_node.deleting {
-                assert!(open.contains_key(deleting), "{} is being deleted by nobody", super_node.name);
+                assert!(
+                    open.contains_key(deleting),
+                    "{} is being deleted by nobody",
+                    super_node.name
+                );
             }
         }
         for node in &nodes {
             let super_node = node.membership.super_node();
-            assert!(super_node.is_none_or(|id| super_nodes.iter().any(|found| found.id == *id)), "{node:?}");
+            assert!(
+                super_node.is_none_or(|id| super_nodes.iter().any(|found| found.id == *id)),
+                "{node:?}"
+            );
             if let NodePolicy::Draining { operation, .. } = &node.policy {
-                assert!(open.contains_key(operation), "{} is drained by nobody", node.name);
+                assert!(
+                    open.contains_key(operation),
+                    "{} is drained by nobody",
+                    node.name
+                );
             }
         }
     }
@@ -591,16 +680,29 @@ impl World {
         for job in &jobs {
             if let Some(attempt) = job.state.attempt() {
                 let ranks = self.ranks(&job.id);
-                assert_eq!(held.remove(attempt), Some(ranks.len()), "{} holds a whole gang", job.id);
+                assert_eq!(
+                    held.remove(attempt),
+                    Some(ranks.len()),
+                    "{} holds a whole gang",
+                    job.id
+                );
             }
         }
         assert_eq!(held, BTreeMap::new(), "leases of attempts that are over");
         let mut devices = BTreeSet::new();
         for agent in self.agents.values() {
-            let ranks = agent.ranks.iter().filter(|(_, state)| **state == RankState::Running);
+            let ranks = agent
+                .ranks
+                .iter()
+                .filter(|(_, state)| **state == RankState::Running);
             for ((attempt, rank), _) in ranks {
-                let lease = leases.iter().find(|lease| lease.attempt == *attempt && lease.node == agent.id);
-                assert!(lease.is_some(), "rank {rank} of {attempt} runs without a lease");
+                let lease = leases
+                    .iter()
+                    .find(|lease| lease.attempt == *attempt && lease.node == agent.id);
+                assert!(
+                    lease.is_some(),
+                    "rank {rank} of {attempt} runs without a lease"
+                );
                 assert!(devices.insert((agent.id.clone(), attempt.clone(), *rank)));
             }
         }

@@ -21,6 +21,8 @@ const TICK: Duration = Duration::from_millis(25);
 const SETTLED: Duration = Duration::from_secs(5);
 /// The longest pause before a restart.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// While everything is being brought up, a child that ended soon this often will not come up at all.
+const HOPELESS_AFTER: u32 = 5;
 /// How long children may take to end when asked.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 
@@ -75,6 +77,9 @@ impl Children {
             if let Some(value) = condition().await {
                 return Ok(value);
             }
+            if let Some(name) = self.hopeless() {
+                bail!("{name} ends again and again: {}", last_line(&self.data.join("logs").join(format!("{name}.log"))));
+            }
             if Instant::now() > deadline {
                 bail!("waited {} s for {what}; the logs in {} may say why not", patience.as_secs(), self.data.join("logs").display());
             }
@@ -109,6 +114,11 @@ impl Children {
             }
             tokio::time::sleep(TICK).await;
         }
+    }
+
+    /// A child that never stays.
+    fn hopeless(&self) -> Option<&str> {
+        self.slots.iter().find(|(_, slot)| slot.soon >= HOPELESS_AFTER).map(|(name, _)| name.as_str())
     }
 
     fn tick(&mut self) {
@@ -159,6 +169,11 @@ impl Children {
             }
         }
     }
+}
+
+fn last_line(log: &Path) -> String {
+    let text = fs::read_to_string(log).unwrap_or_default();
+    text.lines().last().unwrap_or("its log is empty").to_owned()
 }
 
 fn running(child: &mut Child) -> bool {

@@ -127,6 +127,8 @@ fn server(arguments: &DevArguments, data: &Path) -> anyhow::Result<Program> {
     option("--provisioner", "local".into());
     option("--nodes-directory", data.join("nodes").into());
     option("--lost-after", format!("{}ms", arguments.lost_after.as_millis()).into());
+    let sync_interval = (arguments.lost_after / 8).min(Duration::from_secs(1));
+    option("--sync-interval", format!("{}ms", sync_interval.as_millis()).into());
     if let Some(database) = &arguments.database {
         option("--database", database.into());
     }

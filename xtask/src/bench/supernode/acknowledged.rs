@@ -97,7 +97,7 @@ pub(crate) fn run(binary: &Path, trials: &Trials) -> Result<u32> {
     Ok(total.lost)
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Copy, Default)]
 struct Tally {
     changes: u32,
     rushed: u32,
