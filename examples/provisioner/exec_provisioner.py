@@ -36,7 +36,7 @@ REQUEST_BYTES_MAX = 1 << 20
 LOCK_SECONDS = 30.0
 STOP_GRACE_SECONDS = 10.0
 NODE_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
-DEFAULT_AGENT_ARGUMENTS = ("agent --server {server} --api {api} --name {name} --data {data} "
+DEFAULT_AGENT_ARGUMENTS = ("agent --server {server} --name {name} --data {data} "
                            "--join-token-file {join_token_file} --ca-file {ca_file}")
 AGENT_ENVIRONMENT = ("PATH", "HOME", "USER", "LANG", "TMPDIR", "RUST_LOG", "RUST_BACKTRACE")
 

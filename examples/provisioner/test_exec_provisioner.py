@@ -159,7 +159,7 @@ class ProvisionerTest(unittest.TestCase):
         self.check_one_agent()
         data, record = (os.path.join(self.state, kind, "node-a") for kind in ("nodes", "records"))
         self.assertEqual(self.starts(), [
-            f"agent --server 127.0.0.1:7701 --api https://127.0.0.1:7700 --name node-a --data {data} "
+            f"agent --server 127.0.0.1:7701 --name node-a --data {data} "
             f"--join-token-file {record}/join-token --ca-file {record}/ca.pem"])
         with open(f"{record}/join-token", encoding="utf-8") as file:
             self.assertEqual(file.read(), "secret-token")

@@ -56,6 +56,12 @@ pub fn sync(
     let mut node = before.clone();
     let mut changed = false;
     if let Some(observed) = observed {
+        // "Clean" counts only from an agent that knows that it should be clean: another one may just be about to apply what it was
+        // told before. It says the same again when it has stored the newest wish. Generations of environments are never used twice, so
+        // what an agent says of them is always as good as it is new.
+        if listed(&node) || stored_generation >= node.desired_generation {
+            record_environment(tx, &mut node, observed)?;
+        }
         changed |= record_observed(tx, &mut node, observed, now)?;
     }
     catch_up(tx, &mut node, stored_generation)?;
@@ -69,6 +75,12 @@ pub fn sync(
     })
 }
 
+/// Whether the node should have an environment.
+fn listed(node: &Node) -> bool {
+    let super_node = node.membership.super_node();
+    super_node.is_some_and(|super_node| node.membership.listed_in(super_node))
+}
+
 /// Takes an observation into the node's record; answers whether anything beside the record changed.
 fn record_observed(
     tx: &mut Tx<'_>,
@@ -78,7 +90,6 @@ fn record_observed(
 ) -> Result<bool, StoreError> {
     let mut changed = false;
     node.agent_version.clone_from(&observed.agent_version);
-    record_environment(tx, node, observed)?;
     if node.boot_id != observed.boot_id {
         note_restart(tx, node, now)?;
         node.boot_id.clone_from(&observed.boot_id);

@@ -81,7 +81,7 @@ impl AgentPort for Agents {
                 .control
                 .change(Self::change_request("node_enrol", request.name.clone(), audited), move |tx, intent| enrol(tx, intent, &wish))
                 .await
-                .map_err(failure)?;
+                .map_err(|refusal| failure(&refusal))?;
             self.sign(&request.certificate_request, granted)
         })
     }
@@ -96,7 +96,7 @@ impl AgentPort for Agents {
                     renew(tx, intent, &identity.node, &identity.serial)
                 })
                 .await
-                .map_err(failure)?;
+                .map_err(|refusal| failure(&refusal))?;
             self.sign(&request.certificate_request, (node, granted.0, granted.1))
         })
     }
@@ -104,7 +104,7 @@ impl AgentPort for Agents {
     fn connected(&self, identity: NodeIdentity, _source: IpAddr) -> BoxFuture<'_, Result<AgentConnection, Failure>> {
         Box::pin(async move {
             let (node, serial, now) = (identity.node.clone(), identity.serial.clone(), self.control.clock().now());
-            self.control.read("certificate_check", move |tx| check_certificate(tx, &node, &serial, now)).await.map_err(failure)?;
+            self.control.read("certificate_check", move |tx| check_certificate(tx, &node, &serial, now)).await.map_err(|refusal| failure(&refusal))?;
             let (sender, outgoing) = mpsc::channel(QUEUE);
             let close = CancellationToken::new();
             let socket = Arc::new(Socket {
@@ -226,7 +226,7 @@ impl Session {
             .store()
             .write("agent_sync", move |tx| sync(tx, &node, stored, observed.as_ref(), now))
             .await
-            .map_err(|error: StoreError| failure(error.into()))?;
+            .map_err(|error: StoreError| failure(&error.into()))?;
         let SyncOutcome::Stored { desired_generation, changed } = outcome else {
             return Err(Failure::forbidden(format!("{} was removed; enrol the machine again with a new join token", self.node)));
         };
@@ -234,12 +234,11 @@ impl Session {
             self.control.hub().wake_loop();
             self.control.hub().announce_change();
         }
-        if desired_generation != stored {
-            self.tell().await?;
-        } else {
+        if desired_generation == stored {
             self.socket.told.fetch_max(stored, Ordering::Relaxed);
+            return Ok(());
         }
-        Ok(())
+        self.tell().await
     }
 
     async fn tell(&self) -> Result<(), Failure> {
@@ -249,7 +248,7 @@ impl Session {
             .store()
             .read("desired", move |tx| desired(tx, [node.clone()]))
             .await
-            .map_err(|error: StoreError| failure(error.into()))?;
+            .map_err(|error: StoreError| failure(&error.into()))?;
         for (_, desired) in all {
             self.socket.desired(Box::new(desired));
         }

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, BodyDataStream};
 use axum::extract::{FromRequestParts, RawPathParams};
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, IF_MATCH};
 use axum::http::request::Parts;
@@ -19,6 +19,8 @@ use crate::{Caller, Failure, json};
 
 /// The header that makes a repeated request have one effect.
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// How many times the limit is read and thrown away of a body that is too long.
+const DISCARDED_BODIES: usize = 8;
 const MAXIMUM_IDEMPOTENCY_KEY_LENGTH: usize = 128;
 
 /// One request for the operation `O`.
@@ -155,10 +157,19 @@ pub(crate) async fn read_body(
     let announced = headers
         .get(CONTENT_LENGTH)
         .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if announced.is_some_and(|length| length > maximum_bytes as u64) {
-        return Err(too_large(maximum_bytes));
-    }
-    let reading = collect(body, maximum_bytes);
+    let reading = async {
+        let mut chunks = body.into_data_stream();
+        let collected = if announced.is_some_and(|length| length > maximum_bytes as u64) {
+            Err(too_large(maximum_bytes))
+        } else {
+            collect(&mut chunks, maximum_bytes).await
+        };
+        if collected.is_err() {
+            // A client that is still sending would see a broken connection instead of the answer.
+            discard(&mut chunks, DISCARDED_BODIES * maximum_bytes).await;
+        }
+        collected
+    };
     tokio::time::timeout(timeout, reading)
         .await
         .unwrap_or_else(|_| {
@@ -169,8 +180,16 @@ pub(crate) async fn read_body(
         })
 }
 
-async fn collect(body: Body, maximum_bytes: usize) -> Result<Bytes, Failure> {
-    let mut chunks = body.into_data_stream();
+async fn discard(chunks: &mut BodyDataStream, mut most: usize) {
+    while let Some(Ok(chunk)) = chunks.next().await {
+        most = most.saturating_sub(chunk.len());
+        if most == 0 {
+            return;
+        }
+    }
+}
+
+async fn collect(chunks: &mut BodyDataStream, maximum_bytes: usize) -> Result<Bytes, Failure> {
     let mut all = BytesMut::new();
     while let Some(chunk) = chunks.next().await {
         let chunk = chunk

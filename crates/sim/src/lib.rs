@@ -23,9 +23,13 @@ mod operator;
 mod options;
 mod ranks;
 mod request;
+mod scenario;
+mod seeds;
 mod server;
 mod world;
 
+pub use scenario::{Mismatch, check_scenario};
+pub use seeds::{Summary, run_seeds};
 pub use options::{Defect, FaultKind, Faults, Options};
 pub use world::{Outcome, Violation, World};
 

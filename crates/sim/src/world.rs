@@ -61,11 +61,25 @@ pub struct Outcome {
     /// Simulated time.
     pub time: Duration,
     /// Requests that were accepted.
-    pub accepted: usize,
+    pub accepted: u64,
     /// Jobs that ended.
-    pub jobs: usize,
+    pub jobs: u64,
     /// Processes of the server.
     pub server_processes: u64,
+}
+
+impl Outcome {
+    /// Both together.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            steps: self.steps + other.steps,
+            time: self.time + other.time,
+            accepted: self.accepted + other.accepted,
+            jobs: self.jobs + other.jobs,
+            server_processes: self.server_processes + other.server_processes,
+        }
+    }
 }
 
 /// What did not hold.
@@ -188,8 +202,8 @@ impl World {
         Ok(Outcome {
             steps: self.steps,
             time: self.now,
-            accepted: self.client.iter().filter(|asked| matches!(asked.answer, Some(Ok(_)))).count(),
-            jobs: self.check.view.jobs.values().filter(|job| job.state.ended()).count(),
+            accepted: self.client.iter().filter(|asked| matches!(asked.answer, Some(Ok(_)))).count() as u64,
+            jobs: self.check.view.jobs.values().filter(|job| job.state.ended()).count() as u64,
             server_processes: self.server_processes,
         })
     }

@@ -1,6 +1,7 @@
 //! `supernode agent`: what runs on every node.
 
 use std::collections::BTreeMap;
+use std::net::{SocketAddr, ToSocketAddrs, UdpSocket};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -32,7 +33,7 @@ pub(crate) struct AgentArguments {
     /// The node's name; the host's name when absent
     #[arg(long)]
     name: Option<String>,
-    /// The address that other nodes reach this one at; the host's name when absent
+    /// The IP address that other nodes reach this one at; the one that this host reaches the server from when absent
     #[arg(long)]
     address: Option<String>,
     /// key=value; can be repeated
@@ -76,8 +77,11 @@ pub(crate) fn run(arguments: AgentArguments) -> anyhow::Result<ExitCode> {
 
 fn options(arguments: AgentArguments) -> anyhow::Result<AgentOptions> {
     let host = nix::unistd::gethostname()?.to_string_lossy().to_lowercase();
-    let name: Name = arguments.name.unwrap_or_else(|| host.clone()).parse().context("--name")?;
-    let address = arguments.address.unwrap_or(host);
+    let name: Name = arguments.name.unwrap_or(host).parse().context("--name")?;
+    let address = match arguments.address {
+        Some(address) => address,
+        None => own_address(&arguments.server).context("this host's address cannot be found out; give --address")?,
+    };
     let mut options = AgentOptions::new(arguments.server, arguments.ca_file, name, address, std::path::absolute(arguments.data)?);
     options.join_token = match (arguments.join_token, arguments.join_token_file) {
         (Some(secret), _) => JoinToken::Secret(secret),
@@ -90,6 +94,15 @@ fn options(arguments: AgentArguments) -> anyhow::Result<AgentOptions> {
     options.job_user = arguments.job_user;
     options.allow_root_jobs = arguments.allow_root_jobs;
     Ok(options)
+}
+
+/// The address that packets to the server leave from; nothing is sent.
+fn own_address(server: &str) -> std::io::Result<String> {
+    let server = server.to_socket_addrs()?.next().ok_or_else(|| std::io::Error::other("the server's name has no address"))?;
+    let any: SocketAddr = if server.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { (std::net::Ipv6Addr::UNSPECIFIED, 0).into() };
+    let socket = UdpSocket::bind(any)?;
+    socket.connect(server)?;
+    Ok(socket.local_addr()?.ip().to_string())
 }
 
 fn labels(words: &[String]) -> anyhow::Result<BTreeMap<String, String>> {

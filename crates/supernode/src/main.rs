@@ -16,7 +16,11 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Manage super nodes: groups of servers of one specification, used as one machine for large distributed training
 #[derive(Debug, Parser)]
-#[command(name = "supernode", version, max_term_width = 120, after_help = supernode_cli::EXIT_CODES, propagate_version = true)]
+#[command(
+    name = "supernode",
+    about = "Manage super nodes: groups of servers of one specification, used as one machine for large distributed training",
+    long_about = None,
+    version, max_term_width = 120, after_help = supernode_cli::EXIT_CODES, propagate_version = true)]
 struct Arguments {
     #[command(flatten)]
     options: supernode_cli::Options,

@@ -232,14 +232,12 @@ fn server_names(arguments: &ServerArguments) -> Vec<String> {
 }
 
 fn agent_listen(arguments: &ServerArguments) -> anyhow::Result<SocketAddr> {
-    match arguments.agent_listen {
-        Some(address) => Ok(address),
-        None => {
-            let port = arguments.listen.port().checked_add(1).filter(|port| *port > 1);
-            let port = port.context("--listen has no next port for agents; give --agent-listen")?;
-            Ok(SocketAddr::new(arguments.listen.ip(), port))
-        }
+    if let Some(address) = arguments.agent_listen {
+        return Ok(address);
     }
+    let port = arguments.listen.port().checked_add(1).filter(|port| *port > 1);
+    let port = port.context("--listen has no next port for agents; give --agent-listen")?;
+    Ok(SocketAddr::new(arguments.listen.ip(), port))
 }
 
 fn host_and_port(host: &str, port: u16) -> String {

@@ -350,6 +350,42 @@ fn an_ended_rank_is_reported_until_a_later_state_does_not_list_it() {
 }
 
 #[test]
+fn the_same_state_sent_again_in_full_forgets_nothing() {
+    let mut rig = Rig::connected(Ledger::default(), Vec::new());
+    rig.desired(desired(1, vec![wish(1, run())]));
+    rig.core.on_rank_observed(&key(1), RankState::Running);
+    rig.desired(keep(2, 4));
+    rig.core
+        .on_rank_observed(&key(1), ended(RankEnd::Stopped { code: 143 }));
+    assert_eq!(rig.desired(have(2, 4)), Reception::Accepted);
+    assert!(
+        rig.state(1).is_some(),
+        "it ended at this generation, and a later one has to forget it"
+    );
+}
+
+#[test]
+fn an_acknowledgement_stands_for_all_that_was_sent_before() {
+    let mut rig = Rig::connected(Ledger::default(), Vec::new());
+    rig.quiet();
+    for _ in 0..2 {
+        rig.now += INTERVAL;
+        rig.go();
+    }
+    let sequence = rig.sent.last().expect("two heartbeats").sequence;
+    rig.core.on_acknowledge(sequence, FENCE, INTERVAL);
+    rig.go();
+    assert_eq!(rig.core.lease_written, Some(rig.now + FENCE));
+    rig.core.on_acknowledge(sequence - 1, FENCE, INTERVAL);
+    rig.go();
+    assert_eq!(
+        rig.core.lease_written,
+        Some(rig.now + FENCE),
+        "a late one of an earlier sync shortens nothing"
+    );
+}
+
+#[test]
 fn a_stop_is_repeated_with_a_shorter_grace_and_after_a_while() {
     let mut rig = Rig::connected(Ledger::default(), Vec::new());
     rig.desired(desired(1, vec![wish(1, run())]));

@@ -116,3 +116,90 @@ fn size(path: &Path) -> u64 {
     }
     bytes
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use supernode_types::entropy::SeededEntropy;
+
+    use super::*;
+    use crate::executor::Executor;
+    use crate::options::{AgentOptions, Retention};
+
+    const DAY: Duration = Duration::from_hours(24);
+
+    /// An executor with three old ranks of as many attempts, oldest first, and what is left of them after `retention` at `now`.
+    fn kept(retention: Retention, now: Timestamp) -> Vec<usize> {
+        let temporary = tempfile::tempdir().expect("a temporary directory");
+        let data = temporary.path().join("data");
+        let name = "n1".parse().expect("a name");
+        let address = "127.0.0.1".to_owned();
+        let mut options = AgentOptions::new(
+            "host:1".into(),
+            "ca.pem".into(),
+            name,
+            address,
+            data.clone(),
+        );
+        options.system_root = data.join("root");
+        options.retention = retention;
+        let (executor, _found) = Executor::open(Arc::new(options)).expect("it opens");
+        let keys: Vec<RankKey> = (0..3)
+            .map(|number| {
+                let attempt = AttemptId::new(Timestamp(number * 1_000_000), &SeededEntropy::new(1));
+                RankKey { attempt, rank: 0 }
+            })
+            .collect();
+        for key in &keys {
+            let rank = executor.shared.rank_path(key);
+            std::fs::create_dir(&rank).expect("it is made");
+            let exit = r#"{"end":{"how":"exited","code":0},"stop_why":null,"started_at_micros":1,"ended_at_micros":2,"last_lines":[]}"#;
+            std::fs::write(rank.join("exit.json"), exit).expect("it is written");
+            let work = executor.shared.work.create(key.attempt.as_str(), None, &[]);
+            let (_, scratch) = work.expect("it is made");
+            std::fs::write(scratch.join("result"), vec![0; 1000]).expect("it is written");
+        }
+        let removed = executor.shared.prune(&keys, now);
+        let there = |key: &RankKey| executor.shared.rank_path(key).exists();
+        for key in &keys {
+            assert_eq!(removed.contains(key), !there(key), "{key}");
+            let work = executor.shared.work_path(key.attempt.as_str());
+            assert_eq!(work.exists(), there(key), "its work directory goes with it");
+        }
+        assert_eq!(
+            executor.shared.prune(&removed, now),
+            removed,
+            "what is gone is gone"
+        );
+        (0..3).filter(|index| there(&keys[*index])).collect()
+    }
+
+    fn today() -> Timestamp {
+        use supernode_types::time::{Clock, SystemClock};
+        SystemClock.now()
+    }
+
+    #[test]
+    fn the_newest_are_kept_within_each_limit() {
+        let generous = Retention {
+            age: 7 * DAY,
+            ranks: 100,
+            bytes: 1_000_000,
+        };
+        assert_eq!(kept(generous, today()), [0, 1, 2]);
+        assert_eq!(
+            kept(
+                Retention {
+                    ranks: 2,
+                    ..generous
+                },
+                today()
+            ),
+            [1, 2]
+        );
+        let bytes = 2500;
+        assert_eq!(kept(Retention { bytes, ..generous }, today()), [1, 2]);
+        assert_eq!(kept(generous, today().plus(8 * DAY)), [0_usize; 0]);
+    }
+}

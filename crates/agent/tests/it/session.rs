@@ -251,6 +251,12 @@ fn memory_of_an_idle_agent() {
                     .any(|name| line.starts_with(name))
             })
             .collect();
-        println!("after {heard} syncs: {numbers:?}");
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", process.pid())).expect("it runs");
+        let switches: Vec<&str> = status
+            .lines()
+            .filter(|line| line.contains("ctxt_switches") || line.starts_with("Threads"))
+            .collect();
+        println!("after {heard} syncs: {numbers:?} {switches:?}");
     }
 }

@@ -101,6 +101,8 @@ impl Round<'_, '_> {
             super_node: super_node.clone(),
             operation,
         };
+        // Not clean until its agent, having heard of this, says so: it may be applying the environment just now.
+        node.environment_applied = node.environment_applied.max(1);
         self.told.insert(id.clone());
         self.environment_changed(&super_node)
     }

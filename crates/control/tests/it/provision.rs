@@ -222,7 +222,7 @@ fn a_node_is_made_joins_and_is_taken_away(engine: Engine) {
         .world
         .scale_down(
             "train",
-            Selection::Named(vec![name.clone()]),
+            Selection::Named(vec!std::slice::from_ref(&name)),
             supernode_types::super_node::DrainMode::Refuse,
         )
         .expect("idle");

@@ -130,7 +130,7 @@ fn every_failure_is_reported() {
     assert!(retry(shell("echo garbage")).contains("not the JSON"));
     assert!(retry(shell("true")).contains("not the JSON"));
     assert!(retry(shell(r#"echo '{"message": "no status"}'"#)).contains("status"));
-    assert!(retry(shell(r#"printf '\377\376'"#)).contains("not the JSON"));
+    assert!(retry(shell(r"printf '\377\376'")).contains("not the JSON"));
     let both = retry(shell(r#"echo '{"status": "created"}'; exit 1"#));
     assert!(
         both.contains("exit status: 1"),

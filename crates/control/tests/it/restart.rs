@@ -33,7 +33,7 @@ type Outcome = (
 fn story(engine: Engine, shaken: bool) -> Outcome {
     let mut world = World::with_spares(engine, 5);
     let calm = |world: &mut World| {
-        for _ in 0..12 {
+        for _ in 0..6 {
             world.round();
             if shaken {
                 world.restart();

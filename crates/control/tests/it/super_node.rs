@@ -150,7 +150,7 @@ fn a_plan_changes_nothing_and_refuses_the_same(engine: Engine) {
             labels: BTreeMap::new(),
             deadline: DEADLINE,
         };
-        let names = world
+        world
             .control
             .change_inline(request("plan"), move |tx, intent| {
                 let plan = super_node::create_plan(tx, intent, &wish)?;
@@ -159,8 +159,7 @@ fn a_plan_changes_nothing_and_refuses_the_same(engine: Engine) {
                     .iter()
                     .map(|choice| Ok(node::find(tx, choice.node.as_str())?.name));
                 all.collect::<Result<Vec<_>, Refusal>>()
-            });
-        names
+            })
     };
     let events = world.events().len();
     assert_eq!(

@@ -1,6 +1,7 @@
 //! A server with its agents, in the hands of a test: time passes when the test says so, and nothing happens by itself.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZero;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -19,7 +20,8 @@ use supernode_control::{
     spec, super_node, sync, token,
 };
 use supernode_store::testing::PrivatePostgres;
-use supernode_store::{DatabaseUrl, Store};
+use supernode_store::migrations::MIGRATIONS;
+use supernode_store::{DatabaseUrl, Options, Store};
 use supernode_types::agent::Observed;
 use supernode_types::entropy::SeededEntropy;
 use supernode_types::event::{Event, Severity};
@@ -723,7 +725,12 @@ fn open(
     entropy: &Arc<dyn Entropy>,
     settings: &Settings,
 ) -> Control {
-    let store = Store::open(url).unwrap_or_else(|error| panic!("{error}"));
+    // One reader is enough for a test, and connections take time.
+    let options = Options {
+        readers: NonZero::<usize>::MIN,
+        ..Options::new(MIGRATIONS)
+    };
+    let store = Store::open_with(url, options).unwrap_or_else(|error| panic!("{error}"));
     let clock = Arc::clone(clock) as Arc<dyn Clock>;
     Control::new(store, clock, Arc::clone(entropy), settings.clone())
 }

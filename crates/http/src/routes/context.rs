@@ -35,7 +35,7 @@ impl Context {
         T: Send + 'static,
         F: FnMut(&mut Tx<'_>) -> Result<T, Refusal> + Send + 'static,
     {
-        self.control.read(name, read).await.map_err(failure)
+        self.control.read(name, read).await.map_err(|refusal| failure(&refusal))
     }
 
     /// Does what a request asks, in one transaction with its audit record and its answer.
@@ -75,7 +75,7 @@ impl Context {
             if_match: request.if_match,
             idempotency: key.map(|key| IdempotencyKey { key, digest: request.digest.clone() }),
         };
-        self.control.change(change_request, change).await.map_err(failure)
+        self.control.change(change_request, change).await.map_err(|refusal| failure(&refusal))
     }
 
     /// Reads an object; with `after_generation`, again and again until its generation is larger or the wait is over.
@@ -126,8 +126,8 @@ pub(crate) fn whole<T>(items: Vec<T>) -> Page<T> {
 pub(crate) const DONE: Nothing = Nothing {};
 
 /// A refusal as the client sees it.
-pub(crate) fn failure(refusal: Refusal) -> Failure {
-    let code = match &refusal {
+pub(crate) fn failure(refusal: &Refusal) -> Failure {
+    let code = match refusal {
         Refusal::Invalid(_) => ErrorCode::InvalidRequest,
         Refusal::NotFound { .. } => ErrorCode::NotFound,
         Refusal::Conflict(_) => ErrorCode::Conflict,
@@ -170,7 +170,7 @@ impl Authenticator for TokenAuthenticator {
         let hash = hash_secret(secret);
         Box::pin(async move {
             let now = self.0.clock().now();
-            let token = self.0.read("token_authenticate", move |tx| supernode_control::token::authenticate(tx, &hash, now)).await.map_err(failure)?;
+            let token = self.0.read("token_authenticate", move |tx| supernode_control::token::authenticate(tx, &hash, now)).await.map_err(|refusal| failure(&refusal))?;
             Ok(token.map(|token| Caller { role: super::token::role(&token.role), name: token.name, token: token.id }))
         })
     }

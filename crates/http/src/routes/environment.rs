@@ -60,7 +60,7 @@ pub(super) fn mount(edge: Edge, context: &Context) -> Edge {
             context
                 .change_audited(&request, name.clone(), audited, true, move |tx, intent| {
                     let operation = environment::set(tx, intent, &name, &document, Duration::from_secs(DEFAULT_DEADLINE_SECONDS))?;
-                    operation::view(tx, operation)
+                    operation::view(tx, &operation)
                 })
                 .await
         }

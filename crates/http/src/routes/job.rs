@@ -46,7 +46,7 @@ pub(super) fn mount(edge: Edge, context: &Context) -> Edge {
                 .change(&request, id.clone(), move |tx, intent| {
                     let job = job::cancel(tx, intent, &id)?;
                     let names = query::names(tx)?;
-                    view(&names, job)
+                    Ok(view(&names, job))
                 })
                 .await
         }
@@ -99,7 +99,7 @@ async fn list_jobs(context: &Context, wanted: JobListQuery) -> Result<Page<JobVi
             };
             let jobs = query::jobs(tx, super_node.as_ref(), wanted.state.as_deref(), wanted.cursor.as_deref(), limit + 1)?;
             let names = query::names(tx)?;
-            jobs.into_iter().map(|job| view(&names, job)).collect::<Result<Vec<_>, _>>()
+            Ok(jobs.into_iter().map(|job| view(&names, job)).collect::<Vec<_>>())
         })
         .await?;
     Ok(page(jobs, limit, |view: &JobView| view.job.id.to_string()))
@@ -112,7 +112,7 @@ async fn detail(context: &Context, id: String) -> Result<JobDetail, Failure> {
             let ranks = query::ranks_of(tx, &job)?;
             let names = query::names(tx)?;
             let ranks = ranks.into_iter().map(|rank| rank_view(tx, rank)).collect::<Result<Vec<_>, _>>()?;
-            Ok(JobDetail { view: view(&names, job)?, ranks })
+            Ok(JobDetail { view: view(&names, job), ranks })
         })
         .await
 }
@@ -122,6 +122,6 @@ fn rank_view(tx: &mut Tx<'_>, rank: Rank) -> Result<RankView, Refusal> {
     Ok(RankView { rank, node_name })
 }
 
-fn view(names: &Names, job: Job) -> Result<JobView, Refusal> {
-    Ok(JobView { super_node_name: names.super_node(&job.super_node), job })
+fn view(names: &Names, job: Job) -> JobView {
+    JobView { super_node_name: names.super_node(&job.super_node), job }
 }

@@ -72,7 +72,7 @@ pub(super) fn mount(edge: Edge, context: &Context) -> Edge {
             context
                 .change(&request, name.clone(), move |tx, intent| {
                     let operation = node::remove(tx, intent, &name)?;
-                    operation::view(tx, operation)
+                    operation::view(tx, &operation)
                 })
                 .await
         }

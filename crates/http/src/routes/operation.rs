@@ -63,7 +63,7 @@ async fn find(context: &Context, id: String) -> Result<OperationView, Failure> {
 }
 
 /// The view of an operation that was written in this transaction.
-pub(super) fn view(tx: &mut Tx<'_>, operation: Operation) -> Result<OperationView, Refusal> {
+pub(super) fn view(tx: &mut Tx<'_>, operation: &Operation) -> Result<OperationView, Refusal> {
     let record = operation::find(tx, operation.id.as_str())?;
     view_of(tx, record)
 }

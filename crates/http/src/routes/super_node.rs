@@ -54,7 +54,7 @@ fn mount_records(edge: Edge, context: &Context) -> Edge {
             context
                 .change(&request, wish.name.to_string(), move |tx, intent| {
                     let operation = super_node::create(tx, intent, &wish)?;
-                    operation::view(tx, operation)
+                    operation::view(tx, &operation)
                 })
                 .await
         }
@@ -91,7 +91,7 @@ fn mount_records(edge: Edge, context: &Context) -> Edge {
             context
                 .change(&request, id.clone(), move |tx, intent| {
                     let operation = super_node::delete(tx, intent, &id, Duration::from_secs(DEFAULT_DEADLINE_SECONDS))?;
-                    operation::view(tx, operation)
+                    operation::view(tx, &operation)
                 })
                 .await
         }
@@ -108,7 +108,7 @@ fn mount_scale(edge: Edge, context: &Context) -> Edge {
             context
                 .change(&request, id.clone(), move |tx, intent| {
                     let operation = scale_up::scale_up(tx, intent, &id, &selection, deadline)?;
-                    operation::view(tx, operation)
+                    operation::view(tx, &operation)
                 })
                 .await
         }
@@ -134,7 +134,7 @@ fn mount_scale(edge: Edge, context: &Context) -> Edge {
             context
                 .change(&request, id.clone(), move |tx, intent| {
                     let operation = scale_down::scale_down(tx, intent, &id, &selection, mode, deadline)?;
-                    operation::view(tx, operation)
+                    operation::view(tx, &operation)
                 })
                 .await
         }

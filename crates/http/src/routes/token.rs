@@ -74,7 +74,7 @@ pub async fn ensure_admin(control: &supernode_control::Control, secret: &str) ->
         if_match: None,
         idempotency: None,
     };
-    let known = control.read("token_list", query::tokens).await.map_err(super::failure)?;
+    let known = control.read("token_list", query::tokens).await.map_err(|refusal| super::failure(&refusal))?;
     if !known.is_empty() {
         return Ok(());
     }
@@ -82,5 +82,5 @@ pub async fn ensure_admin(control: &supernode_control::Control, secret: &str) ->
     control
         .change(request, move |tx, intent| token::create(tx, intent, &name, Role::Admin.word(), None, &hash).map(|_| ()))
         .await
-        .map_err(super::failure)
+        .map_err(|refusal| super::failure(&refusal))
 }

@@ -1,5 +1,5 @@
 //! The driver against real databases: the same cases on `SQLite` and on a private `PostgreSQL` server, and what each
-//! engine has alone.
+//! engine has alone; and the product's queries in [`resources`].
 
 mod child;
 mod company;
@@ -7,6 +7,7 @@ mod durability;
 mod fixture;
 mod group_commit;
 mod postgres_faults;
+mod resources;
 mod schema;
 mod sqlite_faults;
 mod statements;

@@ -61,11 +61,6 @@ impl Stage {
         println!("\n{:2}. {what}", self.step);
     }
 
-    /// Tells what was seen, with the time since `begun`.
-    pub(crate) fn saw(&self, begun: Instant, what: &str) {
-        println!("    {:>7}  {what}", format!("{} ms", begun.elapsed().as_millis()));
-    }
-
     /// Starts `supernode dev` with four nodes and waits until it serves.
     pub(crate) async fn start(&mut self) -> anyhow::Result<()> {
         let port = free_ports()?;
@@ -152,6 +147,11 @@ impl Drop for Stage {
             let _ = fs::remove_dir_all(&self.directory);
         }
     }
+}
+
+/// Tells what was seen, with the time since `begun`.
+pub(crate) fn saw(begun: Instant, what: &str) {
+    println!("    {:>7}  {what}", format!("{} ms", begun.elapsed().as_millis()));
 }
 
 fn read_pid(file: &Path) -> Option<i32> {

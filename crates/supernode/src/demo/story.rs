@@ -15,7 +15,7 @@ use supernode_types::operation::OperationState;
 use supernode_types::super_node::DrainMode;
 use tokio::time::Instant;
 
-use super::stage::Stage;
+use super::stage::{Stage, saw};
 use crate::dev::call;
 
 const NAME: &str = "train";
@@ -42,7 +42,7 @@ async fn start(stage: &mut Stage) -> anyhow::Result<()> {
     stage.start().await?;
     let nodes = stage.client()?.get::<NodeList>(&[], &NodeListQuery::default()).await?.items;
     ensure!(nodes.len() == 4, "{} nodes are enrolled, not 4", nodes.len());
-    stage.saw(begun, "4 nodes enrolled, inventoried and ready as spares of one spec");
+    saw(begun, "4 nodes enrolled, inventoried and ready as spares of one spec");
     Ok(())
 }
 
@@ -53,7 +53,7 @@ async fn form(stage: &mut Stage) -> anyhow::Result<()> {
     let operation = call::<SuperNodeCreate>(stage.client()?, &[], &request).await?;
     finish(stage, operation).await?;
     ensure!(members(stage).await?.len() == 2, "there are not two members");
-    stage.saw(begun, &format!("members: {}", members(stage).await?.join(", ")));
+    saw(begun, &format!("members: {}", members(stage).await?.join(", ")));
     Ok(())
 }
 
@@ -65,7 +65,7 @@ async fn grow(stage: &mut Stage) -> anyhow::Result<()> {
     let why = operation.operation.targets.first().map(|target| target.chosen_because.clone()).unwrap_or_default();
     finish(stage, operation).await?;
     ensure!(members(stage).await?.len() == 3, "there are not three members");
-    stage.saw(begun, &format!("members: {} (chosen: {why})", members(stage).await?.join(", ")));
+    saw(begun, &format!("members: {} (chosen: {why})", members(stage).await?.join(", ")));
     Ok(())
 }
 
@@ -75,7 +75,7 @@ async fn configure(stage: &mut Stage) -> anyhow::Result<()> {
     let document = EnvironmentDocument { variables: [("TRAINING_SITE".into(), "demo".into())].into(), ..EnvironmentDocument::default() };
     let operation = call::<EnvironmentSet>(stage.client()?, &[NAME], &document).await?;
     finish(stage, operation).await?;
-    stage.saw(begun, "revision 2 is applied on all members");
+    saw(begun, "revision 2 is applied on all members");
     Ok(())
 }
 
@@ -98,7 +98,7 @@ async fn compute(stage: &mut Stage) -> anyhow::Result<()> {
     for rank in 0..3 {
         let line = last_line(stage, &job, rank).await?;
         ensure!(line.ends_with("ok"), "rank {rank} said: {line}");
-        stage.saw(begun, &line);
+        saw(begun, &line);
     }
     Ok(())
 }
@@ -109,7 +109,7 @@ async fn occupy(stage: &mut Stage) -> anyhow::Result<JobView> {
     let job = call::<JobSubmit>(stage.client()?, &[], &ring(stage, 2, 600)).await?;
     let running = running(stage, &job).await?;
     let nodes: Vec<&str> = running.ranks.iter().map(|rank| rank.node_name.as_str()).collect();
-    stage.saw(begun, &format!("{} runs on {}", job.job.id, nodes.join(", ")));
+    saw(begun, &format!("{} runs on {}", job.job.id, nodes.join(", ")));
     Ok(job)
 }
 
@@ -120,7 +120,7 @@ async fn refuse(stage: &mut Stage, job: &JobView) -> anyhow::Result<()> {
     let request = ScaleDownRequest { count: None, nodes: vec![busy], drain: DrainMode::Refuse, deadline_seconds: None };
     let answer = stage.client()?.call::<ScaleDown>(&[NAME], &Nothing {}, &request, &CallOptions::default()).await;
     match answer {
-        Err(ClientError::Api(error)) if error.code == ErrorCode::JobsRunning => stage.saw(begun, &error.message),
+        Err(ClientError::Api(error)) if error.code == ErrorCode::JobsRunning => saw(begun, &error.message),
         Err(error) => bail!("another error than expected: {error}"),
         Ok(_) => bail!("a busy node was accepted for removal"),
     }
@@ -132,13 +132,13 @@ async fn kill_server(stage: &mut Stage, job: &JobView) -> anyhow::Result<()> {
     let begun = Instant::now();
     stage.kill("server").await?;
     stage.answers().await?;
-    stage.saw(begun, "the server is back");
+    saw(begun, "the server is back");
     let second = call::<JobSubmit>(stage.client()?, &[], &ring(stage, 1, 0)).await?;
     let done = ended(stage, &second).await?;
     ensure!(done.view.job.state.word() == "succeeded", "a job after the restart {}", done.view.job.state.word());
-    stage.saw(begun, "a new job ran on the free node");
+    saw(begun, "a new job ran on the free node");
     still_undisturbed(stage, job).await?;
-    stage.saw(begun, "the long program runs on, first attempt, all ranks");
+    saw(begun, "the long program runs on, first attempt, all ranks");
     Ok(())
 }
 
@@ -152,7 +152,7 @@ async fn kill_agent(stage: &mut Stage, job: &JobView) -> anyhow::Result<()> {
         .until("the agent to be back", || async { last_contact(stage, &node).await.filter(|at| Some(*at) > before) })
         .await?;
     still_undisturbed(stage, job).await?;
-    stage.saw(begun, "the agent is back, found its rank running and left it alone");
+    saw(begun, "the agent is back, found its rank running and left it alone");
     Ok(())
 }
 
@@ -164,7 +164,7 @@ async fn cancel(stage: &mut Stage, job: &JobView) -> anyhow::Result<()> {
     ensure!(ended.view.job.state.word() == "cancelled", "the job {}", ended.view.job.state.word());
     let nodes = stage.client()?.get::<NodeList>(&[], &NodeListQuery::default()).await?.items;
     ensure!(nodes.iter().all(|view| view.leased_devices == 0), "a lease is left");
-    stage.saw(begun, "cancelled; no lease is left");
+    saw(begun, "cancelled; no lease is left");
     Ok(())
 }
 
@@ -179,7 +179,7 @@ async fn shrink(stage: &mut Stage) -> anyhow::Result<()> {
     let node = nodes.iter().find(|view| view.node.name.as_str() == left).context("the removed node is gone")?;
     ensure!(node.node.membership == Membership::Spare, "{left} is not a spare");
     ensure!(node.node.environment_applied == 0, "{left} was not cleaned");
-    stage.saw(begun, &format!("{left} left, was cleaned of the environment and is a spare; members: {}", members(stage).await?.join(", ")));
+    saw(begun, &format!("{left} left, was cleaned of the environment and is a spare; members: {}", members(stage).await?.join(", ")));
     Ok(())
 }
 
@@ -188,7 +188,7 @@ async fn keep_one(stage: &mut Stage) -> anyhow::Result<()> {
     let begun = Instant::now();
     let request = ScaleDownRequest { count: Some(2), nodes: Vec::new(), drain: DrainMode::Refuse, deadline_seconds: None };
     match stage.client()?.call::<ScaleDown>(&[NAME], &Nothing {}, &request, &CallOptions::default()).await {
-        Err(ClientError::Api(error)) if error.code == ErrorCode::LastNode => stage.saw(begun, &error.message),
+        Err(ClientError::Api(error)) if error.code == ErrorCode::LastNode => saw(begun, &error.message),
         Err(error) => bail!("another error than expected: {error}"),
         Ok(_) => bail!("the last node was accepted for removal"),
     }

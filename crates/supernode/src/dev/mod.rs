@@ -144,9 +144,9 @@ async fn start(arguments: &DevArguments, data: &Path, children: &mut Children) -
         nodes::create(&client, &data.join("nodes"), &missing, arguments.listen).await?;
     }
     let wanted = nodes::wanted(&data.join("nodes")).len();
-    children.until("the nodes to connect", Duration::from_secs(60), || connected(&client, wanted)).await?;
-    declare_spec(&client).await?;
-    children.until("the nodes to be ready", Duration::from_secs(60), || ready(&client, wanted)).await?;
+    children.until("the nodes to connect", Duration::from_mins(1), || connected(&client, wanted)).await?;
+    children.until("a node to report what it has", Duration::from_mins(1), || async { declare_spec(&client).await.ok() }).await?;
+    children.until("the nodes to be ready", Duration::from_mins(1), || ready(&client, wanted)).await?;
     Ok(context)
 }
 

@@ -49,12 +49,12 @@ fn a_killed_server_and_killed_agents_disturb_no_running_job() {
 fn a_silent_node_is_fenced_and_its_job_runs_elsewhere() {
     let dev = Dev::start(3);
     dev.ok(&["super-node", "create", "train", "--nodes", "3", "--wait"]);
-    let stamp = dev.path().join("stamps");
-    std::fs::create_dir(&stamp).expect("own directory");
-    std::os::unix::fs::chown(&stamp, None, None).expect("own directory");
-    std::fs::set_permissions(&stamp, std::os::unix::fs::PermissionsExt::from_mode(0o777)).expect("own directory");
+    let directory = dev.path().join("stamps");
+    std::fs::create_dir(&directory).expect("own directory");
+    std::os::unix::fs::chown(&directory, None, None).expect("own directory");
+    std::fs::set_permissions(&directory, std::os::unix::fs::PermissionsExt::from_mode(0o777)).expect("own directory");
     // Each attempt keeps writing into a file of its own: two files that grow at once would be two live attempts.
-    let script = format!("while :; do date +%s%N >> {}/$SUPERNODE_ATTEMPT_ID; sleep 0.1; done", stamp.display());
+    let script = format!("while :; do date +%s%N >> {}/$SUPERNODE_ATTEMPT_ID; sleep 0.1; done", directory.display());
     let job = submit(&dev, &["--nodes", "1", "--requeue", "1", "--", "sh", "-c", &script]);
     let first = running(&dev, &job);
     let node = first["ranks"][0]["node_name"].as_str().expect("a name").to_owned();
@@ -67,14 +67,14 @@ fn a_silent_node_is_fenced_and_its_job_runs_elsewhere() {
     assert_ne!(second["ranks"][0]["node_name"].as_str(), Some(node.as_str()));
     let newer = second["state"]["attempt"].as_str().expect("an attempt");
     let times = |attempt: &str| -> Vec<u128> {
-        let text = std::fs::read_to_string(stamp.join(attempt)).unwrap_or_default();
+        let text = std::fs::read_to_string(directory.join(attempt)).unwrap_or_default();
         text.lines().filter_map(|line| line.parse().ok()).collect()
     };
     let begun = dev.until("the new attempt to write", || times(newer).first().copied());
     let last = times(&attempt).last().copied().expect("the first attempt wrote");
     assert!(last < begun, "the fenced attempt wrote at {last}, after the new one began at {begun}");
-    let lost = dev.json(&["node", "show", &node]);
-    assert_eq!(lost["condition"]["state"], "lost", "{lost}");
+    let silent = dev.json(&["node", "show", &node]);
+    assert_eq!(silent["condition"]["state"], "lost", "{silent}");
 
     dev.signal(&node, "CONT");
     dev.until("the node to return", || (dev.json(&["node", "show", &node])["condition"]["state"] == "ready").then_some(()));

@@ -1,0 +1,17 @@
+//! The queries of the product, on the product's own schema.
+
+mod attempt;
+mod audit;
+mod certificate;
+mod environment;
+mod event;
+mod idempotency;
+mod job;
+mod node;
+mod operation;
+mod provision;
+mod sample;
+mod schema;
+mod spec;
+mod super_node;
+mod token;
