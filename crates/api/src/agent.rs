@@ -9,7 +9,9 @@ use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-pub use supernode_types::agent::{Desired, DesiredRank, EnvironmentWish, Observed, ObservedRank, RankLaunch, RankPlace, RankWish};
+pub use supernode_types::agent::{
+    Desired, DesiredRank, EnvironmentWish, Observed, ObservedRank, RankLaunch, RankPlace, RankWish,
+};
 use supernode_types::node::Position;
 use supernode_types::{AttemptId, Generation, NodeId};
 

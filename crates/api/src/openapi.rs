@@ -65,7 +65,10 @@ impl Visitor for Collector {
 fn collect() -> Collector {
     let mut settings = SchemaSettings::draft2020_12();
     settings.definitions_path = "/components/schemas".into();
-    let mut collector = Collector { generator: settings.into_generator(), found: Vec::new() };
+    let mut collector = Collector {
+        generator: settings.into_generator(),
+        found: Vec::new(),
+    };
     crate::system::visit(&mut collector);
     crate::node::visit(&mut collector);
     crate::spec::visit(&mut collector);
@@ -120,7 +123,10 @@ fn operation(description: &Description, error: &Schema) -> Value {
             "description": "The same key with the same request has one effect and the same answer."
         }));
     }
-    if matches!(description.method, Method::Patch | Method::Put | Method::Delete) {
+    if matches!(
+        description.method,
+        Method::Patch | Method::Put | Method::Delete
+    ) {
         parameters.push(json!({
             "name": "If-Match", "in": "header", "required": false, "schema": {"type": "string"},
             "description": "The generation that the object must have, in quotes."
@@ -138,7 +144,8 @@ fn operation(description: &Description, error: &Schema) -> Value {
         }
     });
     if let Some(request) = &description.request {
-        value["requestBody"] = json!({"required": true, "content": {"application/json": {"schema": request}}});
+        value["requestBody"] =
+            json!({"required": true, "content": {"application/json": {"schema": request}}});
     }
     value
 }
@@ -151,7 +158,9 @@ fn path_parameters(path: &str) -> Vec<Value> {
 }
 
 fn query_parameters(query: &Schema) -> Vec<Value> {
-    let Some(properties) = query.get("properties").and_then(Value::as_object) else { return Vec::new() };
+    let Some(properties) = query.get("properties").and_then(Value::as_object) else {
+        return Vec::new();
+    };
     properties
         .iter()
         .map(|(name, schema)| {
@@ -170,8 +179,20 @@ mod tests {
     #[test]
     fn names_and_routes_are_unique() {
         let all = describe_all();
-        assert_eq!(all.iter().map(|one| one.name).collect::<BTreeSet<_>>().len(), all.len());
-        assert_eq!(all.iter().map(|one| (one.method.as_str(), one.path)).collect::<BTreeSet<_>>().len(), all.len());
+        assert_eq!(
+            all.iter()
+                .map(|one| one.name)
+                .collect::<BTreeSet<_>>()
+                .len(),
+            all.len()
+        );
+        assert_eq!(
+            all.iter()
+                .map(|one| (one.method.as_str(), one.path))
+                .collect::<BTreeSet<_>>()
+                .len(),
+            all.len()
+        );
     }
 
     #[test]

@@ -7,17 +7,24 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use supernode_api::agent::{EnrolRequest, EnrolResponse, FromAgent, LogPart, ReadLog, RenewRequest, Sync, ToAgent};
+use supernode_api::agent::{
+    EnrolRequest, EnrolResponse, FromAgent, LogPart, ReadLog, RenewRequest, Sync, ToAgent,
+};
 use supernode_control::hub::{Link, LogBytes, LogRequest};
-use supernode_control::{ChangeRequest, Control, Enrolment, StoreError, SyncOutcome, check_certificate, desired, enrol, renew, sync};
+use supernode_control::{
+    ChangeRequest, Control, Enrolment, StoreError, SyncOutcome, check_certificate, desired, enrol,
+    renew, sync,
+};
 use supernode_types::agent::Desired;
 use supernode_types::{CertificateSerial, NodeId, Timestamp};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::routes::hash_secret;
-use crate::{AgentConnection, AgentPort, AgentSession, Authority, BoxFuture, Failure, NodeIdentity};
 use crate::routes::failure;
+use crate::routes::hash_secret;
+use crate::{
+    AgentConnection, AgentPort, AgentSession, Authority, BoxFuture, Failure, NodeIdentity,
+};
 
 /// How many messages wait for a slow agent; all are level-triggered, so few are enough.
 const QUEUE: usize = 8;
@@ -39,17 +46,29 @@ impl Agents {
         Self { control, authority }
     }
 
-    fn sign(&self, request: &str, (node, serial, ends_at): (NodeId, CertificateSerial, Timestamp)) -> Result<EnrolResponse, Failure> {
+    fn sign(
+        &self,
+        request: &str,
+        (node, serial, ends_at): (NodeId, CertificateSerial, Timestamp),
+    ) -> Result<EnrolResponse, Failure> {
         let begins_at = Timestamp(self.control.clock().now().0 - CLOCK_TOLERANCE_MICROSECONDS);
         let ends_at = ends_at.min(self.authority.not_after());
         let certificate = self
             .authority
             .issue_node_certificate(request, &node, &serial, begins_at, ends_at)
             .map_err(|error| Failure::invalid_request(error.to_string()))?;
-        Ok(EnrolResponse { node, certificate, authority: self.authority.certificate_pem().to_owned() })
+        Ok(EnrolResponse {
+            node,
+            certificate,
+            authority: self.authority.certificate_pem().to_owned(),
+        })
     }
 
-    fn change_request(action: &'static str, subject: String, audited: serde_json::Value) -> ChangeRequest {
+    fn change_request(
+        action: &'static str,
+        subject: String,
+        audited: serde_json::Value,
+    ) -> ChangeRequest {
         ChangeRequest {
             action,
             subject,
@@ -65,9 +84,19 @@ impl Agents {
 }
 
 impl AgentPort for Agents {
-    fn enrol(&self, request: EnrolRequest, source: IpAddr) -> BoxFuture<'_, Result<EnrolResponse, Failure>> {
+    fn enrol(
+        &self,
+        request: EnrolRequest,
+        source: IpAddr,
+    ) -> BoxFuture<'_, Result<EnrolResponse, Failure>> {
         Box::pin(async move {
-            let name = request.name.parse().map_err(|error: supernode_types::name::InvalidName| Failure::invalid_request(error.to_string()))?;
+            let name =
+                request
+                    .name
+                    .parse()
+                    .map_err(|error: supernode_types::name::InvalidName| {
+                        Failure::invalid_request(error.to_string())
+                    })?;
             let wish = Enrolment {
                 join_token_hash: hash_secret(&request.join_token),
                 name,
@@ -79,32 +108,53 @@ impl AgentPort for Agents {
             let audited = serde_json::json!({ "address": request.address, "source": source.to_string(), "machine_id": request.machine_id });
             let granted = self
                 .control
-                .change(Self::change_request("node_enrol", request.name.clone(), audited), move |tx, intent| enrol(tx, intent, &wish))
+                .change(
+                    Self::change_request("node_enrol", request.name.clone(), audited),
+                    move |tx, intent| enrol(tx, intent, &wish),
+                )
                 .await
                 .map_err(|refusal| failure(&refusal))?;
             self.sign(&request.certificate_request, granted)
         })
     }
 
-    fn renew(&self, identity: NodeIdentity, request: RenewRequest) -> BoxFuture<'_, Result<EnrolResponse, Failure>> {
+    fn renew(
+        &self,
+        identity: NodeIdentity,
+        request: RenewRequest,
+    ) -> BoxFuture<'_, Result<EnrolResponse, Failure>> {
         Box::pin(async move {
             let node = identity.node.clone();
             let audited = serde_json::json!({ "serial": identity.serial });
             let granted = self
                 .control
-                .change(Self::change_request("certificate_renew", node.to_string(), audited), move |tx, intent| {
-                    renew(tx, intent, &identity.node, &identity.serial)
-                })
+                .change(
+                    Self::change_request("certificate_renew", node.to_string(), audited),
+                    move |tx, intent| renew(tx, intent, &identity.node, &identity.serial),
+                )
                 .await
                 .map_err(|refusal| failure(&refusal))?;
             self.sign(&request.certificate_request, (node, granted.0, granted.1))
         })
     }
 
-    fn connected(&self, identity: NodeIdentity, _source: IpAddr) -> BoxFuture<'_, Result<AgentConnection, Failure>> {
+    fn connected(
+        &self,
+        identity: NodeIdentity,
+        _source: IpAddr,
+    ) -> BoxFuture<'_, Result<AgentConnection, Failure>> {
         Box::pin(async move {
-            let (node, serial, now) = (identity.node.clone(), identity.serial.clone(), self.control.clock().now());
-            self.control.read("certificate_check", move |tx| check_certificate(tx, &node, &serial, now)).await.map_err(|refusal| failure(&refusal))?;
+            let (node, serial, now) = (
+                identity.node.clone(),
+                identity.serial.clone(),
+                self.control.clock().now(),
+            );
+            self.control
+                .read("certificate_check", move |tx| {
+                    check_certificate(tx, &node, &serial, now)
+                })
+                .await
+                .map_err(|refusal| failure(&refusal))?;
             let (sender, outgoing) = mpsc::channel(QUEUE);
             let close = CancellationToken::new();
             let socket = Arc::new(Socket {
@@ -114,9 +164,21 @@ impl AgentPort for Agents {
                 requests: AtomicU64::new(0),
                 told: AtomicI64::new(0),
             });
-            let connection = self.control.hub().connect(&identity.node, Arc::clone(&socket) as Arc<dyn Link>);
-            let session = Arc::new(Session { control: self.control.clone(), node: identity.node, socket, connection });
-            Ok(AgentConnection { session, outgoing, close })
+            let connection = self
+                .control
+                .hub()
+                .connect(&identity.node, Arc::clone(&socket) as Arc<dyn Link>);
+            let session = Arc::new(Session {
+                control: self.control.clone(),
+                node: identity.node,
+                socket,
+                connection,
+            });
+            Ok(AgentConnection {
+                session,
+                outgoing,
+                close,
+            })
         })
     }
 }
@@ -133,7 +195,10 @@ struct Socket {
 
 impl fmt::Debug for Socket {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Socket").field("told", &self.told).finish_non_exhaustive()
+        formatter
+            .debug_struct("Socket")
+            .field("told", &self.told)
+            .finish_non_exhaustive()
     }
 }
 
@@ -152,7 +217,13 @@ impl Link for Socket {
         let number = self.requests.fetch_add(1, Ordering::Relaxed);
         let mut pending = self.pending.lock().expect("no holder of this lock panics");
         pending.retain(|_, waiting| !waiting.is_closed());
-        let message = ToAgent::ReadLog(ReadLog { request: number, attempt: request.attempt, rank: request.rank, offset: request.offset, limit: request.limit });
+        let message = ToAgent::ReadLog(ReadLog {
+            request: number,
+            attempt: request.attempt,
+            rank: request.rank,
+            offset: request.offset,
+            limit: request.limit,
+        });
         if pending.len() < MAXIMUM_PENDING_LOGS && self.sender.try_send(message).is_ok() {
             pending.insert(number, answer);
         }
@@ -209,10 +280,17 @@ impl Session {
         let acknowledge = ToAgent::Acknowledge {
             sequence,
             fence_seconds: settings.fence().as_secs(),
-            interval_milliseconds: u64::try_from(settings.sync_interval.as_millis()).unwrap_or(1000),
+            interval_milliseconds: u64::try_from(settings.sync_interval.as_millis())
+                .unwrap_or(1000),
         };
-        self.socket.sender.send(acknowledge).await.map_err(|_| Failure::unavailable("the connection is closing"))?;
-        self.control.hub().note_sync(clock.monotonic().saturating_sub(received));
+        self.socket
+            .sender
+            .send(acknowledge)
+            .await
+            .map_err(|_| Failure::unavailable("the connection is closing"))?;
+        self.control
+            .hub()
+            .note_sync(clock.monotonic().saturating_sub(received));
         tracing::trace!(node = %self.node, sequence, stored, "acknowledged");
         Ok(())
     }
@@ -224,11 +302,20 @@ impl Session {
         let outcome = self
             .control
             .store()
-            .write("agent_sync", move |tx| sync(tx, &node, stored, observed.as_ref(), now))
+            .write("agent_sync", move |tx| {
+                sync(tx, &node, stored, observed.as_ref(), now)
+            })
             .await
             .map_err(|error: StoreError| failure(&error.into()))?;
-        let SyncOutcome::Stored { desired_generation, changed } = outcome else {
-            return Err(Failure::forbidden(format!("{} was removed; enrol the machine again with a new join token", self.node)));
+        let SyncOutcome::Stored {
+            desired_generation,
+            changed,
+        } = outcome
+        else {
+            return Err(Failure::forbidden(format!(
+                "{} was removed; enrol the machine again with a new join token",
+                self.node
+            )));
         };
         if changed {
             self.control.hub().wake_loop();
@@ -256,7 +343,12 @@ impl Session {
     }
 
     fn log(&self, part: LogPart) {
-        let waiting = self.socket.pending.lock().expect("no holder of this lock panics").remove(&part.request);
+        let waiting = self
+            .socket
+            .pending
+            .lock()
+            .expect("no holder of this lock panics")
+            .remove(&part.request);
         if let Some(waiting) = waiting {
             let bytes = part.result.map(|content| LogBytes {
                 offset: content.offset,

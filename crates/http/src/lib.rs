@@ -26,7 +26,9 @@ pub mod server;
 pub mod sse;
 pub mod tls;
 
-pub use agent_port::{AgentConnection, AgentEdge, AgentOptions, AgentPort, AgentSession, AgentSockets};
+pub use agent_port::{
+    AgentConnection, AgentEdge, AgentOptions, AgentPort, AgentSession, AgentSockets,
+};
 pub use authority::{Authority, AuthorityError, IssueError};
 pub use caller::{Authenticator, Caller};
 pub use certificate::ServerCertificate;

@@ -27,7 +27,14 @@ fn main() -> ExitCode {
         }
         failed += summary.failures.len();
         let took = SystemClock.monotonic().saturating_sub(begun);
-        println!("from seed {block}, after {:.1} s: {summary}", took.as_secs_f64());
+        println!(
+            "from seed {block}, after {:.1} s: {summary}",
+            took.as_secs_f64()
+        );
     }
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }

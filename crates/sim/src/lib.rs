@@ -26,10 +26,12 @@ mod request;
 mod scenario;
 mod seeds;
 mod server;
+mod story;
 mod world;
 
-pub use scenario::{Mismatch, check_scenario};
+pub use scenario::{ScenarioError, replay};
 pub use seeds::{Summary, run_seeds};
+pub use story::{Ending, run_story};
 pub use options::{Defect, FaultKind, Faults, Options};
 pub use world::{Outcome, Violation, World};
 

@@ -25,7 +25,12 @@ pub(crate) struct AgentArguments {
     #[arg(long)]
     ca_file: PathBuf,
     /// The secret of a join token; visible in the process list, so prefer the file
-    #[arg(long, env = "SUPERNODE_JOIN_TOKEN", hide_env_values = true, conflicts_with = "join_token_file")]
+    #[arg(
+        long,
+        env = "SUPERNODE_JOIN_TOKEN",
+        hide_env_values = true,
+        conflicts_with = "join_token_file"
+    )]
     join_token: Option<String>,
     /// A file with the secret of a join token; read only to enrol
     #[arg(long)]
@@ -69,9 +74,7 @@ pub(crate) struct AgentArguments {
 pub(crate) fn run(arguments: AgentArguments) -> anyhow::Result<ExitCode> {
     logging::start(arguments.log_format);
     let options = options(arguments)?;
-    // One thread: an agent mostly waits, and it must not take memory or cores from what the node is for.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(8).build()?;
-    runtime.block_on(supernode_agent::service::run(options, Arc::new(SystemClock), Arc::new(SystemEntropy), signalled()))?;
+    supernode_agent::service::run_to_end(options, Arc::new(SystemClock), Arc::new(SystemEntropy), signalled())?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -80,16 +83,27 @@ fn options(arguments: AgentArguments) -> anyhow::Result<AgentOptions> {
     let name: Name = arguments.name.unwrap_or(host).parse().context("--name")?;
     let address = match arguments.address {
         Some(address) => address,
-        None => own_address(&arguments.server).context("this host's address cannot be found out; give --address")?,
+        None => own_address(&arguments.server)
+            .context("this host's address cannot be found out; give --address")?,
     };
-    let mut options = AgentOptions::new(arguments.server, arguments.ca_file, name, address, std::path::absolute(arguments.data)?);
+    let mut options = AgentOptions::new(
+        arguments.server,
+        arguments.ca_file,
+        name,
+        address,
+        std::path::absolute(arguments.data)?,
+    );
     options.join_token = match (arguments.join_token, arguments.join_token_file) {
         (Some(secret), _) => JoinToken::Secret(secret),
         (None, Some(file)) => JoinToken::File(file),
         (None, None) => JoinToken::None,
     };
     options.labels = labels(&arguments.labels)?;
-    options.position = Position { hyperplane: arguments.hyperplane, rack: arguments.rack, leaf: arguments.leaf };
+    options.position = Position {
+        hyperplane: arguments.hyperplane,
+        rack: arguments.rack,
+        leaf: arguments.leaf,
+    };
     options.system_root = std::path::absolute(arguments.system_root)?;
     options.job_user = arguments.job_user;
     options.allow_root_jobs = arguments.allow_root_jobs;
@@ -98,8 +112,15 @@ fn options(arguments: AgentArguments) -> anyhow::Result<AgentOptions> {
 
 /// The address that packets to the server leave from; nothing is sent.
 fn own_address(server: &str) -> std::io::Result<String> {
-    let server = server.to_socket_addrs()?.next().ok_or_else(|| std::io::Error::other("the server's name has no address"))?;
-    let any: SocketAddr = if server.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { (std::net::Ipv6Addr::UNSPECIFIED, 0).into() };
+    let server = server
+        .to_socket_addrs()?
+        .next()
+        .ok_or_else(|| std::io::Error::other("the server's name has no address"))?;
+    let any: SocketAddr = if server.is_ipv4() {
+        ([0, 0, 0, 0], 0).into()
+    } else {
+        (std::net::Ipv6Addr::UNSPECIFIED, 0).into()
+    };
     let socket = UdpSocket::bind(any)?;
     socket.connect(server)?;
     Ok(socket.local_addr()?.ip().to_string())
@@ -107,7 +128,9 @@ fn own_address(server: &str) -> std::io::Result<String> {
 
 fn labels(words: &[String]) -> anyhow::Result<BTreeMap<String, String>> {
     let pair = |word: &String| {
-        let (key, value) = word.split_once('=').with_context(|| format!("--label {word}: write KEY=VALUE"))?;
+        let (key, value) = word
+            .split_once('=')
+            .with_context(|| format!("--label {word}: write KEY=VALUE"))?;
         Ok((key.to_owned(), value.to_owned()))
     };
     words.iter().map(pair).collect()

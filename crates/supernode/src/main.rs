@@ -73,7 +73,9 @@ fn main() -> ExitCode {
         Command::DemoRing(arguments) => demo::run_ring(&arguments),
         Command::Openapi => openapi(),
         Command::RankSupervisor { .. } => unreachable!("handled above"),
-        Command::Client(command) => return supernode_cli::run_blocking(command, &options, Arguments::command),
+        Command::Client(command) => {
+            return supernode_cli::run_blocking(command, &options, Arguments::command);
+        }
     };
     result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");
@@ -82,6 +84,9 @@ fn main() -> ExitCode {
 }
 
 fn openapi() -> anyhow::Result<ExitCode> {
-    println!("{}", serde_json::to_string_pretty(&supernode_api::openapi::document())?);
+    println!(
+        "{}",
+        serde_json::to_string_pretty(&supernode_api::openapi::document())?
+    );
     Ok(ExitCode::SUCCESS)
 }

@@ -61,7 +61,10 @@ mod tests {
     fn the_same_seed_gives_the_same_sequence() {
         let (first, second) = (SeededEntropy::new(7), SeededEntropy::new(7));
         let numbers: Vec<u64> = (0..4).map(|_| first.next_u64()).collect();
-        assert_eq!(numbers, (0..4).map(|_| second.next_u64()).collect::<Vec<_>>());
+        assert_eq!(
+            numbers,
+            (0..4).map(|_| second.next_u64()).collect::<Vec<_>>()
+        );
         assert_ne!(numbers[0], numbers[1]);
     }
 }

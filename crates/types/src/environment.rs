@@ -53,37 +53,59 @@ impl EnvironmentDocument {
     pub fn validate(&self) -> Result<(), String> {
         for name in self.variables.keys() {
             if !is_variable_name(name) {
-                return Err(format!("variable `{name}`: a name has letters, digits and `_` and does not begin with a digit"));
+                return Err(format!(
+                    "variable `{name}`: a name has letters, digits and `_` and does not begin with a digit"
+                ));
             }
         }
         for (name, value) in &self.variables {
             if value.contains('\0') || value.contains('\n') {
-                return Err(format!("variable `{name}`: a value must not contain a line break or a zero byte"));
+                return Err(format!(
+                    "variable `{name}`: a value must not contain a line break or a zero byte"
+                ));
             }
         }
         let mut paths = std::collections::BTreeSet::new();
         for file in &self.files {
-            let clean = file.path.starts_with('/') && file.path.split('/').skip(1).all(|part| !part.is_empty() && part != "." && part != "..");
+            let clean = file.path.starts_with('/')
+                && file
+                    .path
+                    .split('/')
+                    .skip(1)
+                    .all(|part| !part.is_empty() && part != "." && part != "..");
             if !clean || file.path.contains('\0') {
-                return Err(format!("file `{}`: the path must be absolute and without `..`", file.path));
+                return Err(format!(
+                    "file `{}`: the path must be absolute and without `..`",
+                    file.path
+                ));
             }
             if !paths.insert(&file.path) {
                 return Err(format!("file `{}`: listed twice", file.path));
             }
             if u32::from_str_radix(&file.mode, 8).map_or(true, |mode| mode > 0o777) {
-                return Err(format!("file `{}`: mode `{}` is not an octal mode between 0000 and 0777", file.path, file.mode));
+                return Err(format!(
+                    "file `{}`: mode `{}` is not an octal mode between 0000 and 0777",
+                    file.path, file.mode
+                ));
             }
         }
         for name in self.sysctls.keys() {
-            let clean = !name.is_empty() && name.split('.').all(|part| !part.is_empty())
-                && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
+            let clean = !name.is_empty()
+                && name.split('.').all(|part| !part.is_empty())
+                && name
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
             if !clean {
-                return Err(format!("sysctl `{name}`: write it with dots, for example net.core.somaxconn"));
+                return Err(format!(
+                    "sysctl `{name}`: write it with dots, for example net.core.somaxconn"
+                ));
             }
         }
         for (name, value) in &self.sysctls {
             if value.contains('\0') || value.contains('\n') {
-                return Err(format!("sysctl `{name}`: a value must not contain a line break or a zero byte"));
+                return Err(format!(
+                    "sysctl `{name}`: a value must not contain a line break or a zero byte"
+                ));
             }
         }
         Ok(())
@@ -94,7 +116,9 @@ impl EnvironmentDocument {
 pub fn is_variable_name(name: &str) -> bool {
     !name.is_empty()
         && !name.as_bytes()[0].is_ascii_digit()
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
 
 /// A member as the other members see it.
@@ -176,14 +200,21 @@ mod tests {
     #[test]
     fn a_document_that_could_escape_or_inject_is_refused() {
         let file = |path: &str| EnvironmentDocument {
-            files: vec![EnvironmentFile { path: path.into(), mode: "0644".into(), content: String::new() }],
+            files: vec![EnvironmentFile {
+                path: path.into(),
+                mode: "0644".into(),
+                content: String::new(),
+            }],
             ..Default::default()
         };
         assert!(file("/etc/app.conf").validate().is_ok());
         for bad in ["etc/app", "/etc/../root/x", "/etc//x", "/", "/etc/"] {
             assert!(file(bad).validate().is_err(), "{bad}");
         }
-        let variables = EnvironmentDocument { variables: [("A\nB".into(), "1".into())].into(), ..Default::default() };
+        let variables = EnvironmentDocument {
+            variables: [("A\nB".into(), "1".into())].into(),
+            ..Default::default()
+        };
         assert!(variables.validate().is_err());
     }
 }

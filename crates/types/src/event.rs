@@ -6,7 +6,9 @@ use serde::{Deserialize, Serialize};
 use crate::{JobId, NodeId, OperationId, SuperNodeId, Timestamp};
 
 /// How much an event matters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Severity {
     /// Ordinary progress.

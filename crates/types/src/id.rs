@@ -15,7 +15,14 @@ fn new_body(now: Timestamp, entropy: &dyn Entropy) -> String {
     for (index, byte) in random.iter().enumerate() {
         value |= u128::from(*byte) << (8 * (9 - index));
     }
-    (0..BODY_LENGTH).rev().map(|position| char::from(ALPHABET[usize::try_from((value >> (position * 5)) & 31).expect("5 bits fit")])).collect()
+    (0..BODY_LENGTH)
+        .rev()
+        .map(|position| {
+            char::from(
+                ALPHABET[usize::try_from((value >> (position * 5)) & 31).expect("5 bits fit")],
+            )
+        })
+        .collect()
 }
 
 /// A text that is not an id of the kind that was asked for.
@@ -31,8 +38,18 @@ fn parse(text: &str, kind: &'static str, prefix: &'static str) -> Result<String,
     let valid = text
         .strip_prefix(prefix)
         .and_then(|rest| rest.strip_prefix('-'))
-        .is_some_and(|body| body.len() == BODY_LENGTH && body.bytes().all(|byte| ALPHABET.contains(&byte)));
-    if valid { Ok(text.to_owned()) } else { Err(InvalidId { text: text.chars().take(80).collect(), kind, prefix }) }
+        .is_some_and(|body| {
+            body.len() == BODY_LENGTH && body.bytes().all(|byte| ALPHABET.contains(&byte))
+        });
+    if valid {
+        Ok(text.to_owned())
+    } else {
+        Err(InvalidId {
+            text: text.chars().take(80).collect(),
+            kind,
+            prefix,
+        })
+    }
 }
 
 macro_rules! id {

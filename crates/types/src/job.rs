@@ -141,7 +141,10 @@ impl std::fmt::Display for RankEnd {
             Self::Signalled { signal } => write!(formatter, "was ended by signal {signal}"),
             Self::NotStarted { why } => write!(formatter, "could not be started: {why}"),
             Self::Stopped { code } => write!(formatter, "was stopped (code {code})"),
-            Self::Fenced => write!(formatter, "was stopped by its node, which had lost contact with the server"),
+            Self::Fenced => write!(
+                formatter,
+                "was stopped by its node, which had lost contact with the server"
+            ),
             Self::Lost { why } => write!(formatter, "was lost: {why}"),
         }
     }
@@ -246,7 +249,9 @@ impl JobState {
     /// The attempt that holds leases, if one does.
     pub fn attempt(&self) -> Option<&AttemptId> {
         match self {
-            Self::Starting { attempt, .. } | Self::Running { attempt, .. } | Self::Stopping { attempt, .. } => Some(attempt),
+            Self::Starting { attempt, .. }
+            | Self::Running { attempt, .. }
+            | Self::Stopping { attempt, .. } => Some(attempt),
             Self::Queued { .. } | Self::Ended { .. } => None,
         }
     }

@@ -18,7 +18,10 @@ pub mod super_node;
 pub mod time;
 
 pub use entropy::Entropy;
-pub use id::{AttemptId, CertificateSerial, JobId, JoinTokenId, NodeId, OperationId, ProvisionId, SpecId, SuperNodeId, TokenId};
+pub use id::{
+    AttemptId, CertificateSerial, JobId, JoinTokenId, NodeId, OperationId, ProvisionId, SpecId,
+    SuperNodeId, TokenId,
+};
 pub use name::Name;
 pub use time::{Clock, Timestamp};
 

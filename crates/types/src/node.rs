@@ -85,8 +85,14 @@ impl NodePolicy {
     /// Begins to empty the node on behalf of `operation`.
     pub fn drain(self, operation: OperationId) -> Result<Self, PolicyRefusal> {
         match self {
-            Self::InService => Ok(Self::Draining { operation, cordon: None }),
-            Self::Cordoned(cordon) => Ok(Self::Draining { operation, cordon: Some(cordon) }),
+            Self::InService => Ok(Self::Draining {
+                operation,
+                cordon: None,
+            }),
+            Self::Cordoned(cordon) => Ok(Self::Draining {
+                operation,
+                cordon: Some(cordon),
+            }),
             Self::Draining { operation, .. } => Err(PolicyRefusal::Draining(operation)),
             Self::Removed => Err(PolicyRefusal::Removed),
         }
@@ -96,7 +102,10 @@ impl NodePolicy {
     #[must_use]
     pub fn drained(self) -> Self {
         match self {
-            Self::Draining { cordon: Some(cordon), .. } => Self::Cordoned(cordon),
+            Self::Draining {
+                cordon: Some(cordon),
+                ..
+            } => Self::Cordoned(cordon),
             Self::Draining { cordon: None, .. } => Self::InService,
             other => other,
         }
@@ -212,7 +221,9 @@ impl NodeHealth {
 }
 
 /// Where a node sits in the fabric; what is not known is absent.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(deny_unknown_fields)]
 pub struct Position {
     /// The HCCS / `NVLink` domain.
@@ -286,7 +297,9 @@ impl Membership {
     pub fn super_node(&self) -> Option<&SuperNodeId> {
         match self {
             Self::Spare => None,
-            Self::Joining { super_node, .. } | Self::Member { super_node } | Self::Leaving { super_node, .. } => Some(super_node),
+            Self::Joining { super_node, .. }
+            | Self::Member { super_node }
+            | Self::Leaving { super_node, .. } => Some(super_node),
         }
     }
 
@@ -365,8 +378,14 @@ mod tests {
     #[test]
     fn a_cancelled_drain_returns_to_the_cordon_it_found() {
         let operation = OperationId::new(Timestamp(0), &SeededEntropy::new(1));
-        let cordon = Cordon { by: "ada".into(), reason: "fan".into() };
-        let draining = NodePolicy::InService.cordon(cordon.clone()).and_then(|policy| policy.drain(operation)).expect("allowed");
+        let cordon = Cordon {
+            by: "ada".into(),
+            reason: "fan".into(),
+        };
+        let draining = NodePolicy::InService
+            .cordon(cordon.clone())
+            .and_then(|policy| policy.drain(operation))
+            .expect("allowed");
         assert!(draining.clone().uncordon().is_err());
         assert_eq!(draining.drained(), NodePolicy::Cordoned(cordon));
     }

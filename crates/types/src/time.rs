@@ -17,7 +17,10 @@ impl Timestamp {
     /// The later moment `duration` after this one (saturating).
     #[must_use]
     pub fn plus(self, duration: Duration) -> Self {
-        Self(self.0.saturating_add(i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)))
+        Self(
+            self.0
+                .saturating_add(i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)),
+        )
     }
 
     /// How long after `earlier` this is; zero when it is not.
@@ -72,9 +75,14 @@ pub trait Clock: Send + Sync + fmt::Debug {
 pub struct SystemClock;
 
 impl Clock for SystemClock {
-    #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the wall clock")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the one place that reads the wall clock"
+    )]
     fn now(&self) -> Timestamp {
-        let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let since_epoch = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap_or_default();
         Timestamp(i64::try_from(since_epoch.as_micros()).unwrap_or(i64::MAX))
     }
 
@@ -86,7 +94,10 @@ impl Clock for SystemClock {
 /// `CLOCK_BOOTTIME`: shared by all processes of one boot, so a deadline written by one can be read by another.
 fn boot_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
+    Duration::new(
+        u64::try_from(time.tv_sec).unwrap_or(0),
+        u32::try_from(time.tv_nsec).unwrap_or(0),
+    )
 }
 
 /// Parses `90`, `90s`, `5m`, `1h30m` into a duration; a bare number is seconds.
@@ -94,8 +105,9 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     if let Ok(seconds) = text.parse::<u64>() {
         return Ok(Duration::from_secs(seconds));
     }
-    let span: jiff::SignedDuration =
-        text.parse().map_err(|_| format!("`{text}` is not a duration; write for example 30s, 5m or 1h30m"))?;
+    let span: jiff::SignedDuration = text
+        .parse()
+        .map_err(|_| format!("`{text}` is not a duration; write for example 30s, 5m or 1h30m"))?;
     Duration::try_from(span).map_err(|_| format!("`{text}` is negative; a duration must not be"))
 }
 
@@ -108,7 +120,10 @@ mod tests {
         let moment = Timestamp(1_763_900_000_123_456);
         let text = serde_json::to_string(&moment).expect("serializes");
         assert_eq!(text, "\"2025-11-23T12:13:20.123456Z\"");
-        assert_eq!(serde_json::from_str::<Timestamp>(&text).expect("parses"), moment);
+        assert_eq!(
+            serde_json::from_str::<Timestamp>(&text).expect("parses"),
+            moment
+        );
     }
 
     #[test]

@@ -25,7 +25,10 @@ fn certificate_is_valid(world: &World, id: &NodeId, serial: &CertificateSerial) 
     world.read(move |tx| Ok(check_certificate(tx, &id, &serial, now).is_ok()))
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "every caller passes what it just got")]
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "every caller passes what it just got"
+)]
 fn forbidden<T: std::fmt::Debug>(outcome: Result<T, Refusal>) {
     assert!(matches!(outcome, Err(Refusal::Forbidden(_))), "{outcome:?}");
 }

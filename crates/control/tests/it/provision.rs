@@ -222,7 +222,7 @@ fn a_node_is_made_joins_and_is_taken_away(engine: Engine) {
         .world
         .scale_down(
             "train",
-            Selection::Named(vec!std::slice::from_ref(&name)),
+            Selection::Named(vec![name.clone()]),
             supernode_types::super_node::DrainMode::Refuse,
         )
         .expect("idle");
@@ -349,7 +349,7 @@ fn a_node_that_enrols_before_the_cancel_becomes_a_spare(engine: Engine) {
         panic!("it was cancelled");
     };
     assert!(detail.contains("stays as a spare"), "{detail}");
-    assert_eq!(stage.world.spares(), [name.clone()]);
+    assert_eq!(stage.world.spares(), std::slice::from_ref(&name));
     assert_eq!(stage.provision(&provision).state, ProvisionState::Created);
     stage.world.remove(&name).expect("a spare");
     stage.world.settle();

@@ -8,6 +8,8 @@ use supernode_control::provisioner::{
     JoinParameters, ProvisionAction, ProvisionAnswer, ProvisionRequest, exec, local,
 };
 
+use crate::world::Patience;
+
 /// Longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -158,21 +160,15 @@ fn a_command_that_does_not_answer_is_killed_with_its_children() {
         .trim()
         .parse()
         .expect("a number");
-    wait_until(|| !runs(pid));
+    let mut patience = Patience::new();
+    while runs(pid) {
+        patience.wait("the child is gone");
+    }
 }
 
 fn runs(pid: i32) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     !status.is_empty() && !status.contains(") Z ")
-}
-
-#[expect(clippy::disallowed_methods, reason = "the deadline of a test")]
-fn wait_until(mut condition: impl FnMut() -> bool) {
-    let since = std::time::Instant::now();
-    while !condition() {
-        assert!(since.elapsed() < PATIENCE, "waited too long");
-        std::thread::yield_now();
-    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZero;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -19,8 +19,8 @@ use supernode_control::{
     StoreError, SyncOutcome, Tx, desired, enrol, job, node, operation, query, scale_down, scale_up,
     spec, super_node, sync, token,
 };
-use supernode_store::testing::PrivatePostgres;
 use supernode_store::migrations::MIGRATIONS;
+use supernode_store::testing::PrivatePostgres;
 use supernode_store::{DatabaseUrl, Options, Store};
 use supernode_types::agent::Observed;
 use supernode_types::entropy::SeededEntropy;
@@ -34,8 +34,22 @@ use tempfile::TempDir;
 
 use crate::agent::Agent;
 
-static POSTGRES: LazyLock<PrivatePostgres> =
-    LazyLock::new(|| PrivatePostgres::start().unwrap_or_else(|error| panic!("{error}")));
+static POSTGRES: LazyLock<PrivatePostgres> = LazyLock::new(|| {
+    let server = PrivatePostgres::start().unwrap_or_else(|error| panic!("{error}"));
+    // One database with the schema, to copy: that is quicker than making the schema again and again.
+    administer(&server, "CREATE DATABASE template");
+    drop(open_store(&server.url("template")));
+    server
+});
+
+/// Counts the databases of this process.
+static DATABASES: AtomicU32 = AtomicU32::new(0);
+
+fn administer(server: &PrivatePostgres, sql: &str) {
+    server
+        .administer(sql)
+        .unwrap_or_else(|error| panic!("{error}"));
+}
 
 /// 2025-11-23.
 const BEGINNING: i64 = 1_763_900_000_000_000;
@@ -155,12 +169,14 @@ impl World {
                     Some(directory),
                 )
             }
-            Engine::Postgres => (
-                POSTGRES
-                    .create_database()
-                    .unwrap_or_else(|error| panic!("{error}")),
-                None,
-            ),
+            Engine::Postgres => {
+                let name = format!("t{}", DATABASES.fetch_add(1, Ordering::SeqCst));
+                administer(
+                    &POSTGRES,
+                    &format!("CREATE DATABASE {name} TEMPLATE template"),
+                );
+                (POSTGRES.url(&name), None)
+            }
         };
         let clock = Arc::new(ManualClock(AtomicI64::new(0)));
         let entropy: Arc<dyn Entropy> = Arc::new(SeededEntropy::new(7));
@@ -725,12 +741,42 @@ fn open(
     entropy: &Arc<dyn Entropy>,
     settings: &Settings,
 ) -> Control {
-    // One reader is enough for a test, and connections take time.
-    let options = Options {
-        readers: NonZero::<usize>::MIN,
-        ..Options::new(MIGRATIONS)
-    };
-    let store = Store::open_with(url, options).unwrap_or_else(|error| panic!("{error}"));
+    let store = open_store(url);
     let clock = Arc::clone(clock) as Arc<dyn Clock>;
     Control::new(store, clock, Arc::clone(entropy), settings.clone())
+}
+
+fn open_store(url: &DatabaseUrl) -> Store {
+    let mut patience = Patience::new();
+    loop {
+        // One reader is enough for a test, and connections take time.
+        let options = Options {
+            readers: NonZero::<usize>::MIN,
+            ..Options::new(MIGRATIONS)
+        };
+        match Store::open_with(url, options) {
+            // A program that another test is just starting still has our files open, for a moment.
+            Err(StoreError::Locked { .. }) => patience.wait("the database is free"),
+            outcome => return outcome.unwrap_or_else(|error| panic!("{error}")),
+        }
+    }
+}
+
+/// Waits for something that must happen, until a deadline.
+pub(crate) struct Patience(std::time::Instant);
+
+impl Patience {
+    #[expect(clippy::disallowed_methods, reason = "the deadline of a test")]
+    pub(crate) fn new() -> Self {
+        Self(std::time::Instant::now())
+    }
+
+    #[track_caller]
+    pub(crate) fn wait(&mut self, what: &str) {
+        assert!(
+            self.0.elapsed() < Duration::from_secs(20),
+            "waited in vain until {what}"
+        );
+        std::thread::yield_now();
+    }
 }

@@ -14,7 +14,16 @@ pub(super) fn mount(edge: Edge, context: &Context) -> Edge {
         async move {
             let wanted = request.query;
             let limit = page_limit(wanted.limit)?;
-            let entries = context.read("audit_list", move |tx| query::audit(tx, wanted.before_sequence, wanted.actor.as_deref(), limit + 1)).await?;
+            let entries = context
+                .read("audit_list", move |tx| {
+                    query::audit(
+                        tx,
+                        wanted.before_sequence,
+                        wanted.actor.as_deref(),
+                        limit + 1,
+                    )
+                })
+                .await?;
             let records = entries
                 .into_iter()
                 .map(|entry| AuditRecord {
@@ -27,7 +36,9 @@ pub(super) fn mount(edge: Edge, context: &Context) -> Edge {
                     request_id: entry.request_id,
                 })
                 .collect();
-            Ok(page(records, limit, |record: &AuditRecord| record.sequence.to_string()))
+            Ok(page(records, limit, |record: &AuditRecord| {
+                record.sequence.to_string()
+            }))
         }
     })
 }

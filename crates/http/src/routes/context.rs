@@ -35,18 +35,27 @@ impl Context {
         T: Send + 'static,
         F: FnMut(&mut Tx<'_>) -> Result<T, Refusal> + Send + 'static,
     {
-        self.control.read(name, read).await.map_err(|refusal| failure(&refusal))
+        self.control
+            .read(name, read)
+            .await
+            .map_err(|refusal| failure(&refusal))
     }
 
     /// Does what a request asks, in one transaction with its audit record and its answer.
-    pub(crate) async fn change<O, F>(&self, request: &Request<O>, subject: impl Into<String>, change: F) -> Result<O::Response, Failure>
+    pub(crate) async fn change<O, F>(
+        &self,
+        request: &Request<O>,
+        subject: impl Into<String>,
+        change: F,
+    ) -> Result<O::Response, Failure>
     where
         O: Operation,
         O::Response: Serialize + DeserializeOwned + 'static,
         F: FnMut(&mut Tx<'_>, &Intent) -> Result<O::Response, Refusal> + Send + 'static,
     {
         let audited = serde_json::to_value(&request.body).unwrap_or_default();
-        self.change_audited(request, subject, audited, true, change).await
+        self.change_audited(request, subject, audited, true, change)
+            .await
     }
 
     /// [`Context::change`] with an audit text of its own, and without remembering an answer that has a secret in it.
@@ -73,27 +82,47 @@ impl Context {
             operator: request.caller.role >= Role::Operator,
             admin: request.caller.role >= Role::Admin,
             if_match: request.if_match,
-            idempotency: key.map(|key| IdempotencyKey { key, digest: request.digest.clone() }),
+            idempotency: key.map(|key| IdempotencyKey {
+                key,
+                digest: request.digest.clone(),
+            }),
         };
-        self.control.change(change_request, change).await.map_err(|refusal| failure(&refusal))
+        self.control
+            .change(change_request, change)
+            .await
+            .map_err(|refusal| failure(&refusal))
     }
 
     /// Reads an object; with `after_generation`, again and again until its generation is larger or the wait is over.
-    pub(crate) async fn watch<T, F>(&self, watch: Watch, generation: impl Fn(&T) -> i64, read: impl Fn() -> F) -> Result<T, Failure>
+    pub(crate) async fn watch<T, F>(
+        &self,
+        watch: Watch,
+        generation: impl Fn(&T) -> i64,
+        read: impl Fn() -> F,
+    ) -> Result<T, Failure>
     where
         F: Future<Output = Result<T, Failure>>,
     {
         let wait = Duration::from_millis(watch.wait_milliseconds.unwrap_or(0));
         if wait > MAXIMUM_WAIT {
-            return Err(Failure::invalid_request(format!("wait_milliseconds is at most {}", MAXIMUM_WAIT.as_millis())));
+            return Err(Failure::invalid_request(format!(
+                "wait_milliseconds is at most {}",
+                MAXIMUM_WAIT.as_millis()
+            )));
         }
         let deadline = Instant::now() + wait;
         let mut changes = self.control.hub().changes();
         loop {
             changes.mark_unchanged();
             let found = read().await?;
-            let news = watch.after_generation.is_none_or(|after| generation(&found) > after);
-            if news || tokio::time::timeout_at(deadline, changes.changed()).await.is_err() {
+            let news = watch
+                .after_generation
+                .is_none_or(|after| generation(&found) > after);
+            if news
+                || tokio::time::timeout_at(deadline, changes.changed())
+                    .await
+                    .is_err()
+            {
                 return Ok(found);
             }
         }
@@ -104,7 +133,10 @@ impl Context {
 pub(crate) fn page_limit(limit: Option<u32>) -> Result<u32, Failure> {
     match limit.unwrap_or(supernode_api::page::DEFAULT_LIMIT) {
         limit @ 1..=supernode_api::page::MAXIMUM_LIMIT => Ok(limit),
-        _ => Err(Failure::invalid_request(format!("limit must be between 1 and {}", supernode_api::page::MAXIMUM_LIMIT))),
+        _ => Err(Failure::invalid_request(format!(
+            "limit must be between 1 and {}",
+            supernode_api::page::MAXIMUM_LIMIT
+        ))),
     }
 }
 
@@ -119,7 +151,10 @@ pub(crate) fn page<T>(mut items: Vec<T>, limit: u32, cursor: impl Fn(&T) -> Stri
 
 /// All items on one page.
 pub(crate) fn whole<T>(items: Vec<T>) -> Page<T> {
-    Page { items, next_cursor: None }
+    Page {
+        items,
+        next_cursor: None,
+    }
 }
 
 /// An answer without content.
@@ -153,10 +188,13 @@ pub(crate) fn failure(refusal: &Refusal) -> Failure {
 pub(crate) fn store_failure(error: &StoreError) -> Failure {
     match error {
         StoreError::Full { .. } | StoreError::Unavailable { .. } => {
-            Failure::new(ErrorCode::Unavailable, error.to_string()).with_retry_after(Duration::from_secs(1))
+            Failure::new(ErrorCode::Unavailable, error.to_string())
+                .with_retry_after(Duration::from_secs(1))
         }
         StoreError::Unknown { .. } => Failure::new(ErrorCode::UnknownOutcome, error.to_string()),
-        StoreError::Statement { reason, .. } if reason.contains("NUL character") => Failure::invalid_request(reason.clone()),
+        StoreError::Statement { reason, .. } if reason.contains("NUL character") => {
+            Failure::invalid_request(reason.clone())
+        }
         _ => Failure::internal(error),
     }
 }
@@ -166,12 +204,25 @@ pub(crate) fn store_failure(error: &StoreError) -> Failure {
 pub struct TokenAuthenticator(pub Control);
 
 impl Authenticator for TokenAuthenticator {
-    fn authenticate<'a>(&'a self, secret: &'a str) -> BoxFuture<'a, Result<Option<Caller>, Failure>> {
+    fn authenticate<'a>(
+        &'a self,
+        secret: &'a str,
+    ) -> BoxFuture<'a, Result<Option<Caller>, Failure>> {
         let hash = hash_secret(secret);
         Box::pin(async move {
             let now = self.0.clock().now();
-            let token = self.0.read("token_authenticate", move |tx| supernode_control::token::authenticate(tx, &hash, now)).await.map_err(|refusal| failure(&refusal))?;
-            Ok(token.map(|token| Caller { role: super::token::role(&token.role), name: token.name, token: token.id }))
+            let token = self
+                .0
+                .read("token_authenticate", move |tx| {
+                    supernode_control::token::authenticate(tx, &hash, now)
+                })
+                .await
+                .map_err(|refusal| failure(&refusal))?;
+            Ok(token.map(|token| Caller {
+                role: super::token::role(&token.role),
+                name: token.name,
+                token: token.id,
+            }))
         })
     }
 }

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use supernode_api::environment::{EnvironmentDetail, EnvironmentHistory, EnvironmentMember, EnvironmentRevision, EnvironmentSet, EnvironmentShow};
+use supernode_api::environment::{
+    EnvironmentDetail, EnvironmentHistory, EnvironmentMember, EnvironmentRevision, EnvironmentSet,
+    EnvironmentShow,
+};
 use supernode_api::super_node::DEFAULT_DEADLINE_SECONDS;
 use supernode_control::query::EnvironmentRecord;
 use supernode_control::{environment, query};
@@ -17,12 +20,17 @@ pub(super) fn mount(edge: Edge, context: &Context) -> Edge {
     edge.operation::<EnvironmentShow, _, _>(move |request: Request<EnvironmentShow>| {
         let context = show.clone();
         async move {
-            let (name, wanted) = (request.path.get("super_node").to_owned(), request.query.revision);
+            let (name, wanted) = (
+                request.path.get("super_node").to_owned(),
+                request.query.revision,
+            );
             context
                 .read("environment_show", move |tx| {
                     let (super_node, record) = environment::show(tx, &name, wanted)?;
                     let nodes = query::nodes_of(tx, &super_node.id)?;
-                    let listed = nodes.into_iter().filter(|node| node.membership.listed_in(&super_node.id));
+                    let listed = nodes
+                        .into_iter()
+                        .filter(|node| node.membership.listed_in(&super_node.id));
                     Ok(EnvironmentDetail {
                         revision: view(record),
                         generation: super_node.environment_generation,
@@ -42,14 +50,21 @@ pub(super) fn mount(edge: Edge, context: &Context) -> Edge {
         let context = history.clone();
         async move {
             let name = request.path.get("super_node").to_owned();
-            let records = context.read("environment_history", move |tx| environment::history(tx, &name)).await?;
+            let records = context
+                .read("environment_history", move |tx| {
+                    environment::history(tx, &name)
+                })
+                .await?;
             Ok(whole(records.into_iter().map(view).collect()))
         }
     })
     .operation::<EnvironmentSet, _, _>(move |request: Request<EnvironmentSet>| {
         let context = set.clone();
         async move {
-            let (name, document) = (request.path.get("super_node").to_owned(), request.body.clone());
+            let (name, document) = (
+                request.path.get("super_node").to_owned(),
+                request.body.clone(),
+            );
             // Values can be credentials; the revision itself says who wrote what.
             let audited = serde_json::json!({
                 "variables": document.variables.keys().collect::<Vec<_>>(),
@@ -59,7 +74,13 @@ pub(super) fn mount(edge: Edge, context: &Context) -> Edge {
             });
             context
                 .change_audited(&request, name.clone(), audited, true, move |tx, intent| {
-                    let operation = environment::set(tx, intent, &name, &document, Duration::from_secs(DEFAULT_DEADLINE_SECONDS))?;
+                    let operation = environment::set(
+                        tx,
+                        intent,
+                        &name,
+                        &document,
+                        Duration::from_secs(DEFAULT_DEADLINE_SECONDS),
+                    )?;
                     operation::view(tx, &operation)
                 })
                 .await
@@ -68,5 +89,10 @@ pub(super) fn mount(edge: Edge, context: &Context) -> Edge {
 }
 
 fn view(record: EnvironmentRecord) -> EnvironmentRevision {
-    EnvironmentRevision { revision: record.revision, document: record.document, actor: record.actor, created_at: record.created_at }
+    EnvironmentRevision {
+        revision: record.revision,
+        document: record.document,
+        actor: record.actor,
+        created_at: record.created_at,
+    }
 }

@@ -31,14 +31,27 @@ fn severity(text: Option<&str>) -> Result<Severity, Failure> {
         None | Some("info") => Ok(Severity::Info),
         Some("warning") => Ok(Severity::Warning),
         Some("error") => Ok(Severity::Error),
-        Some(_) => Err(Failure::invalid_request("severity must be info, warning or error")),
+        Some(_) => Err(Failure::invalid_request(
+            "severity must be info, warning or error",
+        )),
     }
 }
 
 async fn list_events(context: &Context, wanted: EventListQuery) -> Result<Page<Event>, Failure> {
-    let (limit, severity) = (page_limit(wanted.limit)?, severity(wanted.severity.as_deref())?);
+    let (limit, severity) = (
+        page_limit(wanted.limit)?,
+        severity(wanted.severity.as_deref())?,
+    );
     let events = context
-        .read("event_list", move |tx| query::events(tx, wanted.after_sequence, wanted.subject.as_deref(), severity, limit))
+        .read("event_list", move |tx| {
+            query::events(
+                tx,
+                wanted.after_sequence,
+                wanted.subject.as_deref(),
+                severity,
+                limit,
+            )
+        })
         .await?;
     Ok(whole(events))
 }
@@ -50,7 +63,13 @@ async fn subscribe(context: Context, wanted: EventListQuery) -> Result<EventStre
         None => context.read("event_last", query::last_event).await?,
     };
     let changes = context.control.hub().changes();
-    let state = Follower { context, subject: wanted.subject, severity, after: start, changes };
+    let state = Follower {
+        context,
+        subject: wanted.subject,
+        severity,
+        after: start,
+        changes,
+    };
     let batches = stream::unfold(state, |mut follower| async move {
         let batch = follower.next().await;
         Some((batch, follower))
@@ -76,7 +95,12 @@ impl Follower {
         loop {
             self.changes.mark_unchanged();
             let (after, subject, severity) = (self.after, self.subject.clone(), self.severity);
-            let events = self.context.read("event_stream", move |tx| query::events(tx, Some(after), subject.as_deref(), severity, BATCH)).await?;
+            let events = self
+                .context
+                .read("event_stream", move |tx| {
+                    query::events(tx, Some(after), subject.as_deref(), severity, BATCH)
+                })
+                .await?;
             if let Some(last) = events.last() {
                 self.after = last.sequence;
                 return Ok(events);

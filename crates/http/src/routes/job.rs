@@ -1,6 +1,9 @@
 //! Jobs.
 
-use supernode_api::job::{JobCancel, JobDetail, JobList, JobListQuery, JobLog, JobShow, JobSubmit, JobSubmitRequest, JobView, RankView};
+use supernode_api::job::{
+    JobCancel, JobDetail, JobList, JobListQuery, JobLog, JobShow, JobSubmit, JobSubmitRequest,
+    JobView, RankView,
+};
 use supernode_api::{Page, Role};
 use supernode_control::job::{self, DEFAULT_GRACE_SECONDS};
 use supernode_control::query::{self, Names};
@@ -13,17 +16,33 @@ use super::log;
 use crate::{Edge, Failure, Request};
 
 pub(super) fn mount(edge: Edge, context: &Context) -> Edge {
-    let (submit, list, show, cancel, read_log) = (context.clone(), context.clone(), context.clone(), context.clone(), context.clone());
+    let (submit, list, show, cancel, read_log) = (
+        context.clone(),
+        context.clone(),
+        context.clone(),
+        context.clone(),
+        context.clone(),
+    );
     edge.operation::<JobSubmit, _, _>(move |request: Request<JobSubmit>| {
         let context = submit.clone();
         async move {
             let body = request.body.clone();
             let (super_node, name, spec) = (body.super_node.clone(), body.name.clone(), spec(body));
             context
-                .change_audited(&request, super_node.clone(), audited(&request.body), true, move |tx, intent| {
-                    let (job, super_node) = job::submit(tx, intent, &super_node, name.as_deref(), &spec)?;
-                    Ok(JobView { job, super_node_name: super_node.name })
-                })
+                .change_audited(
+                    &request,
+                    super_node.clone(),
+                    audited(&request.body),
+                    true,
+                    move |tx, intent| {
+                        let (job, super_node) =
+                            job::submit(tx, intent, &super_node, name.as_deref(), &spec)?;
+                        Ok(JobView {
+                            job,
+                            super_node_name: super_node.name,
+                        })
+                    },
+                )
                 .await
         }
     })
@@ -35,7 +54,13 @@ pub(super) fn mount(edge: Edge, context: &Context) -> Edge {
         let context = show.clone();
         async move {
             let id = request.path.get("job").to_owned();
-            context.watch(request.query, |detail: &JobDetail| detail.view.job.generation, || detail(&context, id.clone())).await
+            context
+                .watch(
+                    request.query,
+                    |detail: &JobDetail| detail.view.job.generation,
+                    || detail(&context, id.clone()),
+                )
+                .await
         }
     })
     .operation::<JobCancel, _, _>(move |request: Request<JobCancel>| {
@@ -54,11 +79,16 @@ pub(super) fn mount(edge: Edge, context: &Context) -> Edge {
     .operation::<JobLog, _, _>(move |request: Request<JobLog>| {
         let context = read_log.clone();
         async move {
-            let rank = request.path.get("rank").parse().map_err(|_| Failure::invalid_request("a rank is a number from 0"))?;
+            let rank = request
+                .path
+                .get("rank")
+                .parse()
+                .map_err(|_| Failure::invalid_request("a rank is a number from 0"))?;
             let reader = log::Reader {
                 job: request.path.get("job").to_owned(),
                 rank,
-                owner_only: (request.caller.role < Role::Operator).then(|| request.caller.name.to_string()),
+                owner_only: (request.caller.role < Role::Operator)
+                    .then(|| request.caller.name.to_string()),
             };
             log::read(&context, reader, &request.query).await
         }
@@ -97,9 +127,18 @@ async fn list_jobs(context: &Context, wanted: JobListQuery) -> Result<Page<JobVi
                 Some(name) => Some(supernode_control::super_node::find(tx, name)?.id),
                 None => None,
             };
-            let jobs = query::jobs(tx, super_node.as_ref(), wanted.state.as_deref(), wanted.cursor.as_deref(), limit + 1)?;
+            let jobs = query::jobs(
+                tx,
+                super_node.as_ref(),
+                wanted.state.as_deref(),
+                wanted.cursor.as_deref(),
+                limit + 1,
+            )?;
             let names = query::names(tx)?;
-            Ok(jobs.into_iter().map(|job| view(&names, job)).collect::<Vec<_>>())
+            Ok(jobs
+                .into_iter()
+                .map(|job| view(&names, job))
+                .collect::<Vec<_>>())
         })
         .await?;
     Ok(page(jobs, limit, |view: &JobView| view.job.id.to_string()))
@@ -111,8 +150,14 @@ async fn detail(context: &Context, id: String) -> Result<JobDetail, Failure> {
             let job = job::find(tx, &id)?;
             let ranks = query::ranks_of(tx, &job)?;
             let names = query::names(tx)?;
-            let ranks = ranks.into_iter().map(|rank| rank_view(tx, rank)).collect::<Result<Vec<_>, _>>()?;
-            Ok(JobDetail { view: view(&names, job), ranks })
+            let ranks = ranks
+                .into_iter()
+                .map(|rank| rank_view(tx, rank))
+                .collect::<Result<Vec<_>, _>>()?;
+            Ok(JobDetail {
+                view: view(&names, job),
+                ranks,
+            })
         })
         .await
 }
@@ -123,5 +168,8 @@ fn rank_view(tx: &mut Tx<'_>, rank: Rank) -> Result<RankView, Refusal> {
 }
 
 fn view(names: &Names, job: Job) -> JobView {
-    JobView { super_node_name: names.super_node(&job.super_node), job }
+    JobView {
+        super_node_name: names.super_node(&job.super_node),
+        job,
+    }
 }

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use supernode_api::join_token::{JoinTokenCreate, JoinTokenCreated, JoinTokenList, JoinTokenRevoke, JoinTokenView};
+use supernode_api::join_token::{
+    JoinTokenCreate, JoinTokenCreated, JoinTokenList, JoinTokenRevoke, JoinTokenView,
+};
 use supernode_control::query::{self, JoinTokenRecord};
 use supernode_control::token::{self, JoinTokenWish};
 

@@ -18,11 +18,11 @@ mod super_node;
 mod system;
 mod token;
 
+pub(crate) use context::failure;
 pub use context::{Context, TokenAuthenticator};
+pub(crate) use secret::hash_secret;
 pub use secret::new_secret;
 pub use token::ensure_admin;
-pub(crate) use context::failure;
-pub(crate) use secret::hash_secret;
 
 use crate::Edge;
 

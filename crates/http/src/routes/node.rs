@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use supernode_api::Page;
-use supernode_api::node::{NodeCordon, NodeDetail, NodeList, NodeListQuery, NodePatch, NodeRemove, NodeShow, NodeUncordon, NodeView};
+use supernode_api::node::{
+    NodeCordon, NodeDetail, NodeList, NodeListQuery, NodePatch, NodeRemove, NodeShow, NodeUncordon,
+    NodeView,
+};
 use supernode_control::hub::Hub;
 use supernode_control::query::Names;
 use supernode_control::{Refusal, Tx, node, query};
@@ -16,8 +19,14 @@ use super::operation;
 use crate::{Edge, Failure, Request};
 
 pub(super) fn mount(edge: Edge, context: &Context) -> Edge {
-    let (list, show, patch, cordon, uncordon, remove) =
-        (context.clone(), context.clone(), context.clone(), context.clone(), context.clone(), context.clone());
+    let (list, show, patch, cordon, uncordon, remove) = (
+        context.clone(),
+        context.clone(),
+        context.clone(),
+        context.clone(),
+        context.clone(),
+        context.clone(),
+    );
     edge.operation::<NodeList, _, _>(move |request: Request<NodeList>| {
         let context = list.clone();
         async move { list_nodes(&context, request.query).await }
@@ -26,16 +35,32 @@ pub(super) fn mount(edge: Edge, context: &Context) -> Edge {
         let context = show.clone();
         async move {
             let name = request.path.get("node").to_owned();
-            context.watch(request.query, |detail: &NodeDetail| detail.view.node.generation, || detail(&context, name.clone())).await
+            context
+                .watch(
+                    request.query,
+                    |detail: &NodeDetail| detail.view.node.generation,
+                    || detail(&context, name.clone()),
+                )
+                .await
         }
     })
     .operation::<NodePatch, _, _>(move |request: Request<NodePatch>| {
         let context = patch.clone();
         async move {
-            let (name, body, hub) = (request.path.get("node").to_owned(), request.body.clone(), context.control.hub().clone());
+            let (name, body, hub) = (
+                request.path.get("node").to_owned(),
+                request.body.clone(),
+                context.control.hub().clone(),
+            );
             context
                 .change(&request, name.clone(), move |tx, intent| {
-                    let node = node::update(tx, intent, &name, body.labels.as_ref(), body.position.as_ref())?;
+                    let node = node::update(
+                        tx,
+                        intent,
+                        &name,
+                        body.labels.as_ref(),
+                        body.position.as_ref(),
+                    )?;
                     view(tx, &hub, node)
                 })
                 .await
@@ -44,7 +69,11 @@ pub(super) fn mount(edge: Edge, context: &Context) -> Edge {
     .operation::<NodeCordon, _, _>(move |request: Request<NodeCordon>| {
         let context = cordon.clone();
         async move {
-            let (name, reason, hub) = (request.path.get("node").to_owned(), request.body.reason.clone(), context.control.hub().clone());
+            let (name, reason, hub) = (
+                request.path.get("node").to_owned(),
+                request.body.reason.clone(),
+                context.control.hub().clone(),
+            );
             context
                 .change(&request, name.clone(), move |tx, intent| {
                     let node = node::cordon(tx, intent, &name, &reason)?;
@@ -56,7 +85,10 @@ pub(super) fn mount(edge: Edge, context: &Context) -> Edge {
     .operation::<NodeUncordon, _, _>(move |request: Request<NodeUncordon>| {
         let context = uncordon.clone();
         async move {
-            let (name, hub) = (request.path.get("node").to_owned(), context.control.hub().clone());
+            let (name, hub) = (
+                request.path.get("node").to_owned(),
+                context.control.hub().clone(),
+            );
             context
                 .change(&request, name.clone(), move |tx, intent| {
                     let node = node::uncordon(tx, intent, &name)?;
@@ -87,27 +119,51 @@ async fn list_nodes(context: &Context, wanted: NodeListQuery) -> Result<Page<Nod
             let mut shared = Shared::load(tx)?;
             let nodes = query::nodes(tx, wanted.policy.as_deref() == Some("removed"))?;
             let keep = |node: &Node| matches(&wanted, node, &shared.names);
-            let kept: Vec<Node> = nodes.into_iter().filter(keep).take(usize::try_from(limit).unwrap_or(usize::MAX) + 1).collect();
-            Ok(kept.into_iter().map(|node| shared.view(&hub, node)).collect())
+            let kept: Vec<Node> = nodes
+                .into_iter()
+                .filter(keep)
+                .take(usize::try_from(limit).unwrap_or(usize::MAX) + 1)
+                .collect();
+            Ok(kept
+                .into_iter()
+                .map(|node| shared.view(&hub, node))
+                .collect())
         })
         .await?;
-    Ok(page(views, limit, |view: &NodeView| view.node.name.to_string()))
+    Ok(page(views, limit, |view: &NodeView| {
+        view.node.name.to_string()
+    }))
 }
 
 fn matches(wanted: &NodeListQuery, node: &Node, names: &Names) -> bool {
     let of_super_node = |wanted: &str| match node.membership.super_node() {
         None => wanted == "-",
-        Some(id) => id.as_str() == wanted || names.super_nodes.get(id).is_some_and(|name| name.as_str() == wanted),
+        Some(id) => {
+            id.as_str() == wanted
+                || names
+                    .super_nodes
+                    .get(id)
+                    .is_some_and(|name| name.as_str() == wanted)
+        }
     };
     let labelled = |label: &str| match label.split_once('=') {
         Some((key, value)) => node.labels.get(key).is_some_and(|found| found == value),
         None => node.labels.contains_key(label),
     };
     wanted.super_node.as_deref().is_none_or(of_super_node)
-        && wanted.policy.as_deref().is_none_or(|policy| policy == node.policy.word())
-        && wanted.condition.as_deref().is_none_or(|condition| condition == node.condition.word())
+        && wanted
+            .policy
+            .as_deref()
+            .is_none_or(|policy| policy == node.policy.word())
+        && wanted
+            .condition
+            .as_deref()
+            .is_none_or(|condition| condition == node.condition.word())
         && wanted.label.as_deref().is_none_or(labelled)
-        && wanted.cursor.as_deref().is_none_or(|cursor| node.name.as_str() > cursor)
+        && wanted
+            .cursor
+            .as_deref()
+            .is_none_or(|cursor| node.name.as_str() > cursor)
 }
 
 async fn detail(context: &Context, name: String) -> Result<NodeDetail, Failure> {
@@ -116,7 +172,11 @@ async fn detail(context: &Context, name: String) -> Result<NodeDetail, Failure> 
         .read("node_show", move |tx| {
             let node = node::find(tx, &name)?;
             let (inventory, leases) = query::node_detail(tx, &node.id)?;
-            Ok(NodeDetail { view: view(tx, &hub, node)?, inventory, leases })
+            Ok(NodeDetail {
+                view: view(tx, &hub, node)?,
+                inventory,
+                leases,
+            })
         })
         .await
 }
@@ -130,7 +190,11 @@ struct Shared {
 
 impl Shared {
     fn load(tx: &mut Tx<'_>) -> Result<Self, Refusal> {
-        Ok(Self { names: query::names(tx)?, leased: query::leased_devices(tx)?, certificates: query::certificate_ends(tx)? })
+        Ok(Self {
+            names: query::names(tx)?,
+            leased: query::leased_devices(tx)?,
+            certificates: query::certificate_ends(tx)?,
+        })
     }
 
     fn view(&mut self, hub: &Hub, node: Node) -> NodeView {
@@ -139,8 +203,14 @@ impl Shared {
             other => other.super_node(),
         };
         NodeView {
-            super_node_name: super_node.and_then(|id| self.names.super_nodes.get(id)).cloned(),
-            spec_name: node.spec.spec().and_then(|id| self.names.specs.get(id)).cloned(),
+            super_node_name: super_node
+                .and_then(|id| self.names.super_nodes.get(id))
+                .cloned(),
+            spec_name: node
+                .spec
+                .spec()
+                .and_then(|id| self.names.specs.get(id))
+                .cloned(),
             leased_devices: self.leased.get(&node.id).copied().unwrap_or(0),
             last_contact_at: hub.last_heard(&node.id),
             certificate_ends_at: self.certificates.get(&node.id).copied(),

@@ -1,7 +1,9 @@
 //! Operations.
 
 use supernode_api::Page;
-use supernode_api::operation::{OperationCancel, OperationList, OperationListQuery, OperationShow, OperationView};
+use supernode_api::operation::{
+    OperationCancel, OperationList, OperationListQuery, OperationShow, OperationView,
+};
 use supernode_control::query::{self, OperationRecord};
 use supernode_control::{Refusal, Tx, operation};
 use supernode_types::operation::{Operation, Target, TargetState};
@@ -21,7 +23,9 @@ pub(super) fn mount(edge: Edge, context: &Context) -> Edge {
         async move {
             let id = request.path.get("operation").to_owned();
             let generation = |view: &OperationView| view.operation.generation;
-            context.watch(request.query, generation, || find(&context, id.clone())).await
+            context
+                .watch(request.query, generation, || find(&context, id.clone()))
+                .await
         }
     })
     .operation::<OperationCancel, _, _>(move |request: Request<OperationCancel>| {
@@ -38,7 +42,10 @@ pub(super) fn mount(edge: Edge, context: &Context) -> Edge {
     })
 }
 
-async fn list_operations(context: &Context, wanted: OperationListQuery) -> Result<Page<OperationView>, Failure> {
+async fn list_operations(
+    context: &Context,
+    wanted: OperationListQuery,
+) -> Result<Page<OperationView>, Failure> {
     let limit = page_limit(wanted.limit)?;
     let views = context
         .read("operation_list", move |tx| {
@@ -46,11 +53,22 @@ async fn list_operations(context: &Context, wanted: OperationListQuery) -> Resul
                 Some(name) => Some(supernode_control::super_node::find(tx, name)?.id),
                 None => None,
             };
-            let records = query::operations(tx, super_node.as_ref(), wanted.state.as_deref(), wanted.cursor.as_deref(), limit + 1)?;
-            records.into_iter().map(|record| view_of(tx, record)).collect::<Result<Vec<_>, _>>()
+            let records = query::operations(
+                tx,
+                super_node.as_ref(),
+                wanted.state.as_deref(),
+                wanted.cursor.as_deref(),
+                limit + 1,
+            )?;
+            records
+                .into_iter()
+                .map(|record| view_of(tx, record))
+                .collect::<Result<Vec<_>, _>>()
         })
         .await?;
-    Ok(page(views, limit, |view: &OperationView| view.operation.id.to_string()))
+    Ok(page(views, limit, |view: &OperationView| {
+        view.operation.id.to_string()
+    }))
 }
 
 async fn find(context: &Context, id: String) -> Result<OperationView, Failure> {
@@ -69,8 +87,18 @@ pub(super) fn view(tx: &mut Tx<'_>, operation: &Operation) -> Result<OperationVi
 }
 
 pub(super) fn view_of(tx: &mut Tx<'_>, record: OperationRecord) -> Result<OperationView, Refusal> {
-    let names = record.operation.targets.iter().map(|target| target_name(tx, target)).collect::<Result<Vec<_>, _>>()?;
-    let done = record.operation.targets.iter().filter(|target| target.state == TargetState::Done).count();
+    let names = record
+        .operation
+        .targets
+        .iter()
+        .map(|target| target_name(tx, target))
+        .collect::<Result<Vec<_>, _>>()?;
+    let done = record
+        .operation
+        .targets
+        .iter()
+        .filter(|target| target.state == TargetState::Done)
+        .count();
     Ok(OperationView {
         super_node_name: record.super_node_name,
         target_names: names,
@@ -81,7 +109,11 @@ pub(super) fn view_of(tx: &mut Tx<'_>, record: OperationRecord) -> Result<Operat
 
 fn target_name(tx: &mut Tx<'_>, target: &Target) -> Result<Option<String>, Refusal> {
     match (&target.node, &target.provision) {
-        (Some(node), _) => Ok(Some(supernode_control::node::find(tx, node.as_str())?.name.to_string())),
+        (Some(node), _) => Ok(Some(
+            supernode_control::node::find(tx, node.as_str())?
+                .name
+                .to_string(),
+        )),
         (None, Some(provision)) => query::provision_node_name(tx, provision),
         (None, None) => Ok(None),
     }

@@ -1,6 +1,8 @@
 //! Specs.
 
-use supernode_api::spec::{DEFAULT_MAXIMUM_NODES, SpecDeclare, SpecDelete, SpecList, SpecShow, SpecView};
+use supernode_api::spec::{
+    DEFAULT_MAXIMUM_NODES, SpecDeclare, SpecDelete, SpecList, SpecShow, SpecView,
+};
 use supernode_control::query::{self, SpecRecord};
 use supernode_control::spec::{self, Source};
 use supernode_control::{Refusal, Tx};
@@ -10,14 +12,22 @@ use super::context::{DONE, whole};
 use crate::{Edge, Failure, Request};
 
 pub(super) fn mount(edge: Edge, context: &Context) -> Edge {
-    let (list, show, declare, delete) = (context.clone(), context.clone(), context.clone(), context.clone());
+    let (list, show, declare, delete) = (
+        context.clone(),
+        context.clone(),
+        context.clone(),
+        context.clone(),
+    );
     edge.operation::<SpecList, _, _>(move |_: Request<SpecList>| {
         let context = list.clone();
         async move {
             context
                 .read("spec_list", |tx| {
                     let specs = query::specs(tx)?;
-                    specs.into_iter().map(|spec| view(tx, spec)).collect::<Result<Vec<_>, _>>()
+                    specs
+                        .into_iter()
+                        .map(|spec| view(tx, spec))
+                        .collect::<Result<Vec<_>, _>>()
                 })
                 .await
                 .map(whole)
@@ -42,9 +52,16 @@ pub(super) fn mount(edge: Edge, context: &Context) -> Edge {
             let source = match (body.definition, body.learn_from) {
                 (Some(definition), None) => Source::Definition(Box::new(definition)),
                 (None, Some(node)) => Source::Node(node),
-                _ => return Err(Failure::invalid_request("give exactly one of `definition` and `learn_from`")),
+                _ => {
+                    return Err(Failure::invalid_request(
+                        "give exactly one of `definition` and `learn_from`",
+                    ));
+                }
             };
-            let (name, maximum_nodes) = (body.name, body.maximum_nodes.unwrap_or(DEFAULT_MAXIMUM_NODES));
+            let (name, maximum_nodes) = (
+                body.name,
+                body.maximum_nodes.unwrap_or(DEFAULT_MAXIMUM_NODES),
+            );
             context
                 .change(&request, name.to_string(), move |tx, intent| {
                     let spec = spec::declare(tx, intent, &name, &source, maximum_nodes)?;
@@ -57,14 +74,21 @@ pub(super) fn mount(edge: Edge, context: &Context) -> Edge {
         let context = delete.clone();
         async move {
             let name = request.path.get("spec").to_owned();
-            context.change(&request, name.clone(), move |tx, intent| spec::delete(tx, intent, &name).map(|_| DONE)).await
+            context
+                .change(&request, name.clone(), move |tx, intent| {
+                    spec::delete(tx, intent, &name).map(|_| DONE)
+                })
+                .await
         }
     })
 }
 
 fn view(tx: &mut Tx<'_>, spec: SpecRecord) -> Result<SpecView, Refusal> {
     let nodes = query::nodes(tx, false)?;
-    let matching = nodes.iter().filter(|node| node.spec.spec() == Some(&spec.id)).count();
+    let matching = nodes
+        .iter()
+        .filter(|node| node.spec.spec() == Some(&spec.id))
+        .count();
     Ok(SpecView {
         id: spec.id,
         name: spec.name,

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use supernode_api::super_node::{
-    DEFAULT_DEADLINE_SECONDS, MAXIMUM_DEADLINE_SECONDS, PlannedNode, ScaleDown, ScaleDownPlan, ScaleDownRequest, ScalePlan, ScaleUp, ScaleUpPlan,
-    ScaleUpRequest, SuperNodeCreate, SuperNodeCreatePlan, SuperNodeCreateRequest, SuperNodeDelete, SuperNodeDetail, SuperNodeList, SuperNodePatch,
-    SuperNodeShow, SuperNodeView,
+    DEFAULT_DEADLINE_SECONDS, MAXIMUM_DEADLINE_SECONDS, PlannedNode, ScaleDown, ScaleDownPlan,
+    ScaleDownRequest, ScalePlan, ScaleUp, ScaleUpPlan, ScaleUpRequest, SuperNodeCreate,
+    SuperNodeCreatePlan, SuperNodeCreateRequest, SuperNodeDelete, SuperNodeDetail, SuperNodeList,
+    SuperNodePatch, SuperNodeShow, SuperNodeView,
 };
 use supernode_control::scale_up::Selection;
 use supernode_control::super_node::Create;
@@ -25,15 +26,23 @@ pub(super) fn mount(edge: Edge, context: &Context) -> Edge {
 }
 
 fn mount_records(edge: Edge, context: &Context) -> Edge {
-    let (list, show, create, plan, patch, delete) =
-        (context.clone(), context.clone(), context.clone(), context.clone(), context.clone(), context.clone());
+    let (list, show, create, plan, patch, delete) = (
+        context.clone(),
+        context.clone(),
+        context.clone(),
+        context.clone(),
+        context.clone(),
+        context.clone(),
+    );
     edge.operation::<SuperNodeList, _, _>(move |_: Request<SuperNodeList>| {
         let context = list.clone();
         async move {
             context
                 .read("super_node_list", |tx| {
                     let all = query::super_nodes(tx)?;
-                    all.into_iter().map(|super_node| view(tx, super_node)).collect::<Result<Vec<_>, _>>()
+                    all.into_iter()
+                        .map(|super_node| view(tx, super_node))
+                        .collect::<Result<Vec<_>, _>>()
                 })
                 .await
                 .map(whole)
@@ -44,7 +53,9 @@ fn mount_records(edge: Edge, context: &Context) -> Edge {
         async move {
             let name = request.path.get("super_node").to_owned();
             let generation = |detail: &SuperNodeDetail| detail.view.super_node.generation;
-            context.watch(request.query, generation, || detail(&context, name.clone())).await
+            context
+                .watch(request.query, generation, || detail(&context, name.clone()))
+                .await
         }
     })
     .operation::<SuperNodeCreate, _, _>(move |request: Request<SuperNodeCreate>| {
@@ -78,7 +89,8 @@ fn mount_records(edge: Edge, context: &Context) -> Edge {
             let labels = request.body.labels.clone();
             context
                 .change(&request, id.clone(), move |tx, intent| {
-                    let super_node = super_node::update(tx, intent, &id, name.as_ref(), labels.as_ref())?;
+                    let super_node =
+                        super_node::update(tx, intent, &id, name.as_ref(), labels.as_ref())?;
                     view(tx, super_node)
                 })
                 .await
@@ -90,7 +102,12 @@ fn mount_records(edge: Edge, context: &Context) -> Edge {
             let id = request.path.get("super_node").to_owned();
             context
                 .change(&request, id.clone(), move |tx, intent| {
-                    let operation = super_node::delete(tx, intent, &id, Duration::from_secs(DEFAULT_DEADLINE_SECONDS))?;
+                    let operation = super_node::delete(
+                        tx,
+                        intent,
+                        &id,
+                        Duration::from_secs(DEFAULT_DEADLINE_SECONDS),
+                    )?;
                     operation::view(tx, &operation)
                 })
                 .await
@@ -99,12 +116,20 @@ fn mount_records(edge: Edge, context: &Context) -> Edge {
 }
 
 fn mount_scale(edge: Edge, context: &Context) -> Edge {
-    let (up, up_plan, down, down_plan) = (context.clone(), context.clone(), context.clone(), context.clone());
+    let (up, up_plan, down, down_plan) = (
+        context.clone(),
+        context.clone(),
+        context.clone(),
+        context.clone(),
+    );
     edge.operation::<ScaleUp, _, _>(move |request: Request<ScaleUp>| {
         let context = up.clone();
         async move {
             let id = request.path.get("super_node").to_owned();
-            let (selection, deadline) = (up_selection(&request.body)?, deadline(request.body.deadline_seconds)?);
+            let (selection, deadline) = (
+                up_selection(&request.body)?,
+                deadline(request.body.deadline_seconds)?,
+            );
             context
                 .change(&request, id.clone(), move |tx, intent| {
                     let operation = scale_up::scale_up(tx, intent, &id, &selection, deadline)?;
@@ -129,11 +154,15 @@ fn mount_scale(edge: Edge, context: &Context) -> Edge {
         let context = down.clone();
         async move {
             let id = request.path.get("super_node").to_owned();
-            let (selection, deadline) = (down_selection(&request.body)?, deadline(request.body.deadline_seconds)?);
+            let (selection, deadline) = (
+                down_selection(&request.body)?,
+                deadline(request.body.deadline_seconds)?,
+            );
             let mode = request.body.drain;
             context
                 .change(&request, id.clone(), move |tx, intent| {
-                    let operation = scale_down::scale_down(tx, intent, &id, &selection, mode, deadline)?;
+                    let operation =
+                        scale_down::scale_down(tx, intent, &id, &selection, mode, deadline)?;
                     operation::view(tx, &operation)
                 })
                 .await
@@ -148,7 +177,12 @@ fn mount_scale(edge: Edge, context: &Context) -> Edge {
                 let plan = scale_down::plan(tx, intent, &id, &selection, mode)?;
                 let leaving = u32::try_from(plan.nodes.len()).unwrap_or(u32::MAX);
                 Ok(ScalePlan {
-                    nodes: planned_nodes(tx, plan.nodes.iter().map(|choice| (&choice.node, &choice.because)))?,
+                    nodes: planned_nodes(
+                        tx,
+                        plan.nodes
+                            .iter()
+                            .map(|choice| (&choice.node, &choice.because)),
+                    )?,
                     provisioned: 0,
                     members_before: plan.members_before,
                     members_after: plan.members_before.saturating_sub(leaving),
@@ -161,7 +195,11 @@ fn mount_scale(edge: Edge, context: &Context) -> Edge {
 }
 
 /// What a plan sees: the same checks as the real thing, on a snapshot, without a transaction to write in.
-async fn planned<O, F>(context: &Context, request: &Request<O>, mut plan: F) -> Result<ScalePlan, Failure>
+async fn planned<O, F>(
+    context: &Context,
+    request: &Request<O>,
+    mut plan: F,
+) -> Result<ScalePlan, Failure>
 where
     O: supernode_api::Operation,
     F: FnMut(&mut Tx<'_>, &Intent) -> Result<ScalePlan, Refusal> + Send + 'static,
@@ -185,14 +223,21 @@ where
 }
 
 pub(super) fn parse_name(text: &str) -> Result<Name, Failure> {
-    text.parse().map_err(|error: supernode_types::name::InvalidName| Failure::invalid_request(error.to_string()))
+    text.parse()
+        .map_err(|error: supernode_types::name::InvalidName| {
+            Failure::invalid_request(error.to_string())
+        })
 }
 
 fn creation(body: &SuperNodeCreateRequest) -> Result<Create, Failure> {
     let selection = match (body.count, body.nodes.is_empty()) {
         (Some(count), true) => Selection::Count(count),
         (None, false) => Selection::Named(body.nodes.clone()),
-        _ => return Err(Failure::invalid_request("give exactly one of `count` and `nodes`")),
+        _ => {
+            return Err(Failure::invalid_request(
+                "give exactly one of `count` and `nodes`",
+            ));
+        }
     };
     Ok(Create {
         name: parse_name(&body.name)?,
@@ -208,7 +253,9 @@ fn up_selection(body: &ScaleUpRequest) -> Result<Selection, Failure> {
         (Some(count), None, true) => Ok(Selection::Count(count)),
         (None, Some(to), true) => Ok(Selection::To(to)),
         (None, None, false) => Ok(Selection::Named(body.nodes.clone())),
-        _ => Err(Failure::invalid_request("give exactly one of `count`, `to` and `nodes`")),
+        _ => Err(Failure::invalid_request(
+            "give exactly one of `count`, `to` and `nodes`",
+        )),
     }
 }
 
@@ -216,20 +263,29 @@ fn down_selection(body: &ScaleDownRequest) -> Result<Selection, Failure> {
     match (body.count, body.nodes.is_empty()) {
         (Some(count), true) => Ok(Selection::Count(count)),
         (None, false) => Ok(Selection::Named(body.nodes.clone())),
-        _ => Err(Failure::invalid_request("give exactly one of `count` and `nodes`")),
+        _ => Err(Failure::invalid_request(
+            "give exactly one of `count` and `nodes`",
+        )),
     }
 }
 
 fn deadline(seconds: Option<u64>) -> Result<Duration, Failure> {
     match seconds.unwrap_or(DEFAULT_DEADLINE_SECONDS) {
         seconds @ 1..=MAXIMUM_DEADLINE_SECONDS => Ok(Duration::from_secs(seconds)),
-        _ => Err(Failure::invalid_request(format!("deadline_seconds must be between 1 and {MAXIMUM_DEADLINE_SECONDS}"))),
+        _ => Err(Failure::invalid_request(format!(
+            "deadline_seconds must be between 1 and {MAXIMUM_DEADLINE_SECONDS}"
+        ))),
     }
 }
 
 fn up_view(tx: &mut Tx<'_>, plan: &scale_up::Plan) -> Result<ScalePlan, Refusal> {
     Ok(ScalePlan {
-        nodes: planned_nodes(tx, plan.nodes.iter().map(|choice| (&choice.node, &choice.because)))?,
+        nodes: planned_nodes(
+            tx,
+            plan.nodes
+                .iter()
+                .map(|choice| (&choice.node, &choice.because)),
+        )?,
         provisioned: plan.provisioned,
         members_before: plan.members_before,
         members_after: plan.members_after(),
@@ -237,9 +293,17 @@ fn up_view(tx: &mut Tx<'_>, plan: &scale_up::Plan) -> Result<ScalePlan, Refusal>
     })
 }
 
-fn planned_nodes<'a>(tx: &mut Tx<'_>, choices: impl Iterator<Item = (&'a NodeId, &'a String)>) -> Result<Vec<PlannedNode>, Refusal> {
+fn planned_nodes<'a>(
+    tx: &mut Tx<'_>,
+    choices: impl Iterator<Item = (&'a NodeId, &'a String)>,
+) -> Result<Vec<PlannedNode>, Refusal> {
     choices
-        .map(|(node, because)| Ok(PlannedNode { name: supernode_control::node::find(tx, node.as_str())?.name, chosen_because: because.clone() }))
+        .map(|(node, because)| {
+            Ok(PlannedNode {
+                name: supernode_control::node::find(tx, node.as_str())?.name,
+                chosen_because: because.clone(),
+            })
+        })
         .collect()
 }
 
@@ -247,9 +311,20 @@ fn view(tx: &mut Tx<'_>, super_node: SuperNode) -> Result<SuperNodeView, Refusal
     let nodes = query::nodes_of(tx, &super_node.id)?;
     let jobs = query::active_jobs_of(tx, &super_node.id)?;
     let spec_name = supernode_control::spec::find(tx, super_node.spec.as_str())?.name;
-    let count = |wanted: fn(&Membership) -> bool| u32::try_from(nodes.iter().filter(|node| wanted(&node.membership)).count()).unwrap_or(u32::MAX);
-    let ready = nodes.iter().filter(|node| node.membership.member_of(&super_node.id) && node.condition == NodeCondition::Ready).count();
-    let queued = jobs.iter().filter(|job| matches!(job.state, JobState::Queued { .. })).count();
+    let count = |wanted: fn(&Membership) -> bool| {
+        u32::try_from(nodes.iter().filter(|node| wanted(&node.membership)).count())
+            .unwrap_or(u32::MAX)
+    };
+    let ready = nodes
+        .iter()
+        .filter(|node| {
+            node.membership.member_of(&super_node.id) && node.condition == NodeCondition::Ready
+        })
+        .count();
+    let queued = jobs
+        .iter()
+        .filter(|job| matches!(job.state, JobState::Queued { .. }))
+        .count();
     Ok(SuperNodeView {
         spec_name,
         members: count(|membership| matches!(membership, Membership::Member { .. })),
@@ -268,8 +343,15 @@ async fn detail(context: &Context, name: String) -> Result<SuperNodeDetail, Fail
             let super_node = super_node::find(tx, &name)?;
             let nodes = query::nodes_of(tx, &super_node.id)?;
             let open = query::open_operations_of(tx, &super_node.id)?;
-            let operations = open.into_iter().map(|record| operation::view_of(tx, record)).collect::<Result<Vec<_>, _>>()?;
-            Ok(SuperNodeDetail { view: view(tx, super_node)?, nodes, operations })
+            let operations = open
+                .into_iter()
+                .map(|record| operation::view_of(tx, record))
+                .collect::<Result<Vec<_>, _>>()?;
+            Ok(SuperNodeDetail {
+                view: view(tx, super_node)?,
+                nodes,
+                operations,
+            })
         })
         .await
 }

@@ -28,9 +28,16 @@ pub(super) fn mount(edge: Edge, context: &Context) -> Edge {
             let (secret, hash) = new_secret(&**context.control.entropy());
             let audited = serde_json::to_value(&body).unwrap_or_default();
             let token = context
-                .change_audited(&request, body.name.to_string(), audited, false, move |tx, intent| {
-                    token::create(tx, intent, &body.name, body.role.word(), lifetime, &hash).map(view)
-                })
+                .change_audited(
+                    &request,
+                    body.name.to_string(),
+                    audited,
+                    false,
+                    move |tx, intent| {
+                        token::create(tx, intent, &body.name, body.role.word(), lifetime, &hash)
+                            .map(view)
+                    },
+                )
                 .await?;
             Ok(TokenCreated { token, secret })
         }
@@ -39,14 +46,21 @@ pub(super) fn mount(edge: Edge, context: &Context) -> Edge {
         let context = revoke.clone();
         async move {
             let id = request.path.get("token").to_owned();
-            context.change(&request, id.clone(), move |tx, intent| token::revoke(tx, intent, &id).map(view)).await
+            context
+                .change(&request, id.clone(), move |tx, intent| {
+                    token::revoke(tx, intent, &id).map(view)
+                })
+                .await
         }
     })
 }
 
 /// The role that a stored word means; the schema allows no other words.
 pub(super) fn role(word: &str) -> Role {
-    [Role::Admin, Role::Operator, Role::User].into_iter().find(|role| role.word() == word).unwrap_or(Role::Viewer)
+    [Role::Admin, Role::Operator, Role::User]
+        .into_iter()
+        .find(|role| role.word() == word)
+        .unwrap_or(Role::Viewer)
 }
 
 fn view(token: TokenRecord) -> TokenView {
@@ -61,7 +75,10 @@ fn view(token: TokenRecord) -> TokenView {
 }
 
 /// Makes sure that the first admin's token is known; there is none only in a fresh database.
-pub async fn ensure_admin(control: &supernode_control::Control, secret: &str) -> Result<(), Failure> {
+pub async fn ensure_admin(
+    control: &supernode_control::Control,
+    secret: &str,
+) -> Result<(), Failure> {
     let hash = super::hash_secret(secret);
     let request = supernode_control::ChangeRequest {
         action: "admin_bootstrap",
@@ -74,13 +91,18 @@ pub async fn ensure_admin(control: &supernode_control::Control, secret: &str) ->
         if_match: None,
         idempotency: None,
     };
-    let known = control.read("token_list", query::tokens).await.map_err(|refusal| super::failure(&refusal))?;
+    let known = control
+        .read("token_list", query::tokens)
+        .await
+        .map_err(|refusal| super::failure(&refusal))?;
     if !known.is_empty() {
         return Ok(());
     }
     let name: supernode_types::Name = "admin".parse().expect("a constant name");
     control
-        .change(request, move |tx, intent| token::create(tx, intent, &name, Role::Admin.word(), None, &hash).map(|_| ()))
+        .change(request, move |tx, intent| {
+            token::create(tx, intent, &name, Role::Admin.word(), None, &hash).map(|_| ())
+        })
         .await
         .map_err(|refusal| super::failure(&refusal))
 }

@@ -21,7 +21,9 @@ pub(crate) struct DemoArguments {
 
 /// Tells the story.
 pub(crate) fn run(arguments: &DemoArguments) -> anyhow::Result<ExitCode> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(async {
         let mut stage = stage::Stage::build(arguments.keep)?;
         let told = story::tell(&mut stage).await;

@@ -36,13 +36,18 @@ pub(crate) fn run(arguments: &RingArguments) -> anyhow::Result<ExitCode> {
     loop {
         // The last element is a vote: the ring goes on only while every rank wants to.
         let done = clock.monotonic().saturating_sub(begun) >= arguments.seconds;
-        let mut data: Vec<f64> = (0..arguments.elements).map(|index| value(rank, index)).collect();
+        let mut data: Vec<f64> = (0..arguments.elements)
+            .map(|index| value(rank, index))
+            .collect();
         data.push(f64::from(u8::from(done)));
         all_reduce(&mut data, rank, world, &mut next, &mut previous)?;
         let votes = data.pop().unwrap_or_default();
         for (index, sum) in data.iter().enumerate() {
             let expected: f64 = (0..world).map(|rank| value(rank, index)).sum();
-            ensure!((sum - expected).abs() < 1e-9 * expected.abs().max(1.0), "wrong sum at {index}: {sum}, expected {expected}");
+            ensure!(
+                (sum - expected).abs() < 1e-9 * expected.abs().max(1.0),
+                "wrong sum at {index}: {sum}, expected {expected}"
+            );
         }
         iterations += 1;
         if votes > 0.0 {
@@ -50,13 +55,19 @@ pub(crate) fn run(arguments: &RingArguments) -> anyhow::Result<ExitCode> {
         }
     }
     let seconds = (clock.monotonic().saturating_sub(begun)).as_secs_f64();
-    println!("rank={rank} world_size={world} iterations={iterations} bytes={} seconds={seconds:.1} ok", arguments.elements * 8);
+    println!(
+        "rank={rank} world_size={world} iterations={iterations} bytes={} seconds={seconds:.1} ok",
+        arguments.elements * 8
+    );
     Ok(ExitCode::SUCCESS)
 }
 
 fn variable<T: std::str::FromStr>(name: &str) -> anyhow::Result<T> {
-    let text = std::env::var(name).with_context(|| format!("{name} is not set; run this with supernode run"))?;
-    text.parse().ok().with_context(|| format!("{name} is `{text}`, not a number"))
+    let text = std::env::var(name)
+        .with_context(|| format!("{name} is not set; run this with supernode run"))?;
+    text.parse()
+        .ok()
+        .with_context(|| format!("{name} is `{text}`, not a number"))
 }
 
 fn value(rank: usize, index: usize) -> f64 {
@@ -65,14 +76,27 @@ fn value(rank: usize, index: usize) -> f64 {
 
 /// A connection to the next rank and one from the previous; rank 0 tells everybody where everybody listens.
 fn connect(rank: usize, world: usize) -> anyhow::Result<(TcpStream, TcpStream)> {
-    let master: SocketAddr = format!("{}:{}", std::env::var("MASTER_ADDR")?, variable::<u16>("MASTER_PORT")?).parse().context("MASTER_ADDR is not an IP address")?;
-    let ring = TcpListener::bind((master.ip(), 0)).or_else(|_| TcpListener::bind(("0.0.0.0", 0)))?;
+    let master: SocketAddr = format!(
+        "{}:{}",
+        std::env::var("MASTER_ADDR")?,
+        variable::<u16>("MASTER_PORT")?
+    )
+    .parse()
+    .context("MASTER_ADDR is not an IP address")?;
+    let ring =
+        TcpListener::bind((master.ip(), 0)).or_else(|_| TcpListener::bind(("0.0.0.0", 0)))?;
     let own_port = ring.local_addr()?.port();
-    let addresses = if rank == 0 { gather(master, own_port, world)? } else { register(master, rank, own_port)? };
+    let addresses = if rank == 0 {
+        gather(master, own_port, world)?
+    } else {
+        register(master, rank, own_port)?
+    };
     let next = addresses[(rank + 1) % world];
     let outgoing = std::thread::spawn(move || retry(next));
     let (incoming, _) = ring.accept()?;
-    let outgoing = outgoing.join().map_err(|_| anyhow::anyhow!("connecting to the next rank panicked"))??;
+    let outgoing = outgoing
+        .join()
+        .map_err(|_| anyhow::anyhow!("connecting to the next rank panicked"))??;
     for stream in [&incoming, &outgoing] {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
@@ -89,9 +113,15 @@ fn gather(master: SocketAddr, own_port: u16, world: usize) -> anyhow::Result<Vec
         let (stream, from) = listener.accept()?;
         let mut line = String::new();
         BufReader::new(stream.try_clone()?).read_line(&mut line)?;
-        let (rank, port) = line.trim().split_once(' ').context("a peer said something else than its rank and port")?;
+        let (rank, port) = line
+            .trim()
+            .split_once(' ')
+            .context("a peer said something else than its rank and port")?;
         let rank: usize = rank.parse()?;
-        ensure!(rank < world, "a peer says that it is rank {rank} of {world}");
+        ensure!(
+            rank < world,
+            "a peer says that it is rank {rank} of {world}"
+        );
         addresses[rank] = SocketAddr::new(from.ip(), port.parse()?);
         peers.push(stream);
     }
@@ -108,7 +138,13 @@ fn register(master: SocketAddr, rank: usize, own_port: u16) -> anyhow::Result<Ve
     writeln!(stream, "{rank} {own_port}")?;
     let mut line = String::new();
     BufReader::new(stream).read_line(&mut line)?;
-    line.split_whitespace().map(|address| address.parse().context("rank 0 sent something else than addresses")).collect()
+    line.split_whitespace()
+        .map(|address| {
+            address
+                .parse()
+                .context("rank 0 sent something else than addresses")
+        })
+        .collect()
 }
 
 fn retry(address: SocketAddr) -> anyhow::Result<TcpStream> {
@@ -116,20 +152,32 @@ fn retry(address: SocketAddr) -> anyhow::Result<TcpStream> {
     loop {
         match TcpStream::connect_timeout(&address, Duration::from_secs(5)) {
             Ok(stream) => return Ok(stream),
-            Err(error) if SystemClock.monotonic().saturating_sub(begun) > PATIENCE => bail!("cannot reach {address}: {error}"),
+            Err(error) if SystemClock.monotonic().saturating_sub(begun) > PATIENCE => {
+                bail!("cannot reach {address}: {error}")
+            }
             Err(_) => std::thread::sleep(Duration::from_millis(20)),
         }
     }
 }
 
 /// Reduce-scatter, then all-gather, in `world - 1` steps each.
-fn all_reduce(data: &mut [f64], rank: usize, world: usize, next: &mut TcpStream, previous: &mut TcpStream) -> anyhow::Result<()> {
+fn all_reduce(
+    data: &mut [f64],
+    rank: usize,
+    world: usize,
+    next: &mut TcpStream,
+    previous: &mut TcpStream,
+) -> anyhow::Result<()> {
     let bounds: Vec<usize> = (0..=world).map(|part| part * data.len() / world).collect();
     let part = |index: usize| bounds[index % world]..bounds[index % world + 1];
     for step in 0..2 * (world - 1) {
         let reducing = step < world - 1;
         let shift = if reducing { step } else { step - (world - 1) };
-        let (sent, received) = if reducing { (rank + world - shift, rank + 2 * world - shift - 1) } else { (rank + 1 + world - shift, rank + world - shift) };
+        let (sent, received) = if reducing {
+            (rank + world - shift, rank + 2 * world - shift - 1)
+        } else {
+            (rank + 1 + world - shift, rank + world - shift)
+        };
         let incoming = exchange(&data[part(sent)], part(received).len(), next, previous)?;
         for (own, other) in data[part(received)].iter_mut().zip(incoming) {
             *own = if reducing { *own + other } else { other };
@@ -139,13 +187,29 @@ fn all_reduce(data: &mut [f64], rank: usize, world: usize, next: &mut TcpStream,
 }
 
 /// Sends and receives at the same time: two ranks that both only send would wait for ever.
-fn exchange(outgoing: &[f64], count: usize, next: &mut TcpStream, previous: &mut TcpStream) -> anyhow::Result<Vec<f64>> {
-    let bytes: Vec<u8> = outgoing.iter().flat_map(|number| number.to_le_bytes()).collect();
+fn exchange(
+    outgoing: &[f64],
+    count: usize,
+    next: &mut TcpStream,
+    previous: &mut TcpStream,
+) -> anyhow::Result<Vec<f64>> {
+    let bytes: Vec<u8> = outgoing
+        .iter()
+        .flat_map(|number| number.to_le_bytes())
+        .collect();
     let mut received = vec![0; count * 8];
     std::thread::scope(|scope| {
         let sending = scope.spawn(|| next.write_all(&bytes));
-        previous.read_exact(&mut received).context("the previous rank is gone")?;
-        sending.join().map_err(|_| anyhow::anyhow!("sending panicked"))?.context("the next rank is gone")
+        previous
+            .read_exact(&mut received)
+            .context("the previous rank is gone")?;
+        sending
+            .join()
+            .map_err(|_| anyhow::anyhow!("sending panicked"))?
+            .context("the next rank is gone")
     })?;
-    Ok(received.chunks_exact(8).map(|chunk| f64::from_le_bytes(chunk.try_into().expect("chunks of eight"))).collect())
+    Ok(received
+        .chunks_exact(8)
+        .map(|chunk| f64::from_le_bytes(chunk.try_into().expect("chunks of eight")))
+        .collect())
 }

@@ -32,12 +32,20 @@ impl Stage {
     /// An empty directory that the unprivileged user of jobs can reach, with a copy of this program in it.
     pub(crate) fn build(keep: bool) -> anyhow::Result<Self> {
         let directory = std::env::temp_dir().join(format!("supernode-demo-{}", std::process::id()));
-        fs::create_dir(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
+        fs::create_dir(&directory)
+            .with_context(|| format!("cannot create {}", directory.display()))?;
         fs::set_permissions(&directory, fs::Permissions::from_mode(0o755))?;
         let program = directory.join("supernode");
         fs::copy(std::env::current_exe()?, &program)?;
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
-        Ok(Self { directory, keep, dev: None, client: None, begun: Instant::now(), step: 0 })
+        Ok(Self {
+            directory,
+            keep,
+            dev: None,
+            client: None,
+            begun: Instant::now(),
+            step: 0,
+        })
     }
 
     /// This program, where every user can run it.
@@ -52,7 +60,9 @@ impl Stage {
 
     /// The client of the running server.
     pub(crate) fn client(&self) -> anyhow::Result<&Client> {
-        self.client.as_ref().context("the server has not been started")
+        self.client
+            .as_ref()
+            .context("the server has not been started")
     }
 
     /// Announces a step.
@@ -68,7 +78,16 @@ impl Stage {
         let log = fs::File::create(self.directory.join("dev.log"))?;
         let mut command = Command::new(self.program());
         command
-            .args(["dev", "--nodes", "4", "--lost-after", "10s", "--listen", &format!("127.0.0.1:{port}"), "--data"])
+            .args([
+                "dev",
+                "--nodes",
+                "4",
+                "--lost-after",
+                "10s",
+                "--listen",
+                &format!("127.0.0.1:{port}"),
+                "--data",
+            ])
             .arg(&data)
             .env("SUPERNODE_CONFIG", self.directory.join("config.toml"))
             .env_remove("SUPERNODE_DATABASE")
@@ -77,24 +96,38 @@ impl Stage {
             .stderr(log);
         // SAFETY: between fork and exec only one system call is made, which is async-signal-safe.
         unsafe {
-            command.pre_exec(|| nix::sys::prctl::set_pdeathsig(Signal::SIGTERM).map_err(std::io::Error::from));
+            command.pre_exec(|| {
+                nix::sys::prctl::set_pdeathsig(Signal::SIGTERM).map_err(std::io::Error::from)
+            });
         }
         self.dev = Some(command.spawn()?);
         let config = self.directory.join("config.toml");
-        self.until("supernode dev to be up", || async { config.exists().then_some(()) }).await?;
-        let context = crate::dev::admin_context(&data).context("the administrator's file is missing")?;
+        self.until("supernode dev to be up", || async {
+            config.exists().then_some(())
+        })
+        .await?;
+        let context =
+            crate::dev::admin_context(&data).context("the administrator's file is missing")?;
         self.client = Some(Client::new(&context)?);
         Ok(())
     }
 
     /// Waits until `condition` answers something, but not for ever.
-    pub(crate) async fn until<T, F: Future<Output = Option<T>>>(&self, what: &str, condition: impl Fn() -> F) -> anyhow::Result<T> {
+    pub(crate) async fn until<T, F: Future<Output = Option<T>>>(
+        &self,
+        what: &str,
+        condition: impl Fn() -> F,
+    ) -> anyhow::Result<T> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(value) = condition().await {
                 return Ok(value);
             }
-            ensure!(Instant::now() < deadline, "waited {} s for {what}", PATIENCE.as_secs());
+            ensure!(
+                Instant::now() < deadline,
+                "waited {} s for {what}",
+                PATIENCE.as_secs()
+            );
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
@@ -103,21 +136,30 @@ impl Stage {
     pub(crate) async fn kill(&self, name: &str) -> anyhow::Result<()> {
         let file = self.directory.join("data/pids").join(name);
         let before = read_pid(&file).with_context(|| format!("{name} has no process id"))?;
-        kill(Pid::from_raw(before), Signal::SIGKILL).with_context(|| format!("kill -9 {before}"))?;
-        self.until(&format!("{name} to be started again"), || async { read_pid(&file).filter(|pid| *pid != before) }).await?;
+        kill(Pid::from_raw(before), Signal::SIGKILL)
+            .with_context(|| format!("kill -9 {before}"))?;
+        self.until(&format!("{name} to be started again"), || async {
+            read_pid(&file).filter(|pid| *pid != before)
+        })
+        .await?;
         Ok(())
     }
 
     /// Waits until the server answers again.
     pub(crate) async fn answers(&self) -> anyhow::Result<()> {
         let client = self.client()?;
-        self.until("the server to answer", || async { client.get::<SystemShow>(&[], &Nothing {}).await.ok() }).await?;
+        self.until("the server to answer", || async {
+            client.get::<SystemShow>(&[], &Nothing {}).await.ok()
+        })
+        .await?;
         Ok(())
     }
 
     /// Stops everything; nothing may be left.
     pub(crate) async fn close(&mut self) -> anyhow::Result<()> {
-        let Some(mut dev) = self.dev.take() else { return Ok(()) };
+        let Some(mut dev) = self.dev.take() else {
+            return Ok(());
+        };
         kill(Pid::from_raw(i32::try_from(dev.id())?), Signal::SIGTERM)?;
         let deadline = Instant::now() + PATIENCE;
         while dev.try_wait()?.is_none() {
@@ -140,7 +182,10 @@ impl Stage {
 impl Drop for Stage {
     fn drop(&mut self) {
         if let Some(dev) = &mut self.dev {
-            let _ = kill(Pid::from_raw(i32::try_from(dev.id()).unwrap_or(i32::MAX)), Signal::SIGTERM);
+            let _ = kill(
+                Pid::from_raw(i32::try_from(dev.id()).unwrap_or(i32::MAX)),
+                Signal::SIGTERM,
+            );
             let _ = dev.wait();
         }
         if !self.keep {
@@ -151,7 +196,10 @@ impl Drop for Stage {
 
 /// Tells what was seen, with the time since `begun`.
 pub(crate) fn saw(begun: Instant, what: &str) {
-    println!("    {:>7}  {what}", format!("{} ms", begun.elapsed().as_millis()));
+    println!(
+        "    {:>7}  {what}",
+        format!("{} ms", begun.elapsed().as_millis())
+    );
 }
 
 fn read_pid(file: &Path) -> Option<i32> {

@@ -2,10 +2,15 @@
 
 use anyhow::{Context as _, bail, ensure};
 use supernode_api::environment::EnvironmentSet;
-use supernode_api::job::{JobCancel, JobDetail, JobLog, JobLogQuery, JobShow, JobSubmit, JobSubmitRequest, JobView};
+use supernode_api::job::{
+    JobCancel, JobDetail, JobLog, JobLogQuery, JobShow, JobSubmit, JobSubmitRequest, JobView,
+};
 use supernode_api::node::{NodeList, NodeListQuery};
 use supernode_api::operation::{OperationShow, OperationView};
-use supernode_api::super_node::{ScaleDown, ScaleDownRequest, ScaleUp, ScaleUpRequest, SuperNodeCreate, SuperNodeCreateRequest, SuperNodeShow};
+use supernode_api::super_node::{
+    ScaleDown, ScaleDownRequest, ScaleUp, ScaleUpRequest, SuperNodeCreate, SuperNodeCreateRequest,
+    SuperNodeShow,
+};
 use supernode_api::{ErrorCode, Nothing, Watch};
 use supernode_client::{CallOptions, ClientError};
 use supernode_types::environment::EnvironmentDocument;
@@ -40,39 +45,80 @@ async fn start(stage: &mut Stage) -> anyhow::Result<()> {
     stage.step("start a control plane and four agents, each a process of its own, over mutual TLS");
     let begun = Instant::now();
     stage.start().await?;
-    let nodes = stage.client()?.get::<NodeList>(&[], &NodeListQuery::default()).await?.items;
-    ensure!(nodes.len() == 4, "{} nodes are enrolled, not 4", nodes.len());
-    saw(begun, "4 nodes enrolled, inventoried and ready as spares of one spec");
+    let nodes = stage
+        .client()?
+        .get::<NodeList>(&[], &NodeListQuery::default())
+        .await?
+        .items;
+    ensure!(
+        nodes.len() == 4,
+        "{} nodes are enrolled, not 4",
+        nodes.len()
+    );
+    saw(
+        begun,
+        "4 nodes enrolled, inventoried and ready as spares of one spec",
+    );
     Ok(())
 }
 
 async fn form(stage: &mut Stage) -> anyhow::Result<()> {
     stage.step("form a super node of two nodes: super-node create train --nodes 2 --wait");
     let begun = Instant::now();
-    let request = SuperNodeCreateRequest { name: NAME.into(), count: Some(2), ..SuperNodeCreateRequest::default() };
+    let request = SuperNodeCreateRequest {
+        name: NAME.into(),
+        count: Some(2),
+        ..SuperNodeCreateRequest::default()
+    };
     let operation = call::<SuperNodeCreate>(stage.client()?, &[], &request).await?;
     finish(stage, operation).await?;
-    ensure!(members(stage).await?.len() == 2, "there are not two members");
-    saw(begun, &format!("members: {}", members(stage).await?.join(", ")));
+    ensure!(
+        members(stage).await?.len() == 2,
+        "there are not two members"
+    );
+    saw(
+        begun,
+        &format!("members: {}", members(stage).await?.join(", ")),
+    );
     Ok(())
 }
 
 async fn grow(stage: &mut Stage) -> anyhow::Result<()> {
     stage.step("grow it by one: super-node scale-up train --count 1 --wait");
     let begun = Instant::now();
-    let request = ScaleUpRequest { count: Some(1), ..ScaleUpRequest::default() };
+    let request = ScaleUpRequest {
+        count: Some(1),
+        ..ScaleUpRequest::default()
+    };
     let operation = call::<ScaleUp>(stage.client()?, &[NAME], &request).await?;
-    let why = operation.operation.targets.first().map(|target| target.chosen_because.clone()).unwrap_or_default();
+    let why = operation
+        .operation
+        .targets
+        .first()
+        .map(|target| target.chosen_because.clone())
+        .unwrap_or_default();
     finish(stage, operation).await?;
-    ensure!(members(stage).await?.len() == 3, "there are not three members");
-    saw(begun, &format!("members: {} (chosen: {why})", members(stage).await?.join(", ")));
+    ensure!(
+        members(stage).await?.len() == 3,
+        "there are not three members"
+    );
+    saw(
+        begun,
+        &format!(
+            "members: {} (chosen: {why})",
+            members(stage).await?.join(", ")
+        ),
+    );
     Ok(())
 }
 
 async fn configure(stage: &mut Stage) -> anyhow::Result<()> {
     stage.step("give every member the same environment: a variable of every job");
     let begun = Instant::now();
-    let document = EnvironmentDocument { variables: [("TRAINING_SITE".into(), "demo".into())].into(), ..EnvironmentDocument::default() };
+    let document = EnvironmentDocument {
+        variables: [("TRAINING_SITE".into(), "demo".into())].into(),
+        ..EnvironmentDocument::default()
+    };
     let operation = call::<EnvironmentSet>(stage.client()?, &[NAME], &document).await?;
     finish(stage, operation).await?;
     saw(begun, "revision 2 is applied on all members");
@@ -84,17 +130,28 @@ fn ring(stage: &Stage, nodes: u32, seconds: u32) -> JobSubmitRequest {
         super_node: NAME.into(),
         name: Some("ring all-reduce".into()),
         nodes,
-        arguments: vec![stage.program(), "demo-ring".into(), "--seconds".into(), seconds.to_string()],
+        arguments: vec![
+            stage.program(),
+            "demo-ring".into(),
+            "--seconds".into(),
+            seconds.to_string(),
+        ],
         ..JobSubmitRequest::default()
     }
 }
 
 async fn compute(stage: &mut Stage) -> anyhow::Result<()> {
-    stage.step("run a distributed program on three nodes: a ring all-reduce, checked on every rank");
+    stage
+        .step("run a distributed program on three nodes: a ring all-reduce, checked on every rank");
     let begun = Instant::now();
     let job = call::<JobSubmit>(stage.client()?, &[], &ring(stage, 3, 1)).await?;
     let ended = ended(stage, &job).await?;
-    ensure!(ended.view.job.state.word() == "succeeded", "the job {}: {:?}", ended.view.job.state.word(), ended.view.job.state);
+    ensure!(
+        ended.view.job.state.word() == "succeeded",
+        "the job {}: {:?}",
+        ended.view.job.state.word(),
+        ended.view.job.state
+    );
     for rank in 0..3 {
         let line = last_line(stage, &job, rank).await?;
         ensure!(line.ends_with("ok"), "rank {rank} said: {line}");
@@ -108,19 +165,42 @@ async fn occupy(stage: &mut Stage) -> anyhow::Result<JobView> {
     let begun = Instant::now();
     let job = call::<JobSubmit>(stage.client()?, &[], &ring(stage, 2, 600)).await?;
     let running = running(stage, &job).await?;
-    let nodes: Vec<&str> = running.ranks.iter().map(|rank| rank.node_name.as_str()).collect();
-    saw(begun, &format!("{} runs on {}", job.job.id, nodes.join(", ")));
+    let nodes: Vec<&str> = running
+        .ranks
+        .iter()
+        .map(|rank| rank.node_name.as_str())
+        .collect();
+    saw(
+        begun,
+        &format!("{} runs on {}", job.job.id, nodes.join(", ")),
+    );
     Ok(job)
 }
 
 async fn refuse(stage: &mut Stage, job: &JobView) -> anyhow::Result<()> {
     stage.step("try to remove a busy node: refused, with the job that stands in the way");
     let begun = Instant::now();
-    let busy = detail(stage, job).await?.ranks.first().context("the job has no rank")?.node_name.to_string();
-    let request = ScaleDownRequest { count: None, nodes: vec![busy], drain: DrainMode::Refuse, deadline_seconds: None };
-    let answer = stage.client()?.call::<ScaleDown>(&[NAME], &Nothing {}, &request, &CallOptions::default()).await;
+    let busy = detail(stage, job)
+        .await?
+        .ranks
+        .first()
+        .context("the job has no rank")?
+        .node_name
+        .to_string();
+    let request = ScaleDownRequest {
+        count: None,
+        nodes: vec![busy],
+        drain: DrainMode::Refuse,
+        deadline_seconds: None,
+    };
+    let answer = stage
+        .client()?
+        .call::<ScaleDown>(&[NAME], &Nothing {}, &request, &CallOptions::default())
+        .await;
     match answer {
-        Err(ClientError::Api(error)) if error.code == ErrorCode::JobsRunning => saw(begun, &error.message),
+        Err(ClientError::Api(error)) if error.code == ErrorCode::JobsRunning => {
+            saw(begun, &error.message)
+        }
         Err(error) => bail!("another error than expected: {error}"),
         Ok(_) => bail!("a busy node was accepted for removal"),
     }
@@ -135,7 +215,11 @@ async fn kill_server(stage: &mut Stage, job: &JobView) -> anyhow::Result<()> {
     saw(begun, "the server is back");
     let second = call::<JobSubmit>(stage.client()?, &[], &ring(stage, 1, 0)).await?;
     let done = ended(stage, &second).await?;
-    ensure!(done.view.job.state.word() == "succeeded", "a job after the restart {}", done.view.job.state.word());
+    ensure!(
+        done.view.job.state.word() == "succeeded",
+        "a job after the restart {}",
+        done.view.job.state.word()
+    );
     saw(begun, "a new job ran on the free node");
     still_undisturbed(stage, job).await?;
     saw(begun, "the long program runs on, first attempt, all ranks");
@@ -143,16 +227,29 @@ async fn kill_server(stage: &mut Stage, job: &JobView) -> anyhow::Result<()> {
 }
 
 async fn kill_agent(stage: &mut Stage, job: &JobView) -> anyhow::Result<()> {
-    let node = detail(stage, job).await?.ranks.last().context("the job has no rank")?.node_name.to_string();
+    let node = detail(stage, job)
+        .await?
+        .ranks
+        .last()
+        .context("the job has no rank")?
+        .node_name
+        .to_string();
     stage.step(&format!("kill -9 the agent of {node} under a running rank"));
     let begun = Instant::now();
     let before = last_contact(stage, &node).await;
     stage.kill(&node).await?;
     stage
-        .until("the agent to be back", || async { last_contact(stage, &node).await.filter(|at| Some(*at) > before) })
+        .until("the agent to be back", || async {
+            last_contact(stage, &node)
+                .await
+                .filter(|at| Some(*at) > before)
+        })
         .await?;
     still_undisturbed(stage, job).await?;
-    saw(begun, "the agent is back, found its rank running and left it alone");
+    saw(
+        begun,
+        "the agent is back, found its rank running and left it alone",
+    );
     Ok(())
 }
 
@@ -161,9 +258,20 @@ async fn cancel(stage: &mut Stage, job: &JobView) -> anyhow::Result<()> {
     let begun = Instant::now();
     call::<JobCancel>(stage.client()?, &[job.job.id.as_str()], &Nothing {}).await?;
     let ended = ended(stage, job).await?;
-    ensure!(ended.view.job.state.word() == "cancelled", "the job {}", ended.view.job.state.word());
-    let nodes = stage.client()?.get::<NodeList>(&[], &NodeListQuery::default()).await?.items;
-    ensure!(nodes.iter().all(|view| view.leased_devices == 0), "a lease is left");
+    ensure!(
+        ended.view.job.state.word() == "cancelled",
+        "the job {}",
+        ended.view.job.state.word()
+    );
+    let nodes = stage
+        .client()?
+        .get::<NodeList>(&[], &NodeListQuery::default())
+        .await?
+        .items;
+    ensure!(
+        nodes.iter().all(|view| view.leased_devices == 0),
+        "a lease is left"
+    );
     saw(begun, "cancelled; no lease is left");
     Ok(())
 }
@@ -171,24 +279,61 @@ async fn cancel(stage: &mut Stage, job: &JobView) -> anyhow::Result<()> {
 async fn shrink(stage: &mut Stage) -> anyhow::Result<()> {
     stage.step("drain and remove an idle node: super-node scale-down train --count 1 --wait");
     let begun = Instant::now();
-    let request = ScaleDownRequest { count: Some(1), nodes: Vec::new(), drain: DrainMode::Refuse, deadline_seconds: None };
+    let request = ScaleDownRequest {
+        count: Some(1),
+        nodes: Vec::new(),
+        drain: DrainMode::Refuse,
+        deadline_seconds: None,
+    };
     let operation = call::<ScaleDown>(stage.client()?, &[NAME], &request).await?;
-    let left = operation.target_names.first().cloned().flatten().context("the operation names no node")?;
+    let left = operation
+        .target_names
+        .first()
+        .cloned()
+        .flatten()
+        .context("the operation names no node")?;
     finish(stage, operation).await?;
-    let nodes = stage.client()?.get::<NodeList>(&[], &NodeListQuery::default()).await?.items;
-    let node = nodes.iter().find(|view| view.node.name.as_str() == left).context("the removed node is gone")?;
-    ensure!(node.node.membership == Membership::Spare, "{left} is not a spare");
+    let nodes = stage
+        .client()?
+        .get::<NodeList>(&[], &NodeListQuery::default())
+        .await?
+        .items;
+    let node = nodes
+        .iter()
+        .find(|view| view.node.name.as_str() == left)
+        .context("the removed node is gone")?;
+    ensure!(
+        node.node.membership == Membership::Spare,
+        "{left} is not a spare"
+    );
     ensure!(node.node.environment_applied == 0, "{left} was not cleaned");
-    saw(begun, &format!("{left} left, was cleaned of the environment and is a spare; members: {}", members(stage).await?.join(", ")));
+    saw(
+        begun,
+        &format!(
+            "{left} left, was cleaned of the environment and is a spare; members: {}",
+            members(stage).await?.join(", ")
+        ),
+    );
     Ok(())
 }
 
 async fn keep_one(stage: &mut Stage) -> anyhow::Result<()> {
     stage.step("try to remove all nodes: refused, a super node keeps at least one");
     let begun = Instant::now();
-    let request = ScaleDownRequest { count: Some(2), nodes: Vec::new(), drain: DrainMode::Refuse, deadline_seconds: None };
-    match stage.client()?.call::<ScaleDown>(&[NAME], &Nothing {}, &request, &CallOptions::default()).await {
-        Err(ClientError::Api(error)) if error.code == ErrorCode::LastNode => saw(begun, &error.message),
+    let request = ScaleDownRequest {
+        count: Some(2),
+        nodes: Vec::new(),
+        drain: DrainMode::Refuse,
+        deadline_seconds: None,
+    };
+    match stage
+        .client()?
+        .call::<ScaleDown>(&[NAME], &Nothing {}, &request, &CallOptions::default())
+        .await
+    {
+        Err(ClientError::Api(error)) if error.code == ErrorCode::LastNode => {
+            saw(begun, &error.message)
+        }
         Err(error) => bail!("another error than expected: {error}"),
         Ok(_) => bail!("the last node was accepted for removal"),
     }
@@ -200,31 +345,59 @@ async fn finish(stage: &Stage, view: OperationView) -> anyhow::Result<()> {
     let id = view.operation.id.to_string();
     let mut view = view;
     while let OperationState::Running { .. } = view.operation.state {
-        let watch = Watch { after_generation: Some(view.operation.generation), wait_milliseconds: Some(10_000) };
+        let watch = Watch {
+            after_generation: Some(view.operation.generation),
+            wait_milliseconds: Some(10_000),
+        };
         view = stage.client()?.get::<OperationShow>(&[&id], &watch).await?;
     }
-    ensure!(view.operation.state == OperationState::Succeeded, "{id} ended as {:?}", view.operation.state);
+    ensure!(
+        view.operation.state == OperationState::Succeeded,
+        "{id} ended as {:?}",
+        view.operation.state
+    );
     Ok(())
 }
 
 async fn detail(stage: &Stage, job: &JobView) -> anyhow::Result<JobDetail> {
-    Ok(stage.client()?.get::<JobShow>(&[job.job.id.as_str()], &Watch::default()).await?)
+    Ok(stage
+        .client()?
+        .get::<JobShow>(&[job.job.id.as_str()], &Watch::default())
+        .await?)
 }
 
-async fn reached(stage: &Stage, job: &JobView, reached: impl Fn(&JobState) -> bool) -> anyhow::Result<JobDetail> {
+async fn reached(
+    stage: &Stage,
+    job: &JobView,
+    reached: impl Fn(&JobState) -> bool,
+) -> anyhow::Result<JobDetail> {
     let mut watch = Watch::default();
     loop {
-        let found = stage.client()?.get::<JobShow>(&[job.job.id.as_str()], &watch).await?;
+        let found = stage
+            .client()?
+            .get::<JobShow>(&[job.job.id.as_str()], &watch)
+            .await?;
         if reached(&found.view.job.state) {
             return Ok(found);
         }
-        ensure!(!found.view.job.state.ended(), "{} ended: {:?}", job.job.id, found.view.job.state);
-        watch = Watch { after_generation: Some(found.view.job.generation), wait_milliseconds: Some(10_000) };
+        ensure!(
+            !found.view.job.state.ended(),
+            "{} ended: {:?}",
+            job.job.id,
+            found.view.job.state
+        );
+        watch = Watch {
+            after_generation: Some(found.view.job.generation),
+            wait_milliseconds: Some(10_000),
+        };
     }
 }
 
 async fn running(stage: &Stage, job: &JobView) -> anyhow::Result<JobDetail> {
-    reached(stage, job, |state| matches!(state, JobState::Running { .. })).await
+    reached(stage, job, |state| {
+        matches!(state, JobState::Running { .. })
+    })
+    .await
 }
 
 async fn ended(stage: &Stage, job: &JobView) -> anyhow::Result<JobDetail> {
@@ -233,25 +406,58 @@ async fn ended(stage: &Stage, job: &JobView) -> anyhow::Result<JobDetail> {
 
 async fn still_undisturbed(stage: &Stage, job: &JobView) -> anyhow::Result<()> {
     let found = detail(stage, job).await?;
-    let JobState::Running { .. } = found.view.job.state else { bail!("the long program is {:?}", found.view.job.state) };
-    ensure!(found.view.job.attempts == 1, "the long program was started {} times", found.view.job.attempts);
-    ensure!(found.ranks.iter().all(|rank| rank.rank.state.word() == "running"), "not every rank runs");
+    let JobState::Running { .. } = found.view.job.state else {
+        bail!("the long program is {:?}", found.view.job.state)
+    };
+    ensure!(
+        found.view.job.attempts == 1,
+        "the long program was started {} times",
+        found.view.job.attempts
+    );
+    ensure!(
+        found
+            .ranks
+            .iter()
+            .all(|rank| rank.rank.state.word() == "running"),
+        "not every rank runs"
+    );
     Ok(())
 }
 
 async fn members(stage: &Stage) -> anyhow::Result<Vec<String>> {
-    let detail = stage.client()?.get::<SuperNodeShow>(&[NAME], &Watch::default()).await?;
-    let members = detail.nodes.iter().filter(|node| matches!(node.membership, Membership::Member { .. }));
+    let detail = stage
+        .client()?
+        .get::<SuperNodeShow>(&[NAME], &Watch::default())
+        .await?;
+    let members = detail
+        .nodes
+        .iter()
+        .filter(|node| matches!(node.membership, Membership::Member { .. }));
     Ok(members.map(|node| node.name.to_string()).collect())
 }
 
 async fn last_contact(stage: &Stage, node: &str) -> Option<supernode_types::Timestamp> {
-    let nodes = stage.client().ok()?.get::<NodeList>(&[], &NodeListQuery::default()).await.ok()?.items;
-    nodes.into_iter().find(|view| view.node.name.as_str() == node)?.last_contact_at
+    let nodes = stage
+        .client()
+        .ok()?
+        .get::<NodeList>(&[], &NodeListQuery::default())
+        .await
+        .ok()?
+        .items;
+    nodes
+        .into_iter()
+        .find(|view| view.node.name.as_str() == node)?
+        .last_contact_at
 }
 
 async fn last_line(stage: &Stage, job: &JobView, rank: u32) -> anyhow::Result<String> {
-    let query = JobLogQuery { wait_milliseconds: Some(5_000), ..JobLogQuery::default() };
-    let chunk = stage.client()?.get::<JobLog>(&[job.job.id.as_str(), &rank.to_string()], &query).await?;
+    let query = JobLogQuery {
+        wait_milliseconds: Some(5_000),
+        ..JobLogQuery::default()
+    };
+    let chunk = stage
+        .client()?
+        .get::<JobLog>(&[job.job.id.as_str(), &rank.to_string()], &query)
+        .await?;
     Ok(chunk.content.lines().last().unwrap_or_default().to_owned())
 }

@@ -55,13 +55,26 @@ pub(crate) struct Children {
 impl Children {
     /// None yet. Logs go to `data/logs`, process ids to `data/pids`.
     pub(crate) fn new(data: &Path) -> Self {
-        Self { data: data.to_owned(), slots: BTreeMap::new(), agents: None }
+        Self {
+            data: data.to_owned(),
+            slots: BTreeMap::new(),
+            agents: None,
+        }
     }
 
     /// Wants a child.
     pub(crate) fn want(&mut self, name: &str, program: Program) {
         let now = Instant::now();
-        self.slots.insert(name.to_owned(), Slot { program, child: None, started_at: now, start_at: now, soon: 0 });
+        self.slots.insert(
+            name.to_owned(),
+            Slot {
+                program,
+                child: None,
+                started_at: now,
+                start_at: now,
+                soon: 0,
+            },
+        );
     }
 
     /// Wants an agent for each directory of a node, from now on.
@@ -70,7 +83,12 @@ impl Children {
     }
 
     /// Keeps children running until `condition` answers something.
-    pub(crate) async fn until<T, F: Future<Output = Option<T>>>(&mut self, what: &str, patience: Duration, condition: impl Fn() -> F) -> anyhow::Result<T> {
+    pub(crate) async fn until<T, F: Future<Output = Option<T>>>(
+        &mut self,
+        what: &str,
+        patience: Duration,
+        condition: impl Fn() -> F,
+    ) -> anyhow::Result<T> {
         let deadline = Instant::now() + patience;
         loop {
             self.tick();
@@ -78,10 +96,17 @@ impl Children {
                 return Ok(value);
             }
             if let Some(name) = self.hopeless() {
-                bail!("{name} ends again and again: {}", last_line(&self.data.join("logs").join(format!("{name}.log"))));
+                bail!(
+                    "{name} ends again and again: {}",
+                    last_line(&self.data.join("logs").join(format!("{name}.log")))
+                );
             }
             if Instant::now() > deadline {
-                bail!("waited {} s for {what}; the logs in {} may say why not", patience.as_secs(), self.data.join("logs").display());
+                bail!(
+                    "waited {} s for {what}; the logs in {} may say why not",
+                    patience.as_secs(),
+                    self.data.join("logs").display()
+                );
             }
             tokio::time::sleep(TICK).await;
         }
@@ -105,7 +130,11 @@ impl Children {
             signal(slot.child.as_ref(), Signal::SIGTERM);
         }
         let deadline = Instant::now() + STOP_GRACE;
-        while self.slots.values_mut().any(|slot| slot.child.as_mut().is_some_and(running)) {
+        while self
+            .slots
+            .values_mut()
+            .any(|slot| slot.child.as_mut().is_some_and(running))
+        {
             if Instant::now() > deadline {
                 for slot in self.slots.values() {
                     signal(slot.child.as_ref(), Signal::SIGKILL);
@@ -118,7 +147,10 @@ impl Children {
 
     /// A child that never stays.
     fn hopeless(&self) -> Option<&str> {
-        self.slots.iter().find(|(_, slot)| slot.soon >= HOPELESS_AFTER).map(|(name, _)| name.as_str())
+        self.slots
+            .iter()
+            .find(|(_, slot)| slot.soon >= HOPELESS_AFTER)
+            .map(|(name, _)| name.as_str())
     }
 
     fn tick(&mut self) {
@@ -129,9 +161,19 @@ impl Children {
         for (name, slot) in &mut self.slots {
             if slot.child.as_mut().is_some_and(|child| !running(child)) {
                 slot.child = None;
-                slot.soon = if now - slot.started_at > SETTLED { 0 } else { slot.soon + 1 };
-                let pause = Duration::from_millis(50) * 2_u32.pow(slot.soon.saturating_sub(1).min(7));
-                slot.start_at = now + if slot.soon == 0 { Duration::ZERO } else { pause.min(LONGEST_PAUSE) };
+                slot.soon = if now - slot.started_at > SETTLED {
+                    0
+                } else {
+                    slot.soon + 1
+                };
+                let pause =
+                    Duration::from_millis(50) * 2_u32.pow(slot.soon.saturating_sub(1).min(7));
+                slot.start_at = now
+                    + if slot.soon == 0 {
+                        Duration::ZERO
+                    } else {
+                        pause.min(LONGEST_PAUSE)
+                    };
             }
             if slot.child.is_none() && now >= slot.start_at {
                 slot.started_at = now;
@@ -158,7 +200,12 @@ impl Children {
                 }
             }
         }
-        let gone: Vec<String> = self.slots.keys().filter(|name| *name != "server" && !wanted.contains(name)).cloned().collect();
+        let gone: Vec<String> = self
+            .slots
+            .keys()
+            .filter(|name| *name != "server" && !wanted.contains(name))
+            .cloned()
+            .collect();
         for name in gone {
             if let Some(slot) = self.slots.get_mut(&name) {
                 signal(slot.child.as_ref(), Signal::SIGTERM);
@@ -189,12 +236,22 @@ fn signal(child: Option<&Child>, signal: Signal) {
 /// A child that ends when this process ends, whatever ends it. It gets its own process group: Ctrl-C in the terminal is for us alone,
 /// and we end children in order.
 fn start(data: &Path, name: &str, program: &Program) -> std::io::Result<Child> {
-    let log = fs::OpenOptions::new().create(true).append(true).open(data.join("logs").join(format!("{name}.log")))?;
+    let log = fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(data.join("logs").join(format!("{name}.log")))?;
     let mut command = Command::new(&program.executable);
-    command.args(&program.arguments).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
+    command
+        .args(&program.arguments)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .process_group(0);
     // SAFETY: between fork and exec only one system call is made, which is async-signal-safe.
     unsafe {
-        command.pre_exec(|| nix::sys::prctl::set_pdeathsig(Signal::SIGTERM).map_err(std::io::Error::from));
+        command.pre_exec(|| {
+            nix::sys::prctl::set_pdeathsig(Signal::SIGTERM).map_err(std::io::Error::from)
+        });
     }
     let child = command.spawn()?;
     fs::write(data.join("pids").join(name), child.id().to_string())?;

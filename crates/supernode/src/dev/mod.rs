@@ -59,7 +59,9 @@ pub(crate) struct DevArguments {
 
 /// Runs until a signal ends it.
 pub(crate) fn run(arguments: &DevArguments) -> anyhow::Result<ExitCode> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(work(arguments))?;
     Ok(ExitCode::SUCCESS)
 }
@@ -70,7 +72,8 @@ fn default_data() -> anyhow::Result<PathBuf> {
         return Ok("/var/lib/supernode/dev".into());
     }
     let home = std::env::var_os("HOME").context("HOME is not set; give --data")?;
-    let base = std::env::var_os("XDG_DATA_HOME").map_or_else(|| PathBuf::from(home).join(".local/share"), PathBuf::from);
+    let base = std::env::var_os("XDG_DATA_HOME")
+        .map_or_else(|| PathBuf::from(home).join(".local/share"), PathBuf::from);
     Ok(base.join("supernode/dev"))
 }
 
@@ -81,11 +84,15 @@ async fn work(arguments: &DevArguments) -> anyhow::Result<()> {
         None => default_data()?,
     };
     for directory in ["server", "nodes", "logs", "pids"] {
-        fs::create_dir_all(data.join(directory)).with_context(|| format!("cannot create {}", data.join(directory).display()))?;
+        fs::create_dir_all(data.join(directory))
+            .with_context(|| format!("cannot create {}", data.join(directory).display()))?;
     }
     let lock = fs::File::create(data.join("dev.lock"))?;
     let Ok(_lock) = Flock::lock(lock, FlockArg::LockExclusiveNonblock) else {
-        bail!("another `supernode dev` uses {}; stop it or give another --data", data.display());
+        bail!(
+            "another `supernode dev` uses {}; stop it or give another --data",
+            data.display()
+        );
     };
     let resumed = data.join("server").join(ADMIN_FILE).exists();
     let mut children = Children::new(&data);
@@ -100,10 +107,17 @@ async fn work(arguments: &DevArguments) -> anyhow::Result<()> {
         Ok(context) => {
             let path = supernode_cli::context::save(&arguments.context_name, &context, true)?;
             let what = if resumed { "resumed" } else { "started" };
-            println!("supernode dev {what} in {:.1} s", begun.elapsed().as_secs_f64());
+            println!(
+                "supernode dev {what} in {:.1} s",
+                begun.elapsed().as_secs_f64()
+            );
             println!("  API      {}", context.server);
             println!("  data     {}", data.display());
-            println!("  context  `{}` in {}", arguments.context_name, path.display());
+            println!(
+                "  context  `{}` in {}",
+                arguments.context_name,
+                path.display()
+            );
             println!("  try      supernode node list");
             println!("           supernode super-node create train --nodes 2 --wait");
             println!("Ctrl-C stops it; starting it again resumes.");
@@ -126,27 +140,61 @@ fn server(arguments: &DevArguments, data: &Path) -> anyhow::Result<Program> {
     option("--listen", arguments.listen.to_string().into());
     option("--provisioner", "local".into());
     option("--nodes-directory", data.join("nodes").into());
-    option("--lost-after", format!("{}ms", arguments.lost_after.as_millis()).into());
+    option(
+        "--lost-after",
+        format!("{}ms", arguments.lost_after.as_millis()).into(),
+    );
     let sync_interval = (arguments.lost_after / 8).min(Duration::from_secs(1));
-    option("--sync-interval", format!("{}ms", sync_interval.as_millis()).into());
+    option(
+        "--sync-interval",
+        format!("{}ms", sync_interval.as_millis()).into(),
+    );
     if let Some(database) = &arguments.database {
         option("--database", database.into());
     }
-    Ok(Program { executable: std::env::current_exe()?, arguments: words })
+    Ok(Program {
+        executable: std::env::current_exe()?,
+        arguments: words,
+    })
 }
 
 /// Brings everything up: the server answers, the nodes are there, a spec is declared. Answers the administrator's context.
-async fn start(arguments: &DevArguments, data: &Path, children: &mut Children) -> anyhow::Result<Context> {
-    children.agents(nodes::AgentDefaults { job_user: arguments.job_user.clone(), allow_root_jobs: arguments.allow_root_jobs });
-    let (context, client) = children.until("the server to answer", Duration::from_secs(30), || connect(data, arguments.listen)).await?;
+async fn start(
+    arguments: &DevArguments,
+    data: &Path,
+    children: &mut Children,
+) -> anyhow::Result<Context> {
+    children.agents(nodes::AgentDefaults {
+        job_user: arguments.job_user.clone(),
+        allow_root_jobs: arguments.allow_root_jobs,
+    });
+    let (context, client) = children
+        .until("the server to answer", Duration::from_secs(30), || {
+            connect(data, arguments.listen)
+        })
+        .await?;
     let missing = nodes::missing(&data.join("nodes"), arguments.nodes);
     if !missing.is_empty() {
         nodes::create(&client, &data.join("nodes"), &missing, arguments.listen).await?;
     }
     let wanted = nodes::wanted(&data.join("nodes")).len();
-    children.until("the nodes to connect", Duration::from_mins(1), || connected(&client, wanted)).await?;
-    children.until("a node to report what it has", Duration::from_mins(1), || async { declare_spec(&client).await.ok() }).await?;
-    children.until("the nodes to be ready", Duration::from_mins(1), || ready(&client, wanted)).await?;
+    children
+        .until("the nodes to connect", Duration::from_mins(1), || {
+            connected(&client, wanted)
+        })
+        .await?;
+    children
+        .until(
+            "a node to report what it has",
+            Duration::from_mins(1),
+            || async { declare_spec(&client).await.ok() },
+        )
+        .await?;
+    children
+        .until("the nodes to be ready", Duration::from_mins(1), || {
+            ready(&client, wanted)
+        })
+        .await?;
     Ok(context)
 }
 
@@ -167,24 +215,40 @@ pub(crate) fn admin_context(data: &Path) -> Option<Context> {
     let bytes = fs::read(data.join("server").join(ADMIN_FILE)).ok()?;
     let value: serde_json::Value = serde_json::from_slice(&bytes).ok()?;
     let field = |name: &str| value[name].as_str().map(str::to_owned);
-    Some(Context { server: field("server")?, ca: field("ca")?, token: field("token")? })
+    Some(Context {
+        server: field("server")?,
+        ca: field("ca")?,
+        token: field("token")?,
+    })
 }
 
 async fn list_nodes(client: &Client) -> Option<Vec<NodeView>> {
-    let query = NodeListQuery { limit: Some(1000), ..NodeListQuery::default() };
+    let query = NodeListQuery {
+        limit: Some(1000),
+        ..NodeListQuery::default()
+    };
     let page: Page<NodeView> = client.get::<NodeList>(&[], &query).await.ok()?;
     Some(page.items)
 }
 
 async fn connected(client: &Client, wanted: usize) -> Option<()> {
     let nodes = list_nodes(client).await?;
-    let reported = nodes.iter().filter(|view| view.last_contact_at.is_some() && !view.node.agent_version.is_empty()).count();
+    let reported = nodes
+        .iter()
+        .filter(|view| view.last_contact_at.is_some() && !view.node.agent_version.is_empty())
+        .count();
     (reported >= wanted).then_some(())
 }
 
 async fn ready(client: &Client, wanted: usize) -> Option<()> {
     let nodes = list_nodes(client).await?;
-    let usable = |view: &&NodeView| view.last_contact_at.is_some() && matches!(view.node.condition, NodeCondition::Ready | NodeCondition::Degraded { .. });
+    let usable = |view: &&NodeView| {
+        view.last_contact_at.is_some()
+            && matches!(
+                view.node.condition,
+                NodeCondition::Ready | NodeCondition::Degraded { .. }
+            )
+    };
     (nodes.iter().filter(usable).count() >= wanted).then_some(())
 }
 
@@ -194,8 +258,12 @@ async fn declare_spec(client: &Client) -> anyhow::Result<()> {
     if !specs.items.is_empty() {
         return Ok(());
     }
-    let nodes = list_nodes(client).await.context("the nodes cannot be listed")?;
-    let first = nodes.first().context("there is no node to learn the spec from")?;
+    let nodes = list_nodes(client)
+        .await
+        .context("the nodes cannot be listed")?;
+    let first = nodes
+        .first()
+        .context("there is no node to learn the spec from")?;
     let body = SpecCreate {
         name: "local".parse().expect("a constant name"),
         definition: None,
@@ -207,6 +275,12 @@ async fn declare_spec(client: &Client) -> anyhow::Result<()> {
 }
 
 /// A call that changes something.
-pub(crate) async fn call<O: Operation>(client: &Client, path: &[&str], body: &O::Request) -> anyhow::Result<O::Response> {
-    Ok(client.call::<O>(path, &O::Query::default(), body, &CallOptions::default()).await?)
+pub(crate) async fn call<O: Operation>(
+    client: &Client,
+    path: &[&str],
+    body: &O::Request,
+) -> anyhow::Result<O::Response> {
+    Ok(client
+        .call::<O>(path, &O::Query::default(), body, &CallOptions::default())
+        .await?)
 }

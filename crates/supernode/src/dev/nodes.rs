@@ -31,10 +31,14 @@ struct AgentFile {
 
 /// Names of the nodes that should have an agent.
 pub(crate) fn wanted(directory: &Path) -> Vec<String> {
-    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
+    let Ok(entries) = fs::read_dir(directory) else {
+        return Vec::new();
+    };
     let mut names: Vec<String> = entries
         .filter_map(Result::ok)
-        .filter(|entry| entry.path().join(AGENT_FILE).exists() && !entry.path().join(REMOVED_FILE).exists())
+        .filter(|entry| {
+            entry.path().join(AGENT_FILE).exists() && !entry.path().join(REMOVED_FILE).exists()
+        })
         .filter_map(|entry| entry.file_name().into_string().ok())
         .collect();
     names.sort();
@@ -43,18 +47,28 @@ pub(crate) fn wanted(directory: &Path) -> Vec<String> {
 
 /// Names of the first `count` nodes that were never made. A removed one is not made again.
 pub(crate) fn missing(directory: &Path, count: u32) -> Vec<String> {
-    (1..=count).map(|number| format!("node-{number}")).filter(|name| !directory.join(name).exists()).collect()
+    (1..=count)
+        .map(|number| format!("node-{number}"))
+        .filter(|name| !directory.join(name).exists())
+        .collect()
 }
 
 /// Makes the directories of `names` with a join token for all of them.
-pub(crate) async fn create(client: &Client, directory: &Path, names: &[String], listen: SocketAddr) -> anyhow::Result<()> {
+pub(crate) async fn create(
+    client: &Client,
+    directory: &Path,
+    names: &[String],
+    listen: SocketAddr,
+) -> anyhow::Result<()> {
     let request = JoinTokenCreateRequest {
         uses: Some(u32::try_from(names.len())?),
         lifetime_seconds: Some(3600),
         ..JoinTokenCreateRequest::default()
     };
     let created = super::call::<JoinTokenCreate>(client, &[], &request).await?;
-    let data = directory.parent().context("the directory of nodes has a parent")?;
+    let data = directory
+        .parent()
+        .context("the directory of nodes has a parent")?;
     let admin = super::admin_context(data).context("the server's administrator file vanished")?;
     let join = JoinParameters {
         server: format!("{}:{}", listen.ip(), listen.port() + 1),
@@ -73,13 +87,15 @@ pub(crate) async fn create(client: &Client, directory: &Path, names: &[String], 
 
 /// The agent of a node, with its secrets in files of their own: a command line is visible to everybody.
 pub(crate) fn program(node: &Path, defaults: &AgentDefaults) -> anyhow::Result<Program> {
-    let AgentFile { name, join } = serde_json::from_slice(&fs::read(node.join(AGENT_FILE))?).context("agent.json cannot be read")?;
+    let AgentFile { name, join } = serde_json::from_slice(&fs::read(node.join(AGENT_FILE))?)
+        .context("agent.json cannot be read")?;
     // Jobs' unprivileged user has to reach its scratch directory below.
     fs::set_permissions(node, fs::Permissions::from_mode(0o711))?;
     write_private(&node.join("join-token"), &join.token)?;
     write_private(&node.join("ca.pem"), &join.ca_pem)?;
     let mut arguments: Vec<std::ffi::OsString> = vec!["agent".into()];
-    let mut option = |option: &str, value: std::ffi::OsString| arguments.extend([option.into(), value]);
+    let mut option =
+        |option: &str, value: std::ffi::OsString| arguments.extend([option.into(), value]);
     option("--server", join.server.into());
     option("--name", name.into());
     option("--address", "127.0.0.1".into());
@@ -93,10 +109,19 @@ pub(crate) fn program(node: &Path, defaults: &AgentDefaults) -> anyhow::Result<P
     if defaults.allow_root_jobs {
         arguments.push("--allow-root-jobs".into());
     }
-    Ok(Program { executable: std::env::current_exe()?, arguments })
+    Ok(Program {
+        executable: std::env::current_exe()?,
+        arguments,
+    })
 }
 
 fn write_private(path: &Path, content: &str) -> std::io::Result<()> {
     use std::io::Write;
-    fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?.write_all(content.as_bytes())
+    fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)?
+        .write_all(content.as_bytes())
 }

@@ -30,31 +30,66 @@ impl Dev {
     pub(crate) fn start_with(nodes: u32, more: &[&str]) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         // Jobs run as an unprivileged user when the tests run as root.
-        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).expect("own directory");
-        let mut arguments: Vec<String> = ["dev", "--nodes", &nodes.to_string(), "--lost-after", "4s", "--listen"].map(str::to_owned).into();
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755))
+            .expect("own directory");
+        let mut arguments: Vec<String> = [
+            "dev",
+            "--nodes",
+            &nodes.to_string(),
+            "--lost-after",
+            "4s",
+            "--listen",
+        ]
+        .map(str::to_owned)
+        .into();
         arguments.push(format!("127.0.0.1:{}", free_ports()));
-        arguments.extend(["--data".to_owned(), directory.path().join("data").display().to_string()]);
+        arguments.extend([
+            "--data".to_owned(),
+            directory.path().join("data").display().to_string(),
+        ]);
         arguments.extend(more.iter().map(|word| (*word).to_owned()));
-        let mut dev = Self { directory, arguments, child: None };
+        let mut dev = Self {
+            directory,
+            arguments,
+            child: None,
+        };
         dev.resume();
         dev
     }
 
     /// Starts it (again) and waits until it serves.
     pub(crate) fn resume(&mut self) {
-        let log = fs::File::options().create(true).append(true).open(self.directory.path().join("dev.log")).expect("own directory");
+        let log = fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.directory.path().join("dev.log"))
+            .expect("own directory");
         let config = self.config();
         let _ = fs::remove_file(&config);
         let mut command = Command::new(binary());
-        command.args(&self.arguments).env("SUPERNODE_CONFIG", &config).env_remove("SUPERNODE_DATABASE").stdin(Stdio::null());
-        command.stdout(log.try_clone().expect("a second handle")).stderr(log).process_group(0);
+        command
+            .args(&self.arguments)
+            .env("SUPERNODE_CONFIG", &config)
+            .env_remove("SUPERNODE_DATABASE")
+            .stdin(Stdio::null());
+        command
+            .stdout(log.try_clone().expect("a second handle"))
+            .stderr(log)
+            .process_group(0);
         // SAFETY: between fork and exec only one system call is made, which is async-signal-safe.
         unsafe {
-            command.pre_exec(|| nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGTERM).map_err(std::io::Error::from));
+            command.pre_exec(|| {
+                nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGTERM)
+                    .map_err(std::io::Error::from)
+            });
         }
         self.child = Some(command.spawn().expect("the binary starts"));
         let log = self.directory.path().join("dev.log");
-        until("supernode dev to be up", || config.exists().then_some(()), || fs::read_to_string(&log).unwrap_or_default());
+        until(
+            "supernode dev to be up",
+            || config.exists().then_some(()),
+            || fs::read_to_string(&log).unwrap_or_default(),
+        );
     }
 
     /// Stops it as Ctrl-C does.
@@ -83,15 +118,27 @@ impl Dev {
     /// A command of the command line, to be started by the caller.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(binary());
-        command.args(arguments).env("SUPERNODE_CONFIG", self.config()).current_dir(self.directory.path()).stdin(Stdio::null());
+        command
+            .args(arguments)
+            .env("SUPERNODE_CONFIG", self.config())
+            .current_dir(self.directory.path())
+            .stdin(Stdio::null());
         command
     }
 
     /// Runs a command that must succeed; answers its standard output.
     pub(crate) fn ok(&self, arguments: &[&str]) -> String {
         let output = self.run(arguments);
-        let (out, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        assert!(output.status.success(), "supernode {arguments:?} ended with {}\n{out}\n{error}\n{}", output.status, self.logs());
+        let (out, error) = (
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr),
+        );
+        assert!(
+            output.status.success(),
+            "supernode {arguments:?} ended with {}\n{out}\n{error}\n{}",
+            output.status,
+            self.logs()
+        );
         out.into_owned()
     }
 
@@ -99,7 +146,12 @@ impl Dev {
     pub(crate) fn refused(&self, code: i32, arguments: &[&str]) -> String {
         let output = self.run(arguments);
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(code), "supernode {arguments:?}\n{}\n{error}", String::from_utf8_lossy(&output.stdout));
+        assert_eq!(
+            output.status.code(),
+            Some(code),
+            "supernode {arguments:?}\n{}\n{error}",
+            String::from_utf8_lossy(&output.stdout)
+        );
         error
     }
 
@@ -108,12 +160,14 @@ impl Dev {
         let mut words = arguments.to_vec();
         words.extend(["--output", "json"]);
         let text = self.ok(&words);
-        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{arguments:?} printed no JSON ({error}): {text}"))
+        serde_json::from_str(&text)
+            .unwrap_or_else(|error| panic!("{arguments:?} printed no JSON ({error}): {text}"))
     }
 
     /// The process id of the server or of a node's agent.
     pub(crate) fn pid(&self, name: &str) -> u32 {
-        let text = fs::read_to_string(self.directory.path().join("data/pids").join(name)).expect("dev writes process ids");
+        let text = fs::read_to_string(self.directory.path().join("data/pids").join(name))
+            .expect("dev writes process ids");
         text.trim().parse().expect("a process id")
     }
 
@@ -129,18 +183,29 @@ impl Dev {
 
     /// What is useful to see when something went wrong.
     pub(crate) fn logs(&self) -> String {
-        let Ok(entries) = fs::read_dir(self.directory.path().join("data/logs")) else { return String::new() };
+        let Ok(entries) = fs::read_dir(self.directory.path().join("data/logs")) else {
+            return String::new();
+        };
         let tail = |path: PathBuf| {
             let text = fs::read_to_string(&path).unwrap_or_default();
             let lines: Vec<&str> = text.lines().collect();
-            format!("--- {}\n{}", path.display(), lines[lines.len().saturating_sub(15)..].join("\n"))
+            format!(
+                "--- {}\n{}",
+                path.display(),
+                lines[lines.len().saturating_sub(15)..].join("\n")
+            )
         };
-        entries.filter_map(Result::ok).map(|entry| tail(entry.path())).collect::<Vec<_>>().join("\n")
+        entries
+            .filter_map(Result::ok)
+            .map(|entry| tail(entry.path()))
+            .collect::<Vec<_>>()
+            .join("\n")
     }
 
     /// Server, token and authority of the administrator.
     pub(crate) fn access(&self) -> (String, String, String) {
-        let text = fs::read_to_string(self.directory.path().join("data/server/admin.json")).expect("the server writes it");
+        let text = fs::read_to_string(self.directory.path().join("data/server/admin.json"))
+            .expect("the server writes it");
         let value: Value = serde_json::from_str(&text).expect("it is JSON");
         let field = |name: &str| value[name].as_str().expect("a text").to_owned();
         (field("server"), field("token"), field("ca"))
@@ -163,17 +228,29 @@ pub(crate) fn binary() -> &'static str {
 
 fn signal(pid: u32, name: &str) {
     let signal: nix::sys::signal::Signal = format!("SIG{name}").parse().expect("a signal's name");
-    let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(i32::try_from(pid).expect("a process id")), signal);
+    let _ = nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(i32::try_from(pid).expect("a process id")),
+        signal,
+    );
 }
 
 #[expect(clippy::disallowed_methods, reason = "a test waits in real time")]
-fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>, context: impl Fn() -> String) -> T {
+fn until<T>(
+    what: &str,
+    mut condition: impl FnMut() -> Option<T>,
+    context: impl Fn() -> String,
+) -> T {
     let begun = Instant::now();
     loop {
         if let Some(value) = condition() {
             return value;
         }
-        assert!(begun.elapsed() < PATIENCE, "waited {} s for {what}\n{}", PATIENCE.as_secs(), context());
+        assert!(
+            begun.elapsed() < PATIENCE,
+            "waited {} s for {what}\n{}",
+            PATIENCE.as_secs(),
+            context()
+        );
         std::thread::sleep(Duration::from_millis(25));
     }
 }
