@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use supernode_store::attempt::{AttemptRecord, attempt_get, rank_list, rank_list_open_on};
+use supernode_store::attempt::{AttemptRecord, attempt_get, rank_list_of, rank_list_open_on};
 use supernode_store::environment::environment_get;
 use supernode_store::job::job_get;
 use supernode_store::node::{node_get, node_list_of};
@@ -14,11 +14,11 @@ use supernode_store::{StoreError, Tx};
 use supernode_types::agent::{
     Desired, DesiredRank, EnvironmentWish, RankLaunch, RankPlace, RankWish,
 };
-use supernode_types::environment::{EnvironmentDesired, Member};
+use supernode_types::environment::{EnvironmentDesired, EnvironmentDocument, Member};
 use supernode_types::job::{Job, JobState, Rank, StopReason};
 use supernode_types::node::{Membership, Node, NodePolicy};
 use supernode_types::operation::OperationKind;
-use supernode_types::super_node::DrainMode;
+use supernode_types::super_node::{DrainMode, SuperNode};
 use supernode_types::{AttemptId, NodeId, SuperNodeId};
 
 use crate::rank_table::rank_table;
@@ -49,18 +49,25 @@ pub fn desired(
     Ok(all)
 }
 
-/// Shared between the nodes of one call: a gang and a super node are loaded once, however many nodes they have.
+/// Shared between the nodes of one call: a gang and a super node are loaded once, however many nodes they have. The members of a
+/// super node and the ranks of a gang are loaded only where they are needed: most nodes ask alone, and have what they need.
 #[derive(Default)]
 struct Builder {
-    environments: BTreeMap<SuperNodeId, Option<EnvironmentDesired>>,
+    super_nodes: BTreeMap<SuperNodeId, Option<Intended>>,
+    environments: BTreeMap<SuperNodeId, EnvironmentDesired>,
     attempts: BTreeMap<AttemptId, Option<Attempt>>,
+}
+
+/// A super node with the environment revision in force.
+#[derive(Clone)]
+struct Intended {
+    super_node: SuperNode,
+    document: EnvironmentDocument,
 }
 
 struct Attempt {
     record: AttemptRecord,
     job: Job,
-    /// All devices of the job on each node, also of ranks that have ended.
-    devices: BTreeMap<NodeId, Vec<u32>>,
     variables: BTreeMap<String, String>,
     rank_table: Option<serde_json::Value>,
     /// Between the signal and the kill, if the job is being stopped.
@@ -74,86 +81,136 @@ impl Builder {
         else {
             return Ok(EnvironmentWish::Clean);
         };
-        Ok(match self.environment_of(tx, super_node)? {
-            None => EnvironmentWish::Clean,
-            Some(environment) if environment.generation == node.environment_applied => {
-                EnvironmentWish::Keep {
-                    generation: environment.generation,
-                }
-            }
-            Some(environment) => EnvironmentWish::Have(Box::new(environment.clone())),
-        })
+        let Some(intended) = self.intended(tx, super_node)? else {
+            return Ok(EnvironmentWish::Clean);
+        };
+        let generation = intended.super_node.environment_generation;
+        if generation == node.environment_applied {
+            return Ok(EnvironmentWish::Keep { generation });
+        }
+        if !self.environments.contains_key(super_node) {
+            let environment = environment(tx, intended.clone())?;
+            self.environments.insert(super_node.clone(), environment);
+        }
+        let environment = self.environments[super_node].clone();
+        Ok(EnvironmentWish::Have(Box::new(environment)))
     }
 
-    fn environment_of(
+    fn intended(
         &mut self,
         tx: &mut Tx<'_>,
-        super_node: &SuperNodeId,
-    ) -> Result<Option<&EnvironmentDesired>, StoreError> {
-        if !self.environments.contains_key(super_node) {
-            let loaded = load_environment(tx, super_node)?;
-            self.environments.insert(super_node.clone(), loaded);
+        id: &SuperNodeId,
+    ) -> Result<Option<&Intended>, StoreError> {
+        if !self.super_nodes.contains_key(id) {
+            let loaded = load_intended(tx, id)?;
+            self.super_nodes.insert(id.clone(), loaded);
         }
-        Ok(self.environments.get(super_node).and_then(Option::as_ref))
+        Ok(self.super_nodes.get(id).and_then(Option::as_ref))
     }
 
     fn ranks(&mut self, tx: &mut Tx<'_>, node: &Node) -> Result<Vec<DesiredRank>, StoreError> {
         let open = rank_list_open_on(tx, &node.id)?;
         let mut ranks = Vec::with_capacity(open.len());
-        for rank in open {
-            let Some(attempt) = self.attempt(tx, &rank.attempt)? else {
+        for rank in &open {
+            let Some(attempt) = self.attempt(tx, rank)? else {
                 continue;
             };
-            let wish = wish(attempt, &rank);
+            let devices = devices(tx, attempt, rank, &open)?;
             ranks.push(DesiredRank {
-                attempt: rank.attempt,
-                job: rank.job,
+                attempt: rank.attempt.clone(),
+                job: rank.job.clone(),
                 rank: rank.rank,
-                boot_id: rank.boot_id,
-                wish,
+                boot_id: rank.boot_id.clone(),
+                wish: wish(attempt, rank, devices),
             });
         }
         Ok(ranks)
     }
 
-    fn attempt(&mut self, tx: &mut Tx<'_>, id: &AttemptId) -> Result<Option<&Attempt>, StoreError> {
-        if !self.attempts.contains_key(id) {
-            let loaded = self.load_attempt(tx, id)?;
-            self.attempts.insert(id.clone(), loaded);
+    fn attempt(&mut self, tx: &mut Tx<'_>, rank: &Rank) -> Result<Option<&Attempt>, StoreError> {
+        if !self.attempts.contains_key(&rank.attempt) {
+            let loaded = self.load_attempt(tx, rank)?;
+            self.attempts.insert(rank.attempt.clone(), loaded);
         }
-        Ok(self.attempts.get(id).and_then(Option::as_ref))
+        Ok(self.attempts.get(&rank.attempt).and_then(Option::as_ref))
     }
 
     fn load_attempt(
         &mut self,
         tx: &mut Tx<'_>,
-        id: &AttemptId,
+        rank: &Rank,
     ) -> Result<Option<Attempt>, StoreError> {
-        let Some(record) = attempt_get(tx, id)? else {
+        let Some(record) = attempt_get(tx, &rank.attempt)? else {
             return Ok(None);
         };
         let Some(job) = job_get(tx, &record.job)? else {
             return Ok(None);
         };
-        let environment = self.environment_of(tx, &job.super_node)?;
-        let variables = environment.map(|environment| environment.variables.clone());
-        let ranks = rank_list(tx, id)?;
-        let mut devices: BTreeMap<NodeId, Vec<u32>> = BTreeMap::new();
-        for rank in &ranks {
-            devices
-                .entry(rank.node.clone())
-                .or_default()
-                .push(rank.device);
-        }
+        let intended = self.intended(tx, &job.super_node)?;
         Ok(Some(Attempt {
-            devices,
-            variables: variables.unwrap_or_default(),
-            rank_table: rank_table(tx, id, ranks)?,
+            variables: intended.map_or_else(BTreeMap::new, |intended| {
+                intended.document.variables.clone()
+            }),
+            rank_table: rank_table(tx, rank)?,
             grace_seconds: grace_seconds(tx, &job)?,
             record,
             job,
         }))
     }
+}
+
+/// All devices of the job on the node of `rank`; a rank of it that has ended keeps its place.
+fn devices(
+    tx: &mut Tx<'_>,
+    attempt: &Attempt,
+    rank: &Rank,
+    open: &[Rank],
+) -> Result<Vec<u32>, StoreError> {
+    let same = open.iter().filter(|other| other.attempt == rank.attempt);
+    let devices: Vec<u32> = same.map(|rank| rank.device).collect();
+    if u32::try_from(devices.len()) == Ok(local_world_size(&attempt.record)) {
+        return Ok(devices);
+    }
+    let all = rank_list_of(tx, &rank.attempt, &rank.node)?;
+    Ok(all.into_iter().map(|rank| rank.device).collect())
+}
+
+fn local_world_size(record: &AttemptRecord) -> u32 {
+    record.world_size / record.nodes.max(1)
+}
+
+fn load_intended(tx: &mut Tx<'_>, id: &SuperNodeId) -> Result<Option<Intended>, StoreError> {
+    let Some(super_node) = super_node_get(tx, id)? else {
+        return Ok(None);
+    };
+    let revision = environment_get(tx, id, super_node.environment_revision)?;
+    Ok(revision.map(|revision| Intended {
+        super_node,
+        document: revision.document,
+    }))
+}
+
+/// What the members have to have, the list of them included.
+fn environment(tx: &mut Tx<'_>, intended: Intended) -> Result<EnvironmentDesired, StoreError> {
+    let Intended {
+        super_node,
+        document,
+    } = intended;
+    let nodes = node_list_of(tx, &super_node.id)?.into_iter();
+    let listed = nodes.filter(|node| node.membership.listed_in(&super_node.id));
+    let member = |node: Node| Member {
+        name: node.name.to_string(),
+        address: node.address,
+    };
+    Ok(EnvironmentDesired {
+        super_node_name: super_node.name.to_string(),
+        generation: super_node.environment_generation,
+        members: listed.map(member).collect(),
+        variables: document.variables,
+        files: document.files,
+        sysctls: document.sysctls,
+        required_versions: document.required_versions,
+    })
 }
 
 /// The job's own grace time, or that of the drain that evicts it.
@@ -172,37 +229,7 @@ fn grace_seconds(tx: &mut Tx<'_>, job: &Job) -> Result<u32, StoreError> {
     Ok(job.spec.grace_seconds)
 }
 
-fn load_environment(
-    tx: &mut Tx<'_>,
-    id: &SuperNodeId,
-) -> Result<Option<EnvironmentDesired>, StoreError> {
-    let Some(super_node) = super_node_get(tx, id)? else {
-        return Ok(None);
-    };
-    let Some(revision) = environment_get(tx, id, super_node.environment_revision)? else {
-        return Ok(None);
-    };
-    let listed = node_list_of(tx, id)?
-        .into_iter()
-        .filter(|node| node.membership.listed_in(id));
-    let document = revision.document;
-    Ok(Some(EnvironmentDesired {
-        super_node_name: super_node.name.to_string(),
-        generation: super_node.environment_generation,
-        members: listed
-            .map(|node| Member {
-                name: node.name.to_string(),
-                address: node.address,
-            })
-            .collect(),
-        variables: document.variables,
-        files: document.files,
-        sysctls: document.sysctls,
-        required_versions: document.required_versions,
-    }))
-}
-
-fn wish(attempt: &Attempt, rank: &Rank) -> RankWish {
+fn wish(attempt: &Attempt, rank: &Rank, devices: Vec<u32>) -> RankWish {
     let Attempt { record, job, .. } = attempt;
     if let JobState::Stopping { reason, .. } = &job.state {
         return RankWish::Stop {
@@ -216,14 +243,14 @@ fn wish(attempt: &Attempt, rank: &Rank) -> RankWish {
     environment.insert("SUPERNODE_ATTEMPT_ID".into(), record.id.to_string());
     let place = RankPlace {
         local_rank: rank.local_rank,
-        local_world_size: record.world_size / record.nodes.max(1),
+        local_world_size: local_world_size(record),
         node_rank: rank.node_rank,
         nodes: record.nodes,
         world_size: record.world_size,
         master_address: record.master_address.clone(),
         master_port: record.master_port,
         device: rank.device,
-        devices: attempt.devices.get(&rank.node).cloned().unwrap_or_default(),
+        devices,
         restart_count: record.number - 1,
     };
     RankWish::Run(Box::new(RankLaunch {

@@ -3,19 +3,25 @@
 use supernode_plan::rank_table::{
     RankTableDevice, RankTableServer, RankTableVersion, rank_table as write,
 };
+use supernode_store::attempt::rank_list;
 use supernode_store::node::{inventory_get, node_get};
 use supernode_store::{StoreError, Tx};
-use supernode_types::AttemptId;
 use supernode_types::inventory::{AcceleratorVendor, Inventory};
 use supernode_types::job::Rank;
 
-/// The rank table, or nothing where the gang has no Ascend devices. With super pod ids it is version 1.2, otherwise 1.0. Where the
-/// inventories lack what HCCL needs there is none: a job that needs it then fails in HCCL's own words, and the log says why.
+/// The rank table of the gang that `own` belongs to, or nothing where the gang has no Ascend devices: its nodes are all of one kind, so
+/// that of `own` tells. With super pod ids it is version 1.2, otherwise 1.0. Where the inventories lack what HCCL needs there is none: a
+/// job that needs it then fails in HCCL's own words, and the log says why.
 pub(crate) fn rank_table(
     tx: &mut Tx<'_>,
-    attempt: &AttemptId,
-    ranks: Vec<Rank>,
+    own: &Rank,
 ) -> Result<Option<serde_json::Value>, StoreError> {
+    let inventory = inventory_get(tx, &own.node)?;
+    if !inventory.is_some_and(|inventory| is_ascend(&inventory)) {
+        return Ok(None);
+    }
+    let attempt = &own.attempt;
+    let ranks = rank_list(tx, attempt)?;
     let mut servers: Vec<RankTableServer> = Vec::new();
     let mut present: Option<(Rank, Inventory)> = None;
     for rank in ranks {

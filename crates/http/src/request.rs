@@ -122,6 +122,13 @@ impl Reader {
 
 /// A JSON body as a `T`.
 pub(crate) fn parse_body<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
+    // The decoder would also take a list for an object, field by field: a client's mistake must not become a request.
+    let first = bytes.iter().find(|byte| !byte.is_ascii_whitespace());
+    if matches!(first, Some(b'[')) {
+        return Err(Failure::invalid_request(
+            "request body: expected an object, found a list",
+        ));
+    }
     json::parse(bytes)
         .map_err(|problem| Failure::invalid_request(format!("request body: {problem}")))
 }

@@ -32,6 +32,8 @@ pub(crate) struct Server {
     pub(crate) control: Control,
     metrics: LoopMetrics,
     sessions: BTreeMap<u64, Session>,
+    /// Somebody woke the loop, and it has not looked since.
+    woken: bool,
 }
 
 /// One connection of an agent, as the server sees it.
@@ -104,7 +106,7 @@ impl World {
         self.server_processes += 1;
         let no_grace = self.options.defect == Some(Defect::NoGraceAfterRestart) && self.server_processes > 1;
         let control = Control::new(self.store.clone(), self.time.clock(no_grace), Arc::clone(&self.entropy), Self::settings());
-        self.server = Some(Server { control, metrics: LoopMetrics::default(), sessions: BTreeMap::new() });
+        self.server = Some(Server { control, metrics: LoopMetrics::default(), sessions: BTreeMap::new(), woken: false });
         self.note(|_| "server starts".into());
         let process = self.server_processes;
         self.queue.push(self.now, Event::Server(ServerEvent::Loop { process, periodic: true }));
@@ -122,6 +124,8 @@ impl World {
 
     /// Makes the loop look soon.
     pub(crate) fn wake_loop(&mut self) {
+        let Some(server) = self.server.as_mut().filter(|server| !server.woken) else { return };
+        server.woken = true;
         let process = self.server_processes;
         let delay = self.chance.between((Duration::ZERO, self.options.faults.delay.1));
         self.queue.push(self.now + delay, Event::Server(ServerEvent::Loop { process, periodic: false }));
@@ -166,7 +170,8 @@ impl World {
 
     /// One pass of the loop.
     fn look(&mut self, process: u64, periodic: bool) {
-        let Some(server) = self.server.as_ref().filter(|_| self.server_processes == process) else { return };
+        let Some(server) = self.server.as_mut().filter(|_| self.server_processes == process) else { return };
+        server.woken = false;
         let result = at_once(pass(&server.control, &server.metrics));
         match result {
             Err(error) => self.violated(format!("a pass of the loop failed: {error}")),

@@ -32,7 +32,9 @@ pub struct Ending {
 
 /// Runs the story. With a disturbance, that fault happens to that machine (where it is one of a machine) after that many steps.
 pub fn run_story(disturbance: Option<(FaultKind, usize, u64)>) -> Result<Ending, Box<Violation>> {
-    let mut world = World::new(1, Options::calm(MACHINES)).traced();
+    let mut options = Options::calm(MACHINES);
+    options.loop_period = Duration::from_secs(2);
+    let mut world = World::new(1, options).traced();
     let mut disturbance = disturbance;
     let mut go_on = |world: &mut World, until: &dyn Fn(&World) -> bool| {
         let latest = world.now + LONGEST;
@@ -50,7 +52,10 @@ pub fn run_story(disturbance: Option<(FaultKind, usize, u64)>) -> Result<Ending,
         let number = world.ask(request);
         go_on(&mut world, &|world| done(world, number))?;
     }
-    world.run_until(world.now + Duration::from_secs(30))?;
+    let latest = world.now + Duration::from_secs(60);
+    while world.unrest().is_some() && world.now < latest {
+        world.run_until(world.now + Duration::from_secs(1))?;
+    }
     let mut regrets: Vec<String> = world.unrest().into_iter().collect();
     let view = &world.check.view;
     regrets.extend(

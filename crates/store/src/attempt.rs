@@ -184,6 +184,21 @@ pub fn rank_list(tx: &mut Tx<'_>, attempt: &AttemptId) -> Result<Vec<Rank>, Stor
     .collect()
 }
 
+/// The ranks of an attempt on one node, in order.
+pub fn rank_list_of(
+    tx: &mut Tx<'_>,
+    attempt: &AttemptId,
+    node: &NodeId,
+) -> Result<Vec<Rank>, StoreError> {
+    tx.query(
+        "SELECT * FROM job_rank WHERE attempt = $1 AND node = $2 ORDER BY number",
+        params![attempt.as_str(), node.as_str()],
+    )?
+    .iter()
+    .map(read_rank)
+    .collect()
+}
+
 /// The ranks of every attempt that holds leases, in order.
 pub fn rank_list_placed(tx: &mut Tx<'_>) -> Result<BTreeMap<AttemptId, Vec<Rank>>, StoreError> {
     let mut ranks: BTreeMap<AttemptId, Vec<Rank>> = BTreeMap::new();

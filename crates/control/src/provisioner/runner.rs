@@ -68,6 +68,11 @@ impl Runner {
         let open = store
             .read("provision_list_open", provision_list_open)
             .await?;
+        let creating = |id: &ProvisionId| {
+            let wish = open.iter().find(|wish| wish.id == *id);
+            wish.is_some_and(|wish| action(wish) == ProvisionAction::Create)
+        };
+        self.secrets().retain(|id, _| creating(id));
         let slots = Arc::new(Semaphore::new(CONCURRENT_CALLS));
         let mut calls = JoinSet::new();
         for provision in open.into_iter().filter(|provision| is_due(provision, now)) {
@@ -91,10 +96,7 @@ impl Runner {
         let action = action(&wish);
         let token = match action {
             ProvisionAction::Create => self.secret(&wish).await?,
-            ProvisionAction::Delete => {
-                self.forget(&wish.id);
-                None
-            }
+            ProvisionAction::Delete => None,
         };
         let id = wish.id.clone();
         let store = self.control.store();
@@ -142,10 +144,6 @@ impl Runner {
             self.secrets().insert(wish.id.clone(), secret.clone());
         }
         Ok(made.then_some(secret))
-    }
-
-    fn forget(&self, id: &ProvisionId) {
-        self.secrets().remove(id);
     }
 
     fn secrets(&self) -> std::sync::MutexGuard<'_, BTreeMap<ProvisionId, String>> {

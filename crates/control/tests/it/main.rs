@@ -18,4 +18,5 @@ mod restart;
 mod scale_down;
 mod scale_up;
 mod spec;
+mod storm;
 mod super_node;

@@ -2,14 +2,15 @@
 
 use supernode_sim::{FaultKind, run_story};
 
-/// Whether only each so-manieth step is disturbed; 1 disturbs every step.
-fn stride() -> u64 {
-    std::env::var("SUPERNODE_SIM_STRIDE").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
+/// Each so-manieth step is disturbed; with `SUPERNODE_SIM_STRIDE=1` every single one, which takes minutes.
+fn stride(usual: u64) -> u64 {
+    std::env::var("SUPERNODE_SIM_STRIDE").ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
 }
 
-/// Disturbs each step of the story in a run of its own. `forgiven` are words of regrets that this fault may cause.
+/// Disturbs each step of the story in a run of its own.
 #[track_caller]
-fn check(kind: FaultKind, machines: &[usize], forgiven: &[&str]) {
+fn check(kind: FaultKind, machines: &[usize], usual_stride: u64) {
+    let stride = stride(usual_stride);
     let calm = run_story(None).unwrap_or_else(|violation| panic!("undisturbed: {violation}"));
     assert_eq!(calm.regrets, Vec::<String>::new(), "undisturbed");
     for machine in machines {
@@ -17,34 +18,33 @@ fn check(kind: FaultKind, machines: &[usize], forgiven: &[&str]) {
         while step < calm.steps {
             let ending = run_story(Some((kind, *machine, step)))
                 .unwrap_or_else(|violation| panic!("{kind:?} of machine {machine} at step {step}: {violation}\n{}", violation.trace.join("\n")));
-            let regret = ending.regrets.iter().find(|regret| !forgiven.iter().any(|word| regret.contains(word)));
-            assert_eq!(regret, None, "{kind:?} of machine {machine} at step {step}");
-            step += stride();
+            assert_eq!(ending.regrets, Vec::<String>::new(), "{kind:?} of machine {machine} at step {step}");
+            step += stride;
         }
     }
 }
 
 #[test]
 fn the_server_is_killed_at_every_step() {
-    check(FaultKind::ServerKill, &[0], &[]);
+    check(FaultKind::ServerKill, &[0], 3);
 }
 
 #[test]
 fn an_agent_is_killed_at_every_step() {
-    check(FaultKind::AgentKill, &[0, 1, 2], &[]);
+    check(FaultKind::AgentKill, &[0, 1, 2], 11);
 }
 
 #[test]
 fn a_node_is_restarted_at_every_step() {
-    check(FaultKind::Reboot, &[0, 2], &[]);
+    check(FaultKind::Reboot, &[0, 2], 23);
 }
 
 #[test]
 fn a_node_is_cut_off_at_every_step() {
-    check(FaultKind::Partition, &[0, 2], &[]);
+    check(FaultKind::Partition, &[0, 2], 23);
 }
 
 #[test]
 fn an_agent_is_halted_at_every_step() {
-    check(FaultKind::AgentHalt, &[0, 2], &[]);
+    check(FaultKind::AgentHalt, &[0, 2], 23);
 }

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use supernode_store::ConflictKind;
 use supernode_store::attempt::{
     attempt_get, attempt_insert, attempt_master_ports, lease_insert, lease_list, lease_list_on,
-    lease_release, rank_advance, rank_insert, rank_list, rank_list_open_on, rank_list_placed,
+    lease_release, rank_advance, rank_insert, rank_list, rank_list_of, rank_list_open_on,
+    rank_list_placed,
 };
 use supernode_types::job::{RankEnd, RankState};
 
@@ -165,6 +166,8 @@ fn ranks_are_found_by_attempt_and_node(engine: Engine) {
         };
         rank_advance(tx, &first, &basics.attempt.id, 0, &ended)?;
         assert_eq!(rank_list_open_on(tx, &first)?, ranks[1..2]);
+        let all = rank_list_of(tx, &basics.attempt.id, &first)?;
+        assert_eq!(all.len(), 2, "also the one that has ended");
         Ok(())
     });
 }
