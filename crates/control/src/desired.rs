@@ -88,12 +88,16 @@ impl Builder {
         if generation == node.environment_applied {
             return Ok(EnvironmentWish::Keep { generation });
         }
-        if !self.environments.contains_key(super_node) {
-            let environment = environment(tx, intended.clone())?;
+        if !self.environments.contains_key(super_node)
+            && let Some(intended) = self.intended(tx, super_node)?.cloned()
+        {
+            let environment = environment(tx, intended)?;
             self.environments.insert(super_node.clone(), environment);
         }
-        let environment = self.environments[super_node].clone();
-        Ok(EnvironmentWish::Have(Box::new(environment)))
+        let found = self.environments.get(super_node);
+        Ok(found.map_or(EnvironmentWish::Clean, |environment| {
+            EnvironmentWish::Have(Box::new(environment.clone()))
+        }))
     }
 
     fn intended(

@@ -9,7 +9,10 @@ pub(crate) struct Chance(u64);
 impl Chance {
     pub(crate) fn new(seed: u64) -> Self {
         // Neighbouring seeds should not begin alike.
-        Self(seed.wrapping_mul(0xd134_2543_de82_ef95).wrapping_add(0x2545_f491_4f6c_dd1d))
+        Self(
+            seed.wrapping_mul(0xd134_2543_de82_ef95)
+                .wrapping_add(0x2545_f491_4f6c_dd1d),
+        )
     }
 
     pub(crate) fn number(&mut self) -> u64 {
@@ -42,7 +45,8 @@ impl Chance {
         if span.is_zero() {
             return range.0;
         }
-        range.0 + Duration::from_micros(self.below(u64::try_from(span.as_micros()).unwrap_or(u64::MAX)))
+        range.0
+            + Duration::from_micros(self.below(u64::try_from(span.as_micros()).unwrap_or(u64::MAX)))
     }
 
     pub(crate) fn milliseconds(&mut self, first: u64, last: u64) -> Duration {
@@ -54,6 +58,10 @@ impl Chance {
     }
 
     pub(crate) fn pick<'a, T>(&mut self, items: &'a [T]) -> Option<&'a T> {
-        if items.is_empty() { None } else { Some(&items[self.index(items.len())]) }
+        if items.is_empty() {
+            None
+        } else {
+            Some(&items[self.index(items.len())])
+        }
     }
 }

@@ -33,9 +33,19 @@ impl World {
     pub(crate) fn ask(&mut self, request: Request) -> usize {
         let number = self.client.len();
         self.note(|_| format!("request {number}: {request:?}"));
-        let actor = if number.is_multiple_of(2) { "ada" } else { "bob" };
+        let actor = if number.is_multiple_of(2) {
+            "ada"
+        } else {
+            "bob"
+        };
         let key = format!("key-{number}");
-        self.client.push(Asked { request, actor, key: key.clone(), answer: None, effect: None });
+        self.client.push(Asked {
+            request,
+            actor,
+            key: key.clone(),
+            answer: None,
+            effect: None,
+        });
         self.send_request(number, key);
         number
     }
@@ -44,20 +54,34 @@ impl World {
         let loss = self.options.faults.request_loss_percent;
         if !self.chance.percent(loss) {
             let at = self.now + self.travel();
-            self.queue.push(at, Event::Client(ClientEvent::Arrive { number, key: key.clone() }));
+            self.queue.push(
+                at,
+                Event::Client(ClientEvent::Arrive {
+                    number,
+                    key: key.clone(),
+                }),
+            );
         }
         if self.chance.percent(loss) {
             let at = self.now + self.chance.milliseconds(1, 10_000);
-            self.queue.push(at, Event::Client(ClientEvent::Arrive { number, key }));
+            self.queue
+                .push(at, Event::Client(ClientEvent::Arrive { number, key }));
         }
-        self.queue.push(self.now + PATIENCE, Event::Client(ClientEvent::Timeout { number }));
+        self.queue.push(
+            self.now + PATIENCE,
+            Event::Client(ClientEvent::Timeout { number }),
+        );
     }
 
     pub(crate) fn client_step(&mut self, event: ClientEvent) {
         match event {
             ClientEvent::Ask => self.operate(),
             ClientEvent::Arrive { number, key } => self.serve(number, key),
-            ClientEvent::Answer { number, key, answer } => self.answered(number, &key, answer),
+            ClientEvent::Answer {
+                number,
+                key,
+                answer,
+            } => self.answered(number, &key, answer),
             ClientEvent::Timeout { number } => {
                 if self.client[number].answer.is_none() {
                     let mut key = self.client[number].key.clone();
@@ -79,7 +103,9 @@ impl World {
         let answer = match result {
             Err(Refusal::Store(error)) => {
                 let request = &self.client[number].request;
-                return self.violated(format!("request {number} failed in the database: {error}: {request:?}"));
+                return self.violated(format!(
+                    "request {number} failed in the database: {error}: {request:?}"
+                ));
             }
             Err(refusal) => Err(refusal.to_string()),
             Ok(value) => {
@@ -89,9 +115,19 @@ impl World {
             }
         };
         // The server can be killed before the answer has left.
-        if !self.chance.percent(self.options.faults.request_loss_percent) {
+        if !self
+            .chance
+            .percent(self.options.faults.request_loss_percent)
+        {
             let at = self.now + self.travel();
-            self.queue.push(at, Event::Client(ClientEvent::Answer { number, key, answer }));
+            self.queue.push(
+                at,
+                Event::Client(ClientEvent::Answer {
+                    number,
+                    key,
+                    answer,
+                }),
+            );
         }
     }
 
@@ -122,7 +158,9 @@ impl World {
         if let (Some(Ok(before)), Ok(now)) = (&asked.answer, &answer)
             && before != now
         {
-            let text = format!("request {number} was answered in two ways under {key}: {before} and {now}");
+            let text = format!(
+                "request {number} was answered in two ways under {key}: {before} and {now}"
+            );
             return self.violated(text);
         }
         if matches!(asked.answer, None | Some(Err(_))) {

@@ -23,17 +23,24 @@ pub(crate) struct ServerTime(Arc<Face>);
 impl ServerTime {
     pub(crate) fn set(&self, now: Duration) {
         let nanoseconds = u64::try_from(now.as_nanos()).expect("a simulated run is short");
-        self.0.monotonic_nanoseconds.store(nanoseconds, Ordering::Relaxed);
+        self.0
+            .monotonic_nanoseconds
+            .store(nanoseconds, Ordering::Relaxed);
     }
 
     /// Sets the wall clock this far from where it should be.
     pub(crate) fn set_wall_offset(&self, microseconds: i64) {
-        self.0.wall_offset_microseconds.store(microseconds, Ordering::Relaxed);
+        self.0
+            .wall_offset_microseconds
+            .store(microseconds, Ordering::Relaxed);
     }
 
     /// The clock for a new process of the server.
     pub(crate) fn clock(&self, begins_at_zero: bool) -> Arc<dyn Clock> {
-        Arc::new(ProcessClock { face: Arc::clone(&self.0), lie_once: AtomicBool::new(begins_at_zero) })
+        Arc::new(ProcessClock {
+            face: Arc::clone(&self.0),
+            lie_once: AtomicBool::new(begins_at_zero),
+        })
     }
 
     pub(crate) fn wall(&self) -> Timestamp {
@@ -44,7 +51,8 @@ impl ServerTime {
 impl Face {
     fn monotonic(&self) -> Duration {
         // The host was booted an hour before the simulation began.
-        Duration::from_secs(3600) + Duration::from_nanos(self.monotonic_nanoseconds.load(Ordering::Relaxed))
+        Duration::from_hours(1)
+            + Duration::from_nanos(self.monotonic_nanoseconds.load(Ordering::Relaxed))
     }
 
     fn wall(&self) -> Timestamp {
@@ -68,6 +76,10 @@ impl Clock for ProcessClock {
     }
 
     fn monotonic(&self) -> Duration {
-        if self.lie_once.swap(false, Ordering::Relaxed) { Duration::ZERO } else { self.face.monotonic() }
+        if self.lie_once.swap(false, Ordering::Relaxed) {
+            Duration::ZERO
+        } else {
+            self.face.monotonic()
+        }
     }
 }

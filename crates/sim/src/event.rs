@@ -11,6 +11,7 @@ use supernode_types::job::RankEnd;
 use supernode_types::{CertificateSerial, Generation, NodeId};
 
 use crate::client::Answer;
+use crate::cloud::{Call, CloudAnswer};
 use crate::ranks::Program;
 
 /// One thing that happens. Numbers say which process of the server, boot of a node or process of an agent it belongs to; what belongs
@@ -18,8 +19,16 @@ use crate::ranks::Program;
 #[derive(Debug)]
 pub(crate) enum Event {
     Server(ServerEvent),
-    Agent { machine: usize, agent: u64, event: AgentEvent },
-    Machine { machine: usize, boot: u64, event: MachineEvent },
+    Agent {
+        machine: usize,
+        agent: u64,
+        event: AgentEvent,
+    },
+    Machine {
+        machine: usize,
+        boot: u64,
+        event: MachineEvent,
+    },
     Client(ClientEvent),
     Fault,
     Heal(Heal),
@@ -34,23 +43,60 @@ pub(crate) enum ServerEvent {
     /// What the links were given goes out.
     Flush { process: u64 },
     /// An agent asks for a certificate.
-    Enrol { machine: usize, agent: u64, attempt: u32 },
+    Enrol {
+        machine: usize,
+        agent: u64,
+        attempt: u32,
+    },
     /// An agent opens a connection.
-    Connect { machine: usize, agent: u64, connection: u64 },
+    Connect {
+        machine: usize,
+        agent: u64,
+        connection: u64,
+    },
     /// A frame of an agent arrives.
-    Frame { machine: usize, connection: u64, text: String },
+    Frame {
+        machine: usize,
+        connection: u64,
+        text: String,
+    },
     /// The end of a connection becomes known.
     Gone { machine: usize, connection: u64 },
+    /// The server looks for wishes for the provisioner.
+    Provision { process: u64 },
+    /// A call reaches the provisioner.
+    Call { process: u64, call: Box<Call> },
+    /// The provisioner's answer, or that there was none.
+    CallAnswer {
+        process: u64,
+        call: Box<Call>,
+        answer: CloudAnswer,
+    },
     /// What a sync said is stored; now it is answered.
-    Answer { process: u64, connection: u64, sequence: u64, stored: Generation, outcome: Option<(Generation, bool)> },
+    Answer {
+        process: u64,
+        connection: u64,
+        sequence: u64,
+        stored: Generation,
+        outcome: Option<(Generation, bool)>,
+    },
 }
 
 impl ServerEvent {
     /// The machine whose network brings it.
     pub(crate) fn source(&self) -> Option<usize> {
         match self {
-            Self::Enrol { machine, .. } | Self::Connect { machine, .. } | Self::Frame { machine, .. } | Self::Gone { machine, .. } => Some(*machine),
-            Self::Start | Self::Loop { .. } | Self::Flush { .. } | Self::Answer { .. } => None,
+            Self::Enrol { machine, .. }
+            | Self::Connect { machine, .. }
+            | Self::Frame { machine, .. }
+            | Self::Gone { machine, .. } => Some(*machine),
+            Self::Start
+            | Self::Loop { .. }
+            | Self::Flush { .. }
+            | Self::Answer { .. }
+            | Self::Provision { .. }
+            | Self::Call { .. }
+            | Self::CallAnswer { .. } => None,
         }
     }
 }
@@ -65,11 +111,18 @@ pub(crate) enum AgentEvent {
     /// It tries to get a certificate.
     Enrol,
     /// It has one.
-    Enrolled { attempt: u32, node: NodeId, serial: CertificateSerial },
+    Enrolled {
+        attempt: u32,
+        node: NodeId,
+        serial: CertificateSerial,
+    },
     /// It tries to open a connection.
     Connect,
     /// The answer to that; `None` is nobody there.
-    Connected { connection: u64, welcome: Option<bool> },
+    Connected {
+        connection: u64,
+        welcome: Option<bool>,
+    },
     /// A frame of the server.
     Frame { connection: u64, text: String },
     /// The connection is gone.
@@ -87,17 +140,28 @@ pub(crate) enum AgentEvent {
 impl AgentEvent {
     /// Whether the network brings it.
     pub(crate) fn by_network(&self) -> bool {
-        matches!(self, Self::Enrolled { .. } | Self::Connected { .. } | Self::Frame { .. } | Self::Gone { .. })
+        matches!(
+            self,
+            Self::Enrolled { .. } | Self::Connected { .. } | Self::Frame { .. } | Self::Gone { .. }
+        )
     }
 }
 
 /// What an agent's executor does.
 #[derive(Debug)]
 pub(crate) enum Work {
-    Ledger { version: u64, ledger: Box<Ledger> },
-    Lease { deadline: Duration },
+    Ledger {
+        version: u64,
+        ledger: Box<Ledger>,
+    },
+    Lease {
+        deadline: Duration,
+    },
     Rank(RankKey),
-    Environment { task: EnvironmentTask, desired: Option<Box<EnvironmentDesired>> },
+    Environment {
+        task: EnvironmentTask,
+        desired: Option<Box<EnvironmentDesired>>,
+    },
     Prune(Vec<RankKey>),
 }
 
@@ -109,7 +173,11 @@ pub(crate) enum MachineEvent {
     /// The agent is started.
     AgentStart,
     /// A supervisor begins.
-    Supervise { key: RankKey, device: u32, program: Program },
+    Supervise {
+        key: RankKey,
+        device: u32,
+        program: Program,
+    },
     /// The supervisor looks at the lease.
     Fence { key: RankKey },
     /// A program ends.
@@ -123,13 +191,17 @@ pub(crate) enum ClientEvent {
     /// A request arrives at the server, under this key.
     Arrive { number: usize, key: String },
     /// Its answer arrives.
-    Answer { number: usize, key: String, answer: Answer },
+    Answer {
+        number: usize,
+        key: String,
+        answer: Answer,
+    },
     /// There was none.
     Timeout { number: usize },
 }
 
 /// The end of a fault.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) enum Heal {
     Halt { machine: usize, agent: u64 },
     Partition { machine: usize },

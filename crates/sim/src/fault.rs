@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::event::{Event, Heal, MachineEvent, ServerEvent};
+use crate::machine::Power;
 use crate::options::FaultKind;
 use crate::world::World;
 
@@ -12,7 +13,13 @@ impl World {
         if self.now >= self.options.chaos {
             return;
         }
-        let total: u32 = self.options.faults.kinds.iter().map(|(_, weight)| weight).sum();
+        let total: u32 = self
+            .options
+            .faults
+            .kinds
+            .iter()
+            .map(|(_, weight)| weight)
+            .sum();
         let mut drawn = self.chance.below(u64::from(total.max(1)));
         let kinds = self.options.faults.kinds.clone();
         for (kind, weight) in kinds {
@@ -52,7 +59,7 @@ impl World {
             }
             FaultKind::AgentHalt => self.halt(machine, end),
             FaultKind::Reboot => {
-                if self.machines[machine].up {
+                if self.machines[machine].power == Power::On {
                     self.note(|world| format!("{} goes down", world.machines[machine].name));
                     self.power_off(machine);
                     self.machine_event(machine, duration, MachineEvent::Boot);
@@ -62,7 +69,8 @@ impl World {
             FaultKind::Reset => self.reset_connection(machine),
             FaultKind::ClockJump => {
                 let most = u64::from(self.options.faults.clock_jump_seconds);
-                let seconds = i64::try_from(self.chance.below(2 * most + 1)).expect("it is small") - i64::try_from(most).expect("it is small");
+                let seconds = i64::try_from(self.chance.below(2 * most + 1)).expect("it is small")
+                    - i64::try_from(most).expect("it is small");
                 self.note(|_| format!("the server's wall clock is {seconds} s off"));
                 self.time.set_wall_offset(seconds * 1_000_000);
                 self.queue.push(end, Event::Heal(Heal::Clock));
@@ -79,19 +87,30 @@ impl World {
                 self.queue.push(end, Event::Heal(Heal::Disk { machine }));
             }
             FaultKind::EnvironmentBroken => {
-                self.note(|world| format!("environments cannot be applied on {}", world.machines[machine].name));
+                self.note(|world| {
+                    format!(
+                        "environments cannot be applied on {}",
+                        world.machines[machine].name
+                    )
+                });
                 self.machines[machine].environment_broken = true;
-                self.queue.push(end, Event::Heal(Heal::Environment { machine }));
+                self.queue
+                    .push(end, Event::Heal(Heal::Environment { machine }));
             }
         }
     }
 
     fn halt(&mut self, machine: usize, end: Duration) {
         let agent = self.machines[machine].agents;
-        if let Some(process) = self.machines[machine].agent.as_mut().filter(|process| !process.halted) {
+        if let Some(process) = self.machines[machine]
+            .agent
+            .as_mut()
+            .filter(|process| !process.halted)
+        {
             process.halted = true;
             self.note(|world| format!("{}: agent halted", world.machines[machine].name));
-            self.queue.push(end, Event::Heal(Heal::Halt { machine, agent }));
+            self.queue
+                .push(end, Event::Heal(Heal::Halt { machine, agent }));
         }
     }
 
@@ -107,8 +126,14 @@ impl World {
             _ => (true, true),
         };
         let (to_server, to_agent) = (network.to_server, network.to_agent);
-        self.note(|world| format!("{} is cut off (to server: {to_server}, to agent: {to_agent})", world.machines[machine].name));
-        self.queue.push(end, Event::Heal(Heal::Partition { machine }));
+        self.note(|world| {
+            format!(
+                "{} is cut off (to server: {to_server}, to agent: {to_agent})",
+                world.machines[machine].name
+            )
+        });
+        self.queue
+            .push(end, Event::Heal(Heal::Partition { machine }));
     }
 
     pub(crate) fn heal(&mut self, heal: Heal) {
@@ -123,12 +148,24 @@ impl World {
 
     /// A halted agent goes on with what has happened meanwhile.
     fn wake_up(&mut self, machine: usize, process: u64) {
-        let Some(agent) = self.machines[machine].agent(process).filter(|agent| agent.halted) else { return };
+        let Some(agent) = self.machines[machine]
+            .agent(process)
+            .filter(|agent| agent.halted)
+        else {
+            return;
+        };
         agent.halted = false;
         let waiting = std::mem::take(&mut agent.waiting);
         self.note(|world| format!("{}: agent goes on", world.machines[machine].name));
         for event in waiting {
-            self.queue.push(self.now, Event::Agent { machine, agent: process, event });
+            self.queue.push(
+                self.now,
+                Event::Agent {
+                    machine,
+                    agent: process,
+                    event,
+                },
+            );
         }
     }
 

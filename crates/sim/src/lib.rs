@@ -15,7 +15,9 @@ mod chance;
 mod check;
 mod client;
 mod clock;
+mod cloud;
 mod event;
+mod executor;
 mod fault;
 mod machine;
 mod network;
@@ -26,13 +28,14 @@ mod request;
 mod scenario;
 mod seeds;
 mod server;
+mod session;
 mod story;
 mod world;
 
+pub use options::{Defect, FaultKind, Faults, Options};
 pub use scenario::{ScenarioError, replay};
 pub use seeds::{Summary, run_seeds};
 pub use story::{Ending, run_story};
-pub use options::{Defect, FaultKind, Faults, Options};
 pub use world::{Outcome, Violation, World};
 
 /// A seed under which something does not hold.
@@ -54,6 +57,9 @@ pub fn run_seed(seed: u64) -> Result<Outcome, Box<Failure>> {
 pub fn run_seed_with(seed: u64, options: Options) -> Result<Outcome, Box<Failure>> {
     World::new(seed, options.clone()).run().map_err(|first| {
         let again = World::new(seed, options).traced().run();
-        Box::new(Failure { seed, violation: again.err().unwrap_or(first) })
+        Box::new(Failure {
+            seed,
+            violation: again.err().unwrap_or(first),
+        })
     })
 }

@@ -12,6 +12,7 @@ use supernode_types::{CertificateSerial, Generation, Name, NodeId};
 
 use crate::event::{AgentEvent, Event};
 use crate::ranks::{Process, RankDirectory, RankTask};
+use crate::server::JOIN_TOKEN;
 
 /// One node.
 #[derive(Debug)]
@@ -21,8 +22,9 @@ pub(crate) struct Machine {
     /// Counts the boots.
     pub(crate) boot: u64,
     pub(crate) booted_at: Duration,
-    /// Whether it is powered on and has booted.
-    pub(crate) up: bool,
+    /// What it enrols with.
+    pub(crate) token: String,
+    pub(crate) power: Power,
     pub(crate) disk: Disk,
     pub(crate) processes: BTreeMap<RankKey, Process>,
     /// Counts the processes of the agent.
@@ -31,6 +33,16 @@ pub(crate) struct Machine {
     pub(crate) network: Cut,
     pub(crate) disk_full: bool,
     pub(crate) environment_broken: bool,
+}
+
+/// Whether a machine runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Power {
+    /// It is down, or boots.
+    Off,
+    On,
+    /// Its provisioner has deleted it.
+    Gone,
 }
 
 /// What a node is made of.
@@ -44,13 +56,24 @@ pub(crate) struct Hardware {
 impl Hardware {
     pub(crate) fn inventory(&self) -> Inventory {
         let accelerators = if self.devices > 1 {
-            (0..self.devices).map(|index| Accelerator::new(index, AcceleratorVendor::Nvidia)).collect()
+            (0..self.devices)
+                .map(|index| Accelerator::new(index, AcceleratorVendor::Nvidia))
+                .collect()
         } else {
             Vec::new()
         };
         let cores = if self.second_spec { 64 } else { 32 };
-        let cpu = Cpu { architecture: "x86_64".into(), cores, ..Cpu::default() };
-        Inventory { memory_bytes: 256 << 30, cpu, accelerators, ..Inventory::default() }
+        let cpu = Cpu {
+            architecture: "x86_64".into(),
+            cores,
+            ..Cpu::default()
+        };
+        Inventory {
+            memory_bytes: 256 << 30,
+            cpu,
+            accelerators,
+            ..Inventory::default()
+        }
     }
 }
 
@@ -58,6 +81,8 @@ impl Hardware {
 #[derive(Debug, Default)]
 pub(crate) struct Disk {
     pub(crate) identity: Option<(NodeId, CertificateSerial)>,
+    /// Somebody has to enrol it again.
+    pub(crate) refused: bool,
     pub(crate) ledger: Ledger,
     /// The largest generation that a stored ledger ever had.
     pub(crate) highest_generation: Generation,
@@ -143,7 +168,8 @@ impl Machine {
             hardware,
             boot: 0,
             booted_at: Duration::ZERO,
-            up: false,
+            token: JOIN_TOKEN.into(),
+            power: Power::Off,
             disk: Disk::default(),
             processes: BTreeMap::new(),
             agents: 0,
@@ -172,8 +198,17 @@ impl Machine {
         self.disk.identity.as_ref().map(|(node, _)| node)
     }
 
+    /// Whether it needs a certificate.
+    pub(crate) fn must_enrol(&self) -> bool {
+        self.disk.identity.is_none() || self.disk.refused
+    }
+
     /// The agent, if this process of it is still there.
     pub(crate) fn agent(&mut self, process: u64) -> Option<&mut Agent> {
-        if self.agents == process { self.agent.as_mut() } else { None }
+        if self.agents == process {
+            self.agent.as_mut()
+        } else {
+            None
+        }
     }
 }

@@ -89,6 +89,8 @@ pub struct Options {
     pub hyperplanes: u32,
     /// Whether there are nodes of a second spec.
     pub two_specs: bool,
+    /// Whether a provisioner makes nodes when there are not enough spares.
+    pub provisioner: bool,
     /// For how long requests come and things fail.
     pub chaos: Duration,
     /// Time between two requests of the operator; none when absent.
@@ -125,6 +127,7 @@ impl Options {
             devices: 1,
             hyperplanes: 1,
             two_specs: false,
+            provisioner: false,
             chaos: Duration::ZERO,
             requests: None,
             loop_period: Duration::from_millis(500),
@@ -140,10 +143,15 @@ impl Options {
         options.devices = chance.range(1, 2);
         options.hyperplanes = if chance.percent(25) { 2 } else { 1 };
         options.two_specs = chance.percent(15);
+        options.provisioner = !options.two_specs && chance.percent(25);
         options.chaos = chance.between((Duration::from_secs(30), Duration::from_secs(75)));
         let pace = u64::from(chance.range(300, 2500));
-        options.requests = Some((Duration::from_millis(pace / 4), Duration::from_millis(pace * 2)));
-        options.loop_period = Duration::from_millis(*chance.pick(&[1000, 2000, 3000]).expect("there are some"));
+        options.requests = Some((
+            Duration::from_millis(pace / 4),
+            Duration::from_millis(pace * 2),
+        ));
+        options.loop_period =
+            Duration::from_millis(*chance.pick(&[1000, 2000, 3000]).expect("there are some"));
         options.faults = Faults::of_chance(&mut chance);
         options
     }
@@ -175,19 +183,39 @@ impl Faults {
         let pace = u64::from(chance.range(400, 6000));
         let quick = chance.percent(50);
         let (delay, environment) = if quick {
-            ((MILLISECOND, 5 * MILLISECOND), (10 * MILLISECOND, 300 * MILLISECOND))
+            (
+                (MILLISECOND, 5 * MILLISECOND),
+                (10 * MILLISECOND, 300 * MILLISECOND),
+            )
         } else {
-            ((MILLISECOND, 120 * MILLISECOND), (50 * MILLISECOND, 4000 * MILLISECOND))
+            (
+                (MILLISECOND, 120 * MILLISECOND),
+                (50 * MILLISECOND, 4000 * MILLISECOND),
+            )
         };
-        let sometimes = |chance: &mut Chance, most: u32| if chance.percent(50) { chance.range(1, most) } else { 0 };
+        let sometimes = |chance: &mut Chance, most: u32| {
+            if chance.percent(50) {
+                chance.range(1, most)
+            } else {
+                0
+            }
+        };
         Self {
             kinds,
-            interval: (Duration::from_millis(pace / 4), Duration::from_millis(pace * 2)),
+            interval: (
+                Duration::from_millis(pace / 4),
+                Duration::from_millis(pace * 2),
+            ),
             delay,
             slow_percent: sometimes(chance, 8),
             disorder: chance.percent(40),
             request_loss_percent: sometimes(chance, 25),
-            disk: (MILLISECOND, *chance.pick(&[5 * MILLISECOND, 40 * MILLISECOND, 400 * MILLISECOND]).expect("there are some")),
+            disk: (
+                MILLISECOND,
+                *chance
+                    .pick(&[5 * MILLISECOND, 40 * MILLISECOND, 400 * MILLISECOND])
+                    .expect("there are some"),
+            ),
             bad_disk_percent: sometimes(chance, 6),
             environment,
             bad_environment_percent: sometimes(chance, 25),

@@ -35,15 +35,21 @@ pub(crate) struct Program {
 impl Program {
     /// The arguments of a job that runs this program.
     pub(crate) fn arguments(&self) -> Vec<String> {
-        let run = self.run.map_or_else(|| "forever".into(), |run| run.as_millis().to_string());
+        let run = self
+            .run
+            .map_or_else(|| "forever".into(), |run| run.as_millis().to_string());
         let heeds = if self.heeds { "heeds" } else { "ignores" };
-        let only = self.only_rank.map_or_else(|| "all".into(), |rank| rank.to_string());
+        let only = self
+            .only_rank
+            .map_or_else(|| "all".into(), |rank| rank.to_string());
         vec!["sim".into(), run, self.code.to_string(), heeds.into(), only]
     }
 
     /// Reads what [`Program::arguments`] wrote.
     pub(crate) fn parse(arguments: &[String]) -> Option<Self> {
-        let [_, run, code, heeds, only] = arguments else { return None };
+        let [_, run, code, heeds, only] = arguments else {
+            return None;
+        };
         Some(Self {
             run: run.parse().ok().map(Duration::from_millis),
             code: code.parse().ok()?,
@@ -85,9 +91,15 @@ pub(crate) enum RankTask {
 impl World {
     /// Puts a task into the lane of a rank.
     pub(crate) fn enter(&mut self, machine: usize, key: RankKey, task: RankTask) {
-        let Some(agent) = &mut self.machines[machine].agent else { return };
+        let Some(agent) = &mut self.machines[machine].agent else {
+            return;
+        };
         let lane = agent.lanes.entry(key.clone()).or_default();
-        let looks = |lane: &Lane| lane.waiting.iter().any(|task| matches!(task, RankTask::Look));
+        let looks = |lane: &Lane| {
+            lane.waiting
+                .iter()
+                .any(|task| matches!(task, RankTask::Look))
+        };
         if !(matches!(task, RankTask::Look) && looks(lane)) {
             lane.waiting.push_back(task);
         }
@@ -96,8 +108,12 @@ impl World {
 
     /// Begins the next task of a lane.
     pub(crate) fn go_on(&mut self, machine: usize, key: RankKey) {
-        let Some(agent) = &mut self.machines[machine].agent else { return };
-        let Some(lane) = agent.lanes.get_mut(&key).filter(|lane| !lane.busy) else { return };
+        let Some(agent) = &mut self.machines[machine].agent else {
+            return;
+        };
+        let Some(lane) = agent.lanes.get_mut(&key).filter(|lane| !lane.busy) else {
+            return;
+        };
         if lane.waiting.is_empty() {
             agent.lanes.remove(&key);
             return;
@@ -109,26 +125,62 @@ impl World {
 
     /// Does the first task of a lane.
     pub(crate) fn work_on_rank(&mut self, machine: usize, key: RankKey) {
-        let Some(agent) = &mut self.machines[machine].agent else { return };
-        let Some(task) = agent.lanes.get_mut(&key).and_then(|lane| lane.waiting.pop_front()) else { return };
+        let Some(agent) = &mut self.machines[machine].agent else {
+            return;
+        };
+        let Some(task) = agent
+            .lanes
+            .get_mut(&key)
+            .and_then(|lane| lane.waiting.pop_front())
+        else {
+            return;
+        };
         let result = match task {
             RankTask::Launch { device, program } => Ok(self.launch(machine, &key, device, program)),
-            _ if self.chance.percent(self.options.faults.bad_disk_percent) => Err("the disk did not answer".to_owned()),
+            _ if self.chance.percent(self.options.faults.bad_disk_percent) => {
+                Err("the disk did not answer".to_owned())
+            }
             RankTask::Stop { grace } => Ok(self.stop(machine, &key, grace)),
             RankTask::Look => Ok(self.observe(machine, &key)),
         };
-        let delay = self.chance.between((Duration::ZERO, self.options.faults.delay.0));
+        let delay = self
+            .chance
+            .between((Duration::ZERO, self.options.faults.delay.0));
         self.agent_event(machine, delay, AgentEvent::Done(Done::Rank { key, result }));
     }
 
-    fn launch(&mut self, machine: usize, key: &RankKey, device: u32, program: Program) -> Option<RankState> {
+    fn launch(
+        &mut self,
+        machine: usize,
+        key: &RankKey,
+        device: u32,
+        program: Program,
+    ) -> Option<RankState> {
         let boot = self.machines[machine].boot;
-        let fresh = RankDirectory { boot, device, program, started: false, stop: false, exit: None };
-        let directory = self.machines[machine].disk.ranks.entry(key.clone()).or_insert(fresh).clone();
+        let fresh = RankDirectory {
+            boot,
+            device,
+            program,
+            started: false,
+            stop: false,
+            exit: None,
+        };
+        let directory = self.machines[machine]
+            .disk
+            .ranks
+            .entry(key.clone())
+            .or_insert(fresh)
+            .clone();
         let state = self.observe(machine, key);
         if state.is_none() {
-            let delay = self.chance.between((Duration::from_millis(1), self.options.faults.disk.1));
-            let event = MachineEvent::Supervise { key: key.clone(), device: directory.device, program: directory.program };
+            let delay = self
+                .chance
+                .between((Duration::from_millis(1), self.options.faults.disk.1));
+            let event = MachineEvent::Supervise {
+                key: key.clone(),
+                device: directory.device,
+                program: directory.program,
+            };
             self.machine_event(machine, delay, event);
         }
         state
@@ -141,13 +193,20 @@ impl World {
         let directory = machine.disk.ranks.get_mut(key)?;
         if directory.exit.is_none() && !running {
             if directory.boot != machine.boot {
-                directory.exit = Some(RankEnd::Lost { why: "the host restarted".into() });
+                directory.exit = Some(RankEnd::Lost {
+                    why: "the host restarted".into(),
+                });
             } else if directory.started {
-                directory.exit = Some(RankEnd::Lost { why: "its supervisor was killed".into() });
+                directory.exit = Some(RankEnd::Lost {
+                    why: "its supervisor was killed".into(),
+                });
             }
         }
         match &directory.exit {
-            Some(end) => Some(RankState::Ended { end: end.clone(), last_lines: Vec::new() }),
+            Some(end) => Some(RankState::Ended {
+                end: end.clone(),
+                last_lines: Vec::new(),
+            }),
             None if running => Some(RankState::Running),
             None => None,
         }
@@ -156,7 +215,10 @@ impl World {
     fn stop(&mut self, machine: usize, key: &RankKey, grace: Duration) -> Option<RankState> {
         let stopped = RankEnd::Stopped { code: TERMINATED };
         let Some(directory) = self.machines[machine].disk.ranks.get_mut(key) else {
-            return Some(RankState::Ended { end: stopped, last_lines: Vec::new() });
+            return Some(RankState::Ended {
+                end: stopped,
+                last_lines: Vec::new(),
+            });
         };
         directory.stop = true;
         let state = self.observe(machine, key);
@@ -175,21 +237,52 @@ impl World {
             if sooner {
                 process.kill_at = Some(kill_at);
                 let end = RankEnd::Stopped { code: KILLED };
-                self.machine_event(machine, kill_at - self.now, MachineEvent::End { key: key.clone(), end });
+                self.machine_event(
+                    machine,
+                    kill_at.saturating_sub(self.now),
+                    MachineEvent::End {
+                        key: key.clone(),
+                        end,
+                    },
+                );
             }
             if first && heeds {
-                let code = if self.chance.percent(20) { 0 } else { TERMINATED };
-                let delay = self.chance.between((Duration::from_millis(1), self.options.faults.environment.1));
-                self.machine_event(machine, delay, MachineEvent::End { key: key.clone(), end: RankEnd::Stopped { code } });
+                let code = if self.chance.percent(20) {
+                    0
+                } else {
+                    TERMINATED
+                };
+                let delay = self
+                    .chance
+                    .between((Duration::from_millis(1), self.options.faults.environment.1));
+                self.machine_event(
+                    machine,
+                    delay,
+                    MachineEvent::End {
+                        key: key.clone(),
+                        end: RankEnd::Stopped { code },
+                    },
+                );
             }
         }
         state
     }
 
     /// A supervisor begins; what it does for its rank it does once.
-    pub(crate) fn supervise(&mut self, machine: usize, key: RankKey, device: u32, program: Program) {
+    pub(crate) fn supervise(
+        &mut self,
+        machine: usize,
+        key: RankKey,
+        device: u32,
+        program: Program,
+    ) {
         let lease_over = self.lease_over(machine);
-        let Some(directory) = self.machines[machine].disk.ranks.get_mut(&key).filter(|directory| !directory.started && directory.exit.is_none()) else {
+        let Some(directory) = self.machines[machine]
+            .disk
+            .ranks
+            .get_mut(&key)
+            .filter(|directory| !directory.started && directory.exit.is_none())
+        else {
             return;
         };
         directory.started = true;
@@ -198,19 +291,47 @@ impl World {
         } else if directory.stop {
             Some(RankEnd::Stopped { code: TERMINATED })
         } else if program.code == 127 {
-            Some(RankEnd::NotStarted { why: "there is no such program".into() })
+            Some(RankEnd::NotStarted {
+                why: "there is no such program".into(),
+            })
         } else {
             None
         };
         if directory.exit.is_none() {
-            let process = Process { device, heeds: program.heeds, stopped: false, fenced: false, kill_at: None };
-            self.machines[machine].processes.insert(key.clone(), process);
+            let process = Process {
+                device,
+                heeds: program.heeds,
+                stopped: false,
+                fenced: false,
+                kill_at: None,
+            };
+            self.machines[machine]
+                .processes
+                .insert(key.clone(), process);
             self.check.processes_changed = true;
-            self.note(|world| format!("{} runs {key} on device {device}", world.machines[machine].name));
+            self.note(|world| {
+                format!(
+                    "{} runs {key} on device {device}",
+                    world.machines[machine].name
+                )
+            });
             if let Some(run) = program.run {
-                let code = if program.only_rank.is_none_or(|only| only == key.rank) { program.code } else { 0 };
-                let jitter = self.chance.between((Duration::ZERO, self.options.faults.delay.1));
-                self.machine_event(machine, run + jitter, MachineEvent::End { key: key.clone(), end: RankEnd::Exited { code } });
+                let code = if program.only_rank.is_none_or(|only| only == key.rank) {
+                    program.code
+                } else {
+                    0
+                };
+                let jitter = self
+                    .chance
+                    .between((Duration::ZERO, self.options.faults.delay.1));
+                self.machine_event(
+                    machine,
+                    run + jitter,
+                    MachineEvent::End {
+                        key: key.clone(),
+                        end: RankEnd::Exited { code },
+                    },
+                );
             }
             self.fence(machine, key.clone());
         }
@@ -220,7 +341,10 @@ impl World {
     /// Whether the supervisors of a node see that the lease is over.
     fn lease_over(&self, machine: usize) -> bool {
         let machine = &self.machines[machine];
-        let over = machine.disk.lease.is_none_or(|deadline| machine.clock(self.now) >= deadline);
+        let over = machine
+            .disk
+            .lease
+            .is_none_or(|deadline| machine.clock(self.now) >= deadline);
         over && self.options.defect != Some(Defect::SupervisorsIgnoreFence)
     }
 
@@ -234,18 +358,32 @@ impl World {
                 process.fenced = true;
             }
             let delay = self.chance.milliseconds(0, 400);
-            self.machine_event(machine, delay, MachineEvent::End { key, end: RankEnd::Fenced });
+            self.machine_event(
+                machine,
+                delay,
+                MachineEvent::End {
+                    key,
+                    end: RankEnd::Fenced,
+                },
+            );
             return;
         }
         let here = &self.machines[machine];
-        let deadline = here.disk.lease.map_or(self.now, |deadline| here.world_time(deadline));
-        let wait = deadline.saturating_sub(self.now).max(Duration::from_millis(1));
+        let deadline = here
+            .disk
+            .lease
+            .map_or(self.now, |deadline| here.world_time(deadline));
+        let wait = deadline
+            .saturating_sub(self.now)
+            .max(Duration::from_millis(1));
         self.machine_event(machine, wait, MachineEvent::Fence { key });
     }
 
     /// A program ends, and its supervisor writes how.
     pub(crate) fn end(&mut self, machine: usize, key: RankKey, end: RankEnd) {
-        let Some(process) = self.machines[machine].processes.remove(&key) else { return };
+        let Some(process) = self.machines[machine].processes.remove(&key) else {
+            return;
+        };
         let end = match end {
             RankEnd::Exited { .. } | RankEnd::Stopped { .. } if process.fenced => RankEnd::Fenced,
             RankEnd::Exited { code } if process.stopped => RankEnd::Stopped { code },
@@ -261,22 +399,37 @@ impl World {
     /// A supervisor is killed; it takes its program along and writes nothing.
     pub(crate) fn kill_supervisor(&mut self, machine: usize, key: RankKey) {
         if self.machines[machine].processes.remove(&key).is_some() {
-            self.note(|world| format!("{}: the supervisor of {key} is killed", world.machines[machine].name));
+            self.note(|world| {
+                format!(
+                    "{}: the supervisor of {key} is killed",
+                    world.machines[machine].name
+                )
+            });
             self.tell_changed(machine, key);
         }
     }
 
     /// The agent is told of a change, if somebody is there and the event is not lost.
     fn tell_changed(&mut self, machine: usize, key: RankKey) {
-        if self.machines[machine].agent.is_some() && !self.chance.percent(self.options.faults.lost_watch_percent) {
-            let delay = self.chance.between((Duration::ZERO, self.options.faults.disk.0));
+        if self.machines[machine].agent.is_some()
+            && !self.chance.percent(self.options.faults.lost_watch_percent)
+        {
+            let delay = self
+                .chance
+                .between((Duration::ZERO, self.options.faults.disk.0));
             self.agent_event(machine, delay, AgentEvent::Changed(key));
         }
     }
 
     /// The regular look at every open rank.
     pub(crate) fn look_at_all(&mut self, machine: usize) {
-        let Some(core) = self.machines[machine].agent.as_ref().and_then(|agent| agent.core.as_ref()) else { return };
+        let Some(core) = self.machines[machine]
+            .agent
+            .as_ref()
+            .and_then(|agent| agent.core.as_ref())
+        else {
+            return;
+        };
         let open: Vec<RankKey> = core.open_ranks().cloned().collect();
         for key in open {
             self.enter(machine, key, RankTask::Look);
@@ -288,12 +441,23 @@ impl World {
     pub(crate) fn disk_time(&mut self) -> Duration {
         let faults = &self.options.faults;
         let (usual, bad) = (faults.disk, faults.bad_disk_percent);
-        if self.chance.percent(bad) { self.chance.milliseconds(400, 4000) } else { self.chance.between(usual) }
+        if self.chance.percent(bad) {
+            self.chance.milliseconds(400, 4000)
+        } else {
+            self.chance.between(usual)
+        }
     }
 
     /// Something will happen on a machine, in its present boot.
     pub(crate) fn machine_event(&mut self, machine: usize, delay: Duration, event: MachineEvent) {
         let boot = self.machines[machine].boot;
-        self.queue.push(self.now + delay, Event::Machine { machine, boot, event });
+        self.queue.push(
+            self.now + delay,
+            Event::Machine {
+                machine,
+                boot,
+                event,
+            },
+        );
     }
 }

@@ -8,7 +8,8 @@ use serde_json::Value;
 use supernode_control::scale_up::Selection;
 use supernode_control::super_node::Create;
 use supernode_control::{
-    ChangeRequest, Control, IdempotencyKey, Intent, Refusal, Tx, environment, job, node, operation, scale_down, scale_up, super_node,
+    ChangeRequest, Control, IdempotencyKey, Intent, Refusal, Tx, environment, job, node, operation,
+    scale_down, scale_up, super_node,
 };
 use supernode_types::Name;
 use supernode_types::environment::EnvironmentDocument;
@@ -18,18 +19,57 @@ use supernode_types::super_node::DrainMode;
 /// One request.
 #[derive(Debug, Clone)]
 pub(crate) enum Request {
-    Create { name: String, spec: Option<String>, selection: Selection, deadline: Duration },
-    ScaleUp { super_node: String, selection: Selection, deadline: Duration },
-    ScaleDown { super_node: String, selection: Selection, mode: DrainMode, deadline: Duration },
-    Delete { super_node: String, deadline: Duration },
-    SetEnvironment { super_node: String, document: EnvironmentDocument, deadline: Duration },
-    Rename { super_node: String, name: String },
-    Submit { super_node: String, name: String, spec: JobSpec },
-    CancelJob { job: String },
-    CancelOperation { operation: String },
-    Cordon { node: String, reason: String },
-    Uncordon { node: String },
-    Remove { node: String },
+    Create {
+        name: String,
+        spec: Option<String>,
+        selection: Selection,
+        deadline: Duration,
+    },
+    ScaleUp {
+        super_node: String,
+        selection: Selection,
+        deadline: Duration,
+    },
+    ScaleDown {
+        super_node: String,
+        selection: Selection,
+        mode: DrainMode,
+        deadline: Duration,
+    },
+    Delete {
+        super_node: String,
+        deadline: Duration,
+    },
+    SetEnvironment {
+        super_node: String,
+        document: EnvironmentDocument,
+        deadline: Duration,
+    },
+    Rename {
+        super_node: String,
+        name: String,
+    },
+    Submit {
+        super_node: String,
+        name: String,
+        spec: JobSpec,
+    },
+    CancelJob {
+        job: String,
+    },
+    CancelOperation {
+        operation: String,
+    },
+    Cordon {
+        node: String,
+        reason: String,
+    },
+    Uncordon {
+        node: String,
+    },
+    Remove {
+        node: String,
+    },
 }
 
 /// What an accepted request makes, so that it can be looked for later.
@@ -50,7 +90,11 @@ impl Request {
             | Self::Delete { .. }
             | Self::SetEnvironment { .. }
             | Self::Remove { .. } => Makes::Operation,
-            Self::Rename { .. } | Self::CancelJob { .. } | Self::CancelOperation { .. } | Self::Cordon { .. } | Self::Uncordon { .. } => Makes::Nothing,
+            Self::Rename { .. }
+            | Self::CancelJob { .. }
+            | Self::CancelOperation { .. }
+            | Self::Cordon { .. }
+            | Self::Uncordon { .. } => Makes::Nothing,
         }
     }
 
@@ -66,14 +110,22 @@ impl Request {
             operator: true,
             admin: true,
             if_match: None,
-            idempotency: Some(IdempotencyKey { key: key.to_owned(), digest: format!("{self:?}") }),
+            idempotency: Some(IdempotencyKey {
+                key: key.to_owned(),
+                digest: format!("{self:?}"),
+            }),
         };
         control.change_inline(change, move |tx, intent| request.change(tx, intent))
     }
 
     fn change(&self, tx: &mut Tx<'_>, intent: &Intent) -> Result<Value, Refusal> {
         Ok(match self {
-            Self::Create { name, spec, selection, deadline } => {
+            Self::Create {
+                name,
+                spec,
+                selection,
+                deadline,
+            } => {
                 let wish = Create {
                     name: parsed(name)?,
                     spec: spec.clone(),
@@ -83,18 +135,48 @@ impl Request {
                 };
                 value(&super_node::create(tx, intent, &wish)?)
             }
-            Self::ScaleUp { super_node, selection, deadline } => value(&scale_up::scale_up(tx, intent, super_node, selection, *deadline)?),
-            Self::ScaleDown { super_node, selection, mode, deadline } => {
-                value(&scale_down::scale_down(tx, intent, super_node, selection, *mode, *deadline)?)
-            }
-            Self::Delete { super_node, deadline } => value(&super_node::delete(tx, intent, super_node, *deadline)?),
-            Self::SetEnvironment { super_node, document, deadline } => {
-                value(&environment::set(tx, intent, super_node, document, *deadline)?)
-            }
-            Self::Rename { super_node, name } => value(&super_node::update(tx, intent, super_node, Some(&parsed(name)?), None)?),
-            Self::Submit { super_node, name, spec } => value(&job::submit(tx, intent, super_node, Some(name), spec)?.0),
+            Self::ScaleUp {
+                super_node,
+                selection,
+                deadline,
+            } => value(&scale_up::scale_up(
+                tx, intent, super_node, selection, *deadline,
+            )?),
+            Self::ScaleDown {
+                super_node,
+                selection,
+                mode,
+                deadline,
+            } => value(&scale_down::scale_down(
+                tx, intent, super_node, selection, *mode, *deadline,
+            )?),
+            Self::Delete {
+                super_node,
+                deadline,
+            } => value(&super_node::delete(tx, intent, super_node, *deadline)?),
+            Self::SetEnvironment {
+                super_node,
+                document,
+                deadline,
+            } => value(&environment::set(
+                tx, intent, super_node, document, *deadline,
+            )?),
+            Self::Rename { super_node, name } => value(&super_node::update(
+                tx,
+                intent,
+                super_node,
+                Some(&parsed(name)?),
+                None,
+            )?),
+            Self::Submit {
+                super_node,
+                name,
+                spec,
+            } => value(&job::submit(tx, intent, super_node, Some(name), spec)?.0),
             Self::CancelJob { job } => value(&job::cancel(tx, intent, job)?),
-            Self::CancelOperation { operation } => value(&operation::cancel(tx, intent, operation)?.operation),
+            Self::CancelOperation { operation } => {
+                value(&operation::cancel(tx, intent, operation)?.operation)
+            }
             Self::Cordon { node, reason } => value(&node::cordon(tx, intent, node, reason)?),
             Self::Uncordon { node } => value(&node::uncordon(tx, intent, node)?),
             Self::Remove { node } => value(&node::remove(tx, intent, node)?),
@@ -103,7 +185,8 @@ impl Request {
 }
 
 fn parsed(name: &str) -> Result<Name, Refusal> {
-    name.parse().map_err(|error: supernode_types::name::InvalidName| Refusal::Invalid(error.to_string()))
+    name.parse()
+        .map_err(|error: supernode_types::name::InvalidName| Refusal::Invalid(error.to_string()))
 }
 
 fn value(answer: &impl Serialize) -> Value {

@@ -19,7 +19,10 @@ pub struct Summary {
 /// Runs `count` seeds from `first` on. Each seed is one thread's work, so the result does not depend on how many processors there are.
 pub fn run_seeds(first: u64, count: u64) -> Summary {
     let next = AtomicU64::new(first);
-    let all = Mutex::new(Summary { seeds: count, ..Summary::default() });
+    let all = Mutex::new(Summary {
+        seeds: count,
+        ..Summary::default()
+    });
     let work = || {
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
@@ -29,7 +32,7 @@ pub fn run_seeds(first: u64, count: u64) -> Summary {
             let result = run_seed(seed);
             let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
             match result {
-                Ok(outcome) => all.sum = all.sum.plus(outcome),
+                Ok(outcome) => all.sum = std::mem::take(&mut all.sum).plus(&outcome),
                 Err(failure) => all.failures.push(*failure),
             }
         }
@@ -48,7 +51,14 @@ impl std::fmt::Display for Summary {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let failed = self.failures.len() as u64;
         let passed = (self.seeds - failed).max(1);
-        let Outcome { steps, time, accepted, jobs, server_processes } = self.sum;
+        let Outcome {
+            steps,
+            time,
+            accepted,
+            jobs,
+            server_processes,
+            events,
+        } = &self.sum;
         write!(
             formatter,
             "{} seeds, {failed} failed; on average {} steps, {} simulated seconds, {} accepted requests, {} ended jobs, {} server processes",
@@ -58,6 +68,10 @@ impl std::fmt::Display for Summary {
             accepted / passed,
             jobs / passed,
             server_processes / passed
-        )
+        )?;
+        for (kind, count) in events {
+            write!(formatter, "\n{count:>9} {kind}")?;
+        }
+        Ok(())
     }
 }

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use supernode_control::token::{JoinTokenWish, create_join};
-use supernode_control::{Control, Store, spec};
+use supernode_control::{Control, Store, query, spec};
 use supernode_types::Entropy;
 use supernode_types::entropy::SeededEntropy;
+use supernode_types::event::Severity;
 use supernode_types::node::Position;
 use supernode_types::spec::SpecDefinition;
 
@@ -15,6 +16,7 @@ use crate::chance::Chance;
 use crate::check::Check;
 use crate::client::Asked;
 use crate::clock::ServerTime;
+use crate::cloud::Cloud;
 use crate::event::{ClientEvent, Event, MachineEvent, Queue, ServerEvent};
 use crate::machine::{Hardware, Machine};
 use crate::network::Connection;
@@ -27,7 +29,7 @@ const TRACE_LINES: usize = 250;
 const REST: Duration = Duration::from_secs(5);
 /// After the last fault: the longest deadline of an operation, what it may take to clean up, the time a rank has to start, and as
 /// much again for what waits behind.
-const CALM_BEFORE_END: Duration = Duration::from_secs(1200);
+const CALM_BEFORE_END: Duration = Duration::from_mins(20);
 
 /// A simulated world.
 #[derive(Debug)]
@@ -44,6 +46,7 @@ pub struct World {
     pub(crate) machines: Vec<Machine>,
     pub(crate) connections: BTreeMap<u64, Connection>,
     pub(crate) connections_made: u64,
+    pub(crate) cloud: Cloud,
     pub(crate) client: Vec<Asked>,
     pub(crate) check: Check,
     /// How many actions the last pass of the loop applied.
@@ -54,7 +57,7 @@ pub struct World {
 }
 
 /// What a run without a violation was like.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Outcome {
     /// Events.
     pub steps: u64,
@@ -66,18 +69,24 @@ pub struct Outcome {
     pub jobs: u64,
     /// Processes of the server.
     pub server_processes: u64,
+    /// How often each kind of event was told.
+    pub events: BTreeMap<String, u64>,
 }
 
 impl Outcome {
     /// Both together.
     #[must_use]
-    pub fn plus(self, other: Self) -> Self {
+    pub fn plus(mut self, other: &Self) -> Self {
+        for (kind, count) in &other.events {
+            *self.events.entry(kind.clone()).or_default() += count;
+        }
         Self {
             steps: self.steps + other.steps,
             time: self.time + other.time,
             accepted: self.accepted + other.accepted,
             jobs: self.jobs + other.jobs,
             server_processes: self.server_processes + other.server_processes,
+            events: self.events,
         }
     }
 }
@@ -102,7 +111,9 @@ impl World {
         let mut chance = Chance::new(seed);
         let entropy: Arc<dyn Entropy> = Arc::new(SeededEntropy::new(chance.number()));
         let mut world = Self {
-            machines: (0..options.machines).map(|number| machine(number, &options)).collect(),
+            machines: (0..options.machines)
+                .map(|number| machine(number, &options))
+                .collect(),
             options,
             chance,
             queue: Queue::default(),
@@ -114,6 +125,7 @@ impl World {
             server_processes: 0,
             connections: BTreeMap::new(),
             connections_made: 0,
+            cloud: Cloud::default(),
             client: Vec::new(),
             check: Check::default(),
             last_plan: 0,
@@ -122,9 +134,13 @@ impl World {
             trace: None,
         };
         world.set_up();
-        world.queue.push(Duration::ZERO, Event::Server(ServerEvent::Start));
+        world
+            .queue
+            .push(Duration::ZERO, Event::Server(ServerEvent::Start));
         for machine in 0..world.machines.len() {
-            let delay = world.chance.between((Duration::ZERO, world.options.faults.environment.0));
+            let delay = world
+                .chance
+                .between((Duration::ZERO, world.options.faults.environment.0));
             world.machine_event(machine, delay, MachineEvent::Boot);
         }
         if let Some(pace) = world.options.requests {
@@ -132,7 +148,8 @@ impl World {
             world.queue.push(first, Event::Client(ClientEvent::Ask));
         }
         if !world.options.faults.kinds.is_empty() {
-            let first = Duration::from_millis(500) + world.chance.between(world.options.faults.interval);
+            let first =
+                Duration::from_millis(500) + world.chance.between(world.options.faults.interval);
             world.queue.push(first, Event::Fault);
         }
         world
@@ -140,21 +157,33 @@ impl World {
 
     /// What an administrator does once: a join token, and the specs.
     fn set_up(&mut self) {
-        let control = Control::new(self.store.clone(), self.time.clock(false), Arc::clone(&self.entropy), Self::settings());
+        let control = Control::new(
+            self.store.clone(),
+            self.time.clock(false),
+            Arc::clone(&self.entropy),
+            Self::settings(&self.options),
+        );
         let wish = JoinTokenWish {
             uses: 100_000,
-            lifetime: Duration::from_secs(365 * 24 * 3600),
+            lifetime: Duration::from_hours(365 * 24),
             labels: BTreeMap::new(),
             position: Position::default(),
         };
-        let made = control.change_inline(change_request("join_token_create", String::new()), move |tx, intent| {
-            create_join(tx, intent, &wish, JOIN_TOKEN)?;
-            Ok(())
-        });
+        let made = control.change_inline(
+            change_request("join_token_create", String::new()),
+            move |tx, intent| {
+                create_join(tx, intent, &wish, JOIN_TOKEN)?;
+                Ok(())
+            },
+        );
         made.expect("the set-up of a world is valid");
         let mut kinds: Vec<(&str, SpecDefinition)> = Vec::new();
         for machine in &self.machines {
-            let name = if machine.hardware.second_spec { "large" } else { "small" };
+            let name = if machine.hardware.second_spec {
+                "large"
+            } else {
+                "small"
+            };
             if kinds.iter().all(|(known, _)| *known != name) {
                 kinds.push((name, SpecDefinition::learn(&machine.hardware.inventory())));
             }
@@ -162,10 +191,13 @@ impl World {
         for (name, definition) in kinds {
             let source = spec::Source::Definition(Box::new(definition));
             let name = name.parse().expect("it is a name");
-            let declared = control.change_inline(change_request("spec_declare", String::new()), move |tx, intent| {
-                spec::declare(tx, intent, &name, &source, 48)?;
-                Ok(())
-            });
+            let declared = control.change_inline(
+                change_request("spec_declare", String::new()),
+                move |tx, intent| {
+                    spec::declare(tx, intent, &name, &source, 48)?;
+                    Ok(())
+                },
+            );
             declared.expect("the set-up of a world is valid");
         }
     }
@@ -193,7 +225,10 @@ impl World {
             match self.unrest() {
                 None => break,
                 Some(what) if self.now >= latest => {
-                    self.violated(format!("{} s after the last fault: {what}", (self.now - self.options.chaos).as_secs()));
+                    self.violated(format!(
+                        "{} s after the last fault: {what}",
+                        self.now.saturating_sub(self.options.chaos).as_secs()
+                    ));
                     self.result()?;
                 }
                 Some(_) => {}
@@ -202,10 +237,32 @@ impl World {
         Ok(Outcome {
             steps: self.steps,
             time: self.now,
-            accepted: self.client.iter().filter(|asked| matches!(asked.answer, Some(Ok(_)))).count() as u64,
-            jobs: self.check.view.jobs.values().filter(|job| job.state.ended()).count() as u64,
+            accepted: self
+                .client
+                .iter()
+                .filter(|asked| matches!(asked.answer, Some(Ok(_))))
+                .count() as u64,
+            jobs: self
+                .check
+                .view
+                .jobs
+                .values()
+                .filter(|job| job.state.ended())
+                .count() as u64,
             server_processes: self.server_processes,
+            events: self.event_counts(),
         })
+    }
+
+    fn event_counts(&self) -> BTreeMap<String, u64> {
+        let all = self.store.read_inline("events", |tx| {
+            query::events(tx, Some(0), None, Severity::Info, 1_000_000)
+        });
+        let mut counts = BTreeMap::new();
+        for event in all.expect("the store is in memory") {
+            *counts.entry(event.kind).or_default() += 1;
+        }
+        counts
     }
 
     /// Takes all steps up to this time.
@@ -224,13 +281,23 @@ impl World {
 
     /// Takes one step and checks everything.
     pub(crate) fn step(&mut self) -> Result<(), Box<Violation>> {
-        let Some((at, event)) = self.queue.pop() else { return Ok(()) };
+        let Some((at, event)) = self.queue.pop() else {
+            return Ok(());
+        };
         self.set_time(at);
         self.steps += 1;
         match event {
             Event::Server(event) => self.server_step(event),
-            Event::Agent { machine, agent, event } => self.agent_step(machine, agent, event),
-            Event::Machine { machine, boot, event } => self.machine_step(machine, boot, event),
+            Event::Agent {
+                machine,
+                agent,
+                event,
+            } => self.agent_step(machine, agent, event),
+            Event::Machine {
+                machine,
+                boot,
+                event,
+            } => self.machine_step(machine, boot, event),
             Event::Client(event) => self.client_step(event),
             Event::Fault => self.fault(),
             Event::Heal(heal) => self.heal(heal),
@@ -250,9 +317,16 @@ impl World {
     }
 
     fn result(&mut self) -> Result<(), Box<Violation>> {
-        let Some(what) = self.violation.take() else { return Ok(()) };
+        let Some(what) = self.violation.take() else {
+            return Ok(());
+        };
         let trace = self.trace.take().unwrap_or_default().into();
-        Err(Box::new(Violation { what, step: self.steps, time: self.now, trace }))
+        Err(Box::new(Violation {
+            what,
+            step: self.steps,
+            time: self.now,
+            trace,
+        }))
     }
 
     /// Writes down what happens, if somebody wants to know.
@@ -260,7 +334,12 @@ impl World {
         if self.trace.is_none() {
             return;
         }
-        let line = format!("{:>9.3} #{} {}", self.now.as_secs_f64(), self.steps, line(self));
+        let line = format!(
+            "{:>9.3} #{} {}",
+            self.now.as_secs_f64(),
+            self.steps,
+            line(self)
+        );
         if let Some(trace) = &mut self.trace {
             if trace.len() == TRACE_LINES {
                 trace.pop_front();
@@ -271,12 +350,22 @@ impl World {
 }
 
 fn machine(number: u32, options: &Options) -> Machine {
-    let name = format!("node-{}", number + 1).parse().expect("it is a name");
+    let name = format!("node-{}", number + 1)
+        .parse()
+        .expect("it is a name");
     let position = Position {
-        hyperplane: (options.hyperplanes > 1).then(|| format!("plane-{}", number % options.hyperplanes)),
+        hyperplane: (options.hyperplanes > 1)
+            .then(|| format!("plane-{}", number % options.hyperplanes)),
         rack: Some(format!("rack-{}", number / 2)),
         leaf: None,
     };
     let second_spec = options.two_specs && number % 2 == 1;
-    Machine::new(name, Hardware { devices: options.devices, position, second_spec })
+    Machine::new(
+        name,
+        Hardware {
+            devices: options.devices,
+            position,
+            second_spec,
+        },
+    )
 }

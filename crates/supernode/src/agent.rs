@@ -74,7 +74,12 @@ pub(crate) struct AgentArguments {
 pub(crate) fn run(arguments: AgentArguments) -> anyhow::Result<ExitCode> {
     logging::start(arguments.log_format);
     let options = options(arguments)?;
-    supernode_agent::service::run_to_end(options, Arc::new(SystemClock), Arc::new(SystemEntropy), signalled())?;
+    supernode_agent::service::run_to_end(
+        options,
+        Arc::new(SystemClock),
+        Arc::new(SystemEntropy),
+        signalled(),
+    )?;
     Ok(ExitCode::SUCCESS)
 }
 

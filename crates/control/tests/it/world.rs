@@ -463,12 +463,16 @@ impl World {
 
     // ---- agents
 
-    /// Makes sure that a join token with this hash exists.
+    /// A join token with this hash, good for an hour.
     pub(crate) fn join_token(&self, hash: &str, uses: u32) -> String {
+        self.join_token_for(hash, uses, Duration::from_hours(1))
+    }
+
+    fn join_token_for(&self, hash: &str, uses: u32, lifetime: Duration) -> String {
         let hash = hash.to_owned();
         let wish = JoinTokenWish {
             uses,
-            lifetime: Duration::from_hours(1),
+            lifetime,
             labels: [("pool".to_owned(), "a".to_owned())].into(),
             position: Position::default(),
         };
@@ -502,7 +506,7 @@ impl World {
     /// Enrols a node and connects its agent.
     pub(crate) fn enrol(&mut self, node: &str) -> NodeId {
         if self.read(query::join_tokens).is_empty() {
-            self.join_token(JOIN_TOKEN, 1000);
+            self.join_token_for(JOIN_TOKEN, 1000, Duration::from_hours(24 * 365));
         }
         let agent = self
             .ask_to_enrol(JOIN_TOKEN, node, &format!("machine-{node}"))

@@ -39,12 +39,17 @@ impl World {
     pub(crate) fn check_step(&mut self) {
         if std::mem::take(&mut self.check.store_changed) {
             self.check.looks += 1;
-            let reading = if self.check.looks.is_multiple_of(WHOLE_EVERY) { Reading::Whole } else { Reading::News };
+            let reading = if self.check.looks.is_multiple_of(WHOLE_EVERY) {
+                Reading::Whole
+            } else {
+                Reading::News
+            };
             match View::load(&self.store, &self.check.view, &self.check.accepted, reading) {
                 Err(error) => return self.violated(format!("the store cannot be read: {error}")),
                 Ok(view) => {
                     let before = std::mem::replace(&mut self.check.view, view);
-                    let found = safety::store(&self.check).or_else(|| transition::check(&before, &self.check.view, &self.machines));
+                    let found = safety::store(&self.check)
+                        .or_else(|| transition::check(&before, &self.check.view, &self.machines));
                     if let Some(violation) = found {
                         return self.violated(violation);
                     }

@@ -51,7 +51,12 @@ pub(crate) enum Reading {
 
 impl View {
     /// What the store says now, given what it said before.
-    pub(crate) fn load(store: &Store, before: &Self, accepted: &Accepted, reading: Reading) -> Result<Self, StoreError> {
+    pub(crate) fn load(
+        store: &Store,
+        before: &Self,
+        accepted: &Accepted,
+        reading: Reading,
+    ) -> Result<Self, StoreError> {
         let (mut jobs, mut operations) = match reading {
             Reading::Whole => (BTreeMap::new(), BTreeMap::new()),
             Reading::News => (before.jobs.clone(), before.operations.clone()),
@@ -66,8 +71,14 @@ impl View {
                 Reading::News => news(tx, &accepted, &mut jobs, &mut operations)?,
             }
             Ok(Self {
-                nodes: node_list(tx)?.into_iter().map(|node| (node.id.clone(), node)).collect(),
-                super_nodes: super_node_list(tx)?.into_iter().map(|found| (found.id.clone(), found)).collect(),
+                nodes: node_list(tx)?
+                    .into_iter()
+                    .map(|node| (node.id.clone(), node))
+                    .collect(),
+                super_nodes: super_node_list(tx)?
+                    .into_iter()
+                    .map(|found| (found.id.clone(), found))
+                    .collect(),
                 jobs,
                 operations,
                 leases: lease_list(tx)?,
@@ -77,8 +88,13 @@ impl View {
     }
 
     /// The full members of a super node.
-    pub(crate) fn members<'a>(&'a self, super_node: &'a SuperNodeId) -> impl Iterator<Item = &'a Node> {
-        self.nodes.values().filter(move |node| node.membership.member_of(super_node))
+    pub(crate) fn members<'a>(
+        &'a self,
+        super_node: &'a SuperNodeId,
+    ) -> impl Iterator<Item = &'a Node> {
+        self.nodes
+            .values()
+            .filter(move |node| node.membership.member_of(super_node))
     }
 
     /// Whether a lease on a node exists.
@@ -91,13 +107,26 @@ type Jobs = BTreeMap<JobId, Arc<Job>>;
 type Operations = BTreeMap<OperationId, Arc<Operation>>;
 
 fn whole(tx: &mut Tx<'_>, jobs: &mut Jobs, operations: &mut Operations) -> Result<(), StoreError> {
-    jobs.extend(job_list(tx, None, None, None, ALL)?.into_iter().map(|job| (job.id.clone(), Arc::new(job))));
+    jobs.extend(
+        job_list(tx, None, None, None, ALL)?
+            .into_iter()
+            .map(|job| (job.id.clone(), Arc::new(job))),
+    );
     let found = operation_list(tx, None, None, None, ALL)?;
-    operations.extend(found.into_iter().map(|record| (record.operation.id.clone(), Arc::new(record.operation))));
+    operations.extend(
+        found
+            .into_iter()
+            .map(|record| (record.operation.id.clone(), Arc::new(record.operation))),
+    );
     Ok(())
 }
 
-fn news(tx: &mut Tx<'_>, accepted: &Accepted, jobs: &mut Jobs, operations: &mut Operations) -> Result<(), StoreError> {
+fn news(
+    tx: &mut Tx<'_>,
+    accepted: &Accepted,
+    jobs: &mut Jobs,
+    operations: &mut Operations,
+) -> Result<(), StoreError> {
     for id in &accepted.jobs {
         if !jobs.contains_key(id)
             && let Some(job) = job_get(tx, id)?

@@ -27,7 +27,7 @@ use command::Command;
 use names::Names;
 
 /// Longer than anything in a script takes.
-const LONGEST_WAIT: Duration = Duration::from_secs(1800);
+const LONGEST_WAIT: Duration = Duration::from_mins(30);
 
 /// Why a scenario has no output.
 #[derive(Debug, thiserror::Error)]
@@ -61,16 +61,31 @@ pub fn replay(text: &str) -> Result<String, ScenarioError> {
             out.push_str(line);
             out.push('\n');
         }
-        let Some(words) = line.strip_prefix("> ") else { continue };
+        let Some(words) = line.strip_prefix("> ") else {
+            continue;
+        };
         out.push_str(line);
         out.push('\n');
-        let wrong = |why: String| ScenarioError::Command { line: number + 1, text: line.to_owned(), why };
+        let wrong = |why: String| ScenarioError::Command {
+            line: number + 1,
+            text: line.to_owned(),
+            why,
+        };
         match (Command::parse(words).map_err(wrong)?, &mut stage) {
-            (Command::World { machines, devices }, stage @ None) => *stage = Some(Stage::new(machines, devices)),
-            (Command::World { .. }, Some(_)) => return Err(wrong("there is a world already".into())),
+            (Command::World { machines, devices }, stage @ None) => {
+                *stage = Some(Stage::new(machines, devices));
+            }
+            (Command::World { .. }, Some(_)) => {
+                return Err(wrong("there is a world already".into()));
+            }
             (_, None) => return Err(wrong("begin with: world 4 nodes".into())),
             (command, Some(stage)) => {
-                let said = stage.run(command).map_err(|violation| ScenarioError::Violation { line: number + 1, violation })?;
+                let said = stage
+                    .run(command)
+                    .map_err(|violation| ScenarioError::Violation {
+                        line: number + 1,
+                        violation,
+                    })?;
                 for line in said {
                     out.push_str(line.trim_end());
                     out.push('\n');
@@ -93,7 +108,11 @@ impl Stage {
     fn new(machines: u32, devices: u32) -> Self {
         let mut options = Options::calm(machines);
         options.devices = devices;
-        Self { world: World::new(1, options).traced(), names: Names::default(), told: 0 }
+        Self {
+            world: World::new(1, options).traced(),
+            names: Names::default(),
+            told: 0,
+        }
     }
 
     fn run(&mut self, command: Command) -> Result<Vec<String>, Box<Violation>> {
@@ -111,14 +130,25 @@ impl Stage {
                     None => String::new(),
                 });
             }
-            Command::Break { kind, node, duration } => {
-                let machine = node.and_then(|node| self.world.machines.iter().position(|machine| machine.name.as_str() == node));
+            Command::Break {
+                kind,
+                node,
+                duration,
+            } => {
+                let machine = node.and_then(|node| {
+                    self.world
+                        .machines
+                        .iter()
+                        .position(|machine| machine.name.as_str() == node)
+                });
                 self.world.inject(kind, machine.unwrap_or(0), duration);
             }
             Command::Wait(duration) => self.world.run_until(self.world.now + duration)?,
             Command::WaitFor(kind) => {
                 let latest = self.world.now + LONGEST_WAIT;
-                while self.world.now < latest && !self.events().iter().any(|(_, found, _)| *found == kind) {
+                while self.world.now < latest
+                    && !self.events().iter().any(|(_, found, _)| *found == kind)
+                {
                     self.world.step()?;
                 }
                 if self.world.now >= latest {
@@ -128,7 +158,8 @@ impl Stage {
             Command::Settle => {
                 let latest = self.world.now + LONGEST_WAIT;
                 while self.world.now < latest && self.world.unrest().is_some() {
-                    self.world.run_until(self.world.now + Duration::from_millis(100))?;
+                    self.world
+                        .run_until(self.world.now + Duration::from_millis(100))?;
                 }
                 if let Some(what) = self.world.unrest() {
                     said.push(format!("does not come to rest: {what}"));
@@ -140,28 +171,42 @@ impl Stage {
             said.push(format!("{time:>6.1} s  {kind:<24} {message}"));
         }
         self.told = self.news().last().map_or(self.told, |event| event.sequence);
-        Ok(said.into_iter().map(|line| self.names.shorten(&line, &self.world.check.view)).collect())
+        Ok(said
+            .into_iter()
+            .map(|line| self.names.shorten(&line, &self.world.check.view))
+            .collect())
     }
 
     /// What happened since it was told last: seconds, kind, message.
     fn events(&self) -> Vec<(f64, String, String)> {
         let seconds = |at: supernode_types::Timestamp| at.since(crate::clock::BEGIN).as_secs_f64();
-        self.news().into_iter().map(|event| (seconds(event.at), event.kind, event.message)).collect()
+        self.news()
+            .into_iter()
+            .map(|event| (seconds(event.at), event.kind, event.message))
+            .collect()
     }
 
     fn news(&self) -> Vec<Event> {
         let told = self.told;
-        let found = self.world.store.read_inline("events", move |tx| query::events(tx, Some(told), None, Severity::Info, 100_000));
+        let found = self.world.store.read_inline("events", move |tx| {
+            query::events(tx, Some(told), None, Severity::Info, 100_000)
+        });
         found.expect("the store is in memory")
     }
 
     /// Nodes, jobs and open operations.
     fn show(&self) -> Vec<String> {
         let view = &self.world.check.view;
-        let name = |id| view.super_nodes.get(id).map_or_else(|| format!("{id}"), |found| found.name.to_string());
+        let name = |id| {
+            view.super_nodes
+                .get(id)
+                .map_or_else(|| format!("{id}"), |found| found.name.to_string())
+        };
         let mut lines = Vec::new();
         for machine in &self.world.machines {
-            let Some(node) = machine.node().and_then(|node| view.nodes.get(node)) else { continue };
+            let Some(node) = machine.node().and_then(|node| view.nodes.get(node)) else {
+                continue;
+            };
             let belongs = match &node.membership {
                 Membership::Spare => "spare".to_owned(),
                 Membership::Joining { super_node, .. } => format!("joining {}", name(super_node)),
@@ -169,14 +214,35 @@ impl Stage {
                 Membership::Leaving { super_node, .. } => format!("leaving {}", name(super_node)),
             };
             let ranks = machine.processes.len();
-            lines.push(format!("{:<8} {:<18} {:<12} {:<9} {ranks} rank(s)", node.name, belongs, node.policy.word(), node.condition.word()));
+            lines.push(format!(
+                "{:<8} {:<18} {:<12} {:<9} {ranks} rank(s)",
+                node.name,
+                belongs,
+                node.policy.word(),
+                node.condition.word()
+            ));
         }
         for job in view.jobs.values() {
-            let reason = if let JobState::Queued { reason } = &job.state { format!(": {reason}") } else { String::new() };
-            lines.push(format!("{} {} after {} attempt(s), {} requeue(s){reason}", job.id, job.state.word(), job.attempts, job.requeues));
+            let reason = if let JobState::Queued { reason } = &job.state {
+                format!(": {reason}")
+            } else {
+                String::new()
+            };
+            lines.push(format!(
+                "{} {} after {} attempt(s), {} requeue(s){reason}",
+                job.id,
+                job.state.word(),
+                job.attempts,
+                job.requeues
+            ));
         }
         for operation in view.operations.values() {
-            lines.push(format!("{} {} {}", operation.id, operation.kind.word(), operation.state.word()));
+            lines.push(format!(
+                "{} {} {}",
+                operation.id,
+                operation.kind.word(),
+                operation.state.word()
+            ));
         }
         let mut names = self.names.clone();
         lines.iter().map(|line| names.shorten(line, view)).collect()
@@ -186,6 +252,10 @@ impl Stage {
 /// What was accepted, in short.
 fn accepted(value: &serde_json::Value) -> String {
     let word = |name: &str| value[name].as_str().unwrap_or_default().to_owned();
-    let what = if word("kind").is_empty() { word("name") } else { word("kind") };
+    let what = if word("kind").is_empty() {
+        word("name")
+    } else {
+        word("kind")
+    };
     format!("accepted {}: {what}", word("id"))
 }

@@ -17,7 +17,9 @@ impl Names {
         let mut out = String::with_capacity(line.len());
         let mut rest = line;
         while !rest.is_empty() {
-            let end = rest.find(|letter: char| !letter.is_ascii_alphanumeric() && letter != '-').unwrap_or(rest.len());
+            let end = rest
+                .find(|letter: char| !letter.is_ascii_alphanumeric() && letter != '-')
+                .unwrap_or(rest.len());
             if end == 0 {
                 let length = rest.chars().next().map_or(1, char::len_utf8);
                 out.push_str(&rest[..length]);
@@ -31,7 +33,9 @@ impl Names {
     }
 
     fn word(&mut self, word: &str, view: &View) -> String {
-        let is_id = word.rsplit_once('-').is_some_and(|(_, body)| body.len() == 26);
+        let is_id = word
+            .rsplit_once('-')
+            .is_some_and(|(_, body)| body.len() == 26);
         if !is_id {
             return word.to_owned();
         }
@@ -49,7 +53,12 @@ impl Names {
             return known.clone();
         }
         let prefix = word.rsplit_once('-').map_or(word, |(prefix, _)| prefix);
-        let number = self.short.values().filter(|known| known.starts_with(&format!("{prefix}-"))).count() + 1;
+        let number = self
+            .short
+            .values()
+            .filter(|known| known.starts_with(&format!("{prefix}-")))
+            .count()
+            + 1;
         let short = format!("{prefix}-{number}");
         self.short.insert(word.to_owned(), short.clone());
         short
@@ -57,10 +66,17 @@ impl Names {
 
     /// Puts the ids back into a request of a script.
     pub(super) fn resolve(&self, request: Request) -> Request {
-        let id = |short: String| self.short.iter().find(|(_, known)| **known == short).map_or(short, |(id, _)| id.clone());
+        let id = |short: String| {
+            self.short
+                .iter()
+                .find(|(_, known)| **known == short)
+                .map_or(short, |(id, _)| id.clone())
+        };
         match request {
             Request::CancelJob { job } => Request::CancelJob { job: id(job) },
-            Request::CancelOperation { operation } => Request::CancelOperation { operation: id(operation) },
+            Request::CancelOperation { operation } => Request::CancelOperation {
+                operation: id(operation),
+            },
             other => other,
         }
     }

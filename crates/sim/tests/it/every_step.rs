@@ -4,7 +4,10 @@ use supernode_sim::{FaultKind, run_story};
 
 /// Each so-manieth step is disturbed; with `SUPERNODE_SIM_STRIDE=1` every single one, which takes minutes.
 fn stride(usual: u64) -> u64 {
-    std::env::var("SUPERNODE_SIM_STRIDE").ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
+    std::env::var("SUPERNODE_SIM_STRIDE")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(usual)
 }
 
 /// Disturbs each step of the story in a run of its own.
@@ -16,9 +19,17 @@ fn check(kind: FaultKind, machines: &[usize], usual_stride: u64) {
     for machine in machines {
         let mut step = 0;
         while step < calm.steps {
-            let ending = run_story(Some((kind, *machine, step)))
-                .unwrap_or_else(|violation| panic!("{kind:?} of machine {machine} at step {step}: {violation}\n{}", violation.trace.join("\n")));
-            assert_eq!(ending.regrets, Vec::<String>::new(), "{kind:?} of machine {machine} at step {step}");
+            let ending = run_story(Some((kind, *machine, step))).unwrap_or_else(|violation| {
+                panic!(
+                    "{kind:?} of machine {machine} at step {step}: {violation}\n{}",
+                    violation.trace.join("\n")
+                )
+            });
+            assert_eq!(
+                ending.regrets,
+                Vec::<String>::new(),
+                "{kind:?} of machine {machine} at step {step}"
+            );
             step += stride;
         }
     }

@@ -199,7 +199,7 @@ async fn refuse(stage: &mut Stage, job: &JobView) -> anyhow::Result<()> {
         .await;
     match answer {
         Err(ClientError::Api(error)) if error.code == ErrorCode::JobsRunning => {
-            saw(begun, &error.message)
+            saw(begun, &error.message);
         }
         Err(error) => bail!("another error than expected: {error}"),
         Ok(_) => bail!("a busy node was accepted for removal"),
@@ -332,7 +332,7 @@ async fn keep_one(stage: &mut Stage) -> anyhow::Result<()> {
         .await
     {
         Err(ClientError::Api(error)) if error.code == ErrorCode::LastNode => {
-            saw(begun, &error.message)
+            saw(begun, &error.message);
         }
         Err(error) => bail!("another error than expected: {error}"),
         Ok(_) => bail!("the last node was accepted for removal"),
