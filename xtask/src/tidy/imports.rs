@@ -19,12 +19,9 @@ const TABLE: &[(&str, &[&str])] = &[
     ("agent", &["types", "api", "client", "probe"]),
     ("http", &["api", "control", "types"]),
     ("cli", &["api", "client", "types"]),
-    (
-        "sim",
-        &[
-            "types", "api", "plan", "store", "probe", "client", "control", "agent",
-        ],
-    ),
+    (&[
+        "types", "api", "plan", "store", "probe", "client", "control", "agent",
+    ],),
     ("supernode", EVERYTHING),
     ("xtask", &[]),
     ("xtask-load", &["api", "client", "types"]),

@@ -12,7 +12,8 @@ use supernode_types::operation::OperationState;
 use supernode_types::super_node::DrainMode;
 use supernode_types::{Entropy, JobId, OperationId};
 
-use crate::world::{Engine, World, job_spec};
+use crate::ask::job_spec;
+use crate::world::{Engine, World};
 
 struct Storm {
     world: World,
