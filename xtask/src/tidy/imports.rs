@@ -19,9 +19,6 @@ const TABLE: &[(&str, &[&str])] = &[
     ("agent", &["types", "api", "client", "probe"]),
     ("http", &["api", "control", "types"]),
     ("cli", &["api", "client", "types"]),
-    (&[
-        "types", "api", "plan", "store", "probe", "client", "control", "agent",
-    ],),
     ("supernode", EVERYTHING),
     ("xtask", &[]),
     ("xtask-load", &["api", "client", "types"]),

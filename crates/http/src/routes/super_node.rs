@@ -52,9 +52,13 @@ fn mount_records(edge: Edge, context: &Context) -> Edge {
         let context = show.clone();
         async move {
             let name = request.path.get("super_node").to_owned();
-            let generation = |detail: &SuperNodeDetail| detail.view.super_node.generation;
+            let id = name.clone();
             context
-                .watch(request.query, generation, || detail(&context, name.clone()))
+                .watch(
+                    request.query,
+                    move |tx| Ok(super_node::find(tx, &id)?.generation),
+                    || detail(&context, name),
+                )
                 .await
         }
     })
