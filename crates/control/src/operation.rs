@@ -3,11 +3,9 @@
 use std::time::Duration;
 
 use supernode_store::Tx;
-use supernode_store::operation::{
-    OperationRecord, operation_generation, operation_get, operation_update,
-};
+use supernode_store::operation::{OperationRecord, operation_get, operation_update};
 use supernode_types::operation::{Operation, OperationKind, OperationState, Target, TargetState};
-use supernode_types::{Generation, NodeId, OperationId, ProvisionId, SuperNodeId};
+use supernode_types::{NodeId, OperationId, ProvisionId, SuperNodeId};
 
 use crate::{Intent, Refusal};
 
@@ -16,13 +14,6 @@ pub fn find(tx: &mut Tx<'_>, id: &str) -> Result<OperationRecord, Refusal> {
     let missing = || Refusal::not_found("operation", "operation", id);
     let id: OperationId = id.parse().map_err(|_| missing())?;
     operation_get(tx, &id)?.ok_or_else(missing)
-}
-
-/// The generation of the operation with this id, without reading all of it.
-pub fn generation(tx: &mut Tx<'_>, id: &str) -> Result<Generation, Refusal> {
-    let missing = || Refusal::not_found("operation", "operation", id);
-    let id: OperationId = id.parse().map_err(|_| missing())?;
-    operation_generation(tx, &id)?.ok_or_else(missing)
 }
 
 /// Asks to cancel an operation; asking again changes nothing.

@@ -5,15 +5,13 @@
 use std::collections::BTreeMap;
 
 use supernode_store::Tx;
-use supernode_store::attempt::{lease_list, lease_list_on, rank_get, rank_list};
+use supernode_store::attempt::{lease_list, lease_list_on, rank_list};
 pub use supernode_store::audit::AuditEntry;
 use supernode_store::audit::audit_list;
 pub use supernode_store::environment::EnvironmentRecord;
 use supernode_store::event::{event_last_sequence, event_list_after, event_list_latest};
 use supernode_store::job::{job_last_attempt, job_list, job_list_active_of};
-use supernode_store::node::{
-    inventory_get, node_list, node_list_of, node_list_removed, node_name,
-};
+use supernode_store::node::{inventory_get, node_list, node_list_of, node_list_removed};
 pub use supernode_store::operation::OperationRecord;
 use supernode_store::operation::{operation_list, operation_list_running};
 use supernode_store::provision::provision_get;
@@ -149,22 +147,6 @@ pub fn ranks_of_attempt(
     let mut ranks = rank_list(tx, attempt)?;
     ranks.retain(|rank| rank.job == job.id);
     Ok(ranks)
-}
-
-/// One rank of one attempt of a job.
-pub fn rank_of_attempt(
-    tx: &mut Tx<'_>,
-    job: &Job,
-    attempt: &AttemptId,
-    rank: u32,
-) -> Result<Option<Rank>, Refusal> {
-    let rank = rank_get(tx, attempt, rank)?;
-    Ok(rank.filter(|rank| rank.job == job.id))
-}
-
-/// The name of a node that an object names by its id, also of a removed one.
-pub fn name_of_node(tx: &mut Tx<'_>, id: &NodeId) -> Result<Name, Refusal> {
-    node_name(tx, id)?.ok_or_else(|| Refusal::not_found("node", "node", id.as_str()))
 }
 
 /// Operations of a super node that have not ended.

@@ -144,8 +144,8 @@ impl Options {
         options.hyperplanes = if chance.percent(25) { 2 } else { 1 };
         options.two_specs = chance.percent(15);
         options.provisioner = !options.two_specs && chance.percent(25);
-        options.chaos = chance.between((Duration::from_secs(20), Duration::from_secs(50)));
-        let pace = u64::from(chance.range(200, 1600));
+        options.chaos = chance.between((Duration::from_secs(30), Duration::from_secs(75)));
+        let pace = u64::from(chance.range(300, 2500));
         options.requests = Some((
             Duration::from_millis(pace / 4),
             Duration::from_millis(pace * 2),

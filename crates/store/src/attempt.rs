@@ -184,21 +184,6 @@ pub fn rank_list(tx: &mut Tx<'_>, attempt: &AttemptId) -> Result<Vec<Rank>, Stor
     .collect()
 }
 
-/// One rank of an attempt.
-pub fn rank_get(
-    tx: &mut Tx<'_>,
-    attempt: &AttemptId,
-    rank: u32,
-) -> Result<Option<Rank>, StoreError> {
-    tx.query_optional(
-        "SELECT * FROM job_rank WHERE attempt = $1 AND number = $2",
-        params![attempt.as_str(), rank],
-    )?
-    .as_ref()
-    .map(read_rank)
-    .transpose()
-}
-
 /// The ranks of an attempt on one node, in order.
 pub fn rank_list_of(
     tx: &mut Tx<'_>,

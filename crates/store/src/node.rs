@@ -67,13 +67,6 @@ pub fn node_find_named(tx: &mut Tx<'_>, name: &Name) -> Result<Option<Node>, Sto
     )?)
 }
 
-/// The name of the node with this id, also of a removed one; its record is not read.
-pub fn node_name(tx: &mut Tx<'_>, id: &NodeId) -> Result<Option<Name>, StoreError> {
-    tx.query_optional("SELECT name FROM node WHERE id = $1", params![id.as_str()])?
-        .map(|row| record::parsed(&row, "name"))
-        .transpose()
-}
-
 /// How a node came.
 pub fn node_origin(tx: &mut Tx<'_>, id: &NodeId) -> Result<NodeOrigin, StoreError> {
     let row = tx.query_one(

@@ -1,7 +1,7 @@
 //! Operations.
 
 use supernode_types::operation::Operation;
-use supernode_types::{Generation, Name, OperationId, SuperNodeId};
+use supernode_types::{Name, OperationId, SuperNodeId};
 
 use crate::{Row, StoreError, Tx, Value, params, record};
 
@@ -62,19 +62,6 @@ pub fn operation_get(
     )?
     .as_ref()
     .map(read)
-    .transpose()
-}
-
-/// The generation of the operation with this id; its record, which is long for many targets, is not read.
-pub fn operation_generation(
-    tx: &mut Tx<'_>,
-    id: &OperationId,
-) -> Result<Option<Generation>, StoreError> {
-    tx.query_optional(
-        "SELECT generation FROM operation WHERE id = $1",
-        params![id.as_str()],
-    )?
-    .map(|row| row.get("generation"))
     .transpose()
 }
 

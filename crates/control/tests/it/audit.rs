@@ -8,8 +8,7 @@ use supernode_control::service::housekeep;
 use supernode_control::{ChangeRequest, Refusal, node, token};
 use supernode_types::event::Severity;
 
-use crate::ask::{job_spec, keyed, request};
-use crate::world::{Engine, World, name, on_every_engine};
+use crate::world::{Engine, World, job_spec, keyed, name, on_every_engine, request};
 
 on_every_engine!(
     every_change_has_a_record_of_its_own,

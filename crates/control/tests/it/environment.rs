@@ -6,8 +6,7 @@ use supernode_types::environment::{
 };
 use supernode_types::operation::{Operation, OperationState};
 
-use crate::ask::job_spec;
-use crate::world::{DEADLINE, Engine, World, on_every_engine};
+use crate::world::{DEADLINE, Engine, World, job_spec, on_every_engine};
 
 on_every_engine!(
     a_revision_reaches_all_members,

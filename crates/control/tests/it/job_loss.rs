@@ -3,8 +3,7 @@
 use supernode_types::JobId;
 use supernode_types::job::{JobOutcome, JobSpec, JobState, RankEnd, RankState};
 
-use crate::ask::job_spec;
-use crate::world::{Engine, World, on_every_engine};
+use crate::world::{Engine, World, job_spec, on_every_engine};
 
 on_every_engine!(
     a_lost_node_queues_the_job_on_others,

@@ -2,16 +2,12 @@
 //! runs on `SQLite` and on a private `PostgreSQL` server.
 
 mod agent;
-mod ask;
-mod invariant;
-mod stage;
 mod world;
 
 mod audit;
 mod enrolment;
 mod environment;
 mod job;
-mod job_devices;
 mod job_loss;
 mod metrics;
 mod node;

@@ -6,8 +6,7 @@ use std::sync::atomic::Ordering;
 use supernode_control::metrics::render;
 use supernode_control::scale_up::Selection;
 
-use crate::ask::job_spec;
-use crate::world::{Engine, World, on_every_engine};
+use crate::world::{Engine, World, job_spec, on_every_engine};
 
 on_every_engine!(the_text_is_well_formed, the_numbers_are_right);
 

@@ -6,8 +6,7 @@ use supernode_control::{Refusal, StoreError, node};
 use supernode_types::node::{Node, NodePolicy, Position};
 use supernode_types::operation::OperationState;
 
-use crate::ask::{job_spec, request};
-use crate::world::{Engine, World, on_every_engine};
+use crate::world::{Engine, World, job_spec, on_every_engine, request};
 
 on_every_engine!(
     a_cordoned_node_gets_no_new_jobs_and_keeps_its_own,

@@ -4,8 +4,7 @@ use supernode_control::SyncOutcome;
 use supernode_types::environment::{ItemCondition, ItemState};
 use supernode_types::job::{RankEnd, RankState};
 
-use crate::ask::job_spec;
-use crate::world::{Engine, World, on_every_engine};
+use crate::world::{Engine, World, job_spec, on_every_engine};
 
 on_every_engine!(
     an_unchanged_report_writes_nothing,

@@ -5,8 +5,7 @@ use supernode_types::job::JobSpec;
 use supernode_types::operation::OperationState;
 use supernode_types::super_node::DrainMode;
 
-use crate::ask::job_spec;
-use crate::world::{Engine, World, on_every_engine};
+use crate::world::{Engine, World, job_spec, on_every_engine};
 
 on_every_engine!(
     a_restart_after_every_step_changes_nothing,

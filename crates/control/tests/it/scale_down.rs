@@ -8,8 +8,7 @@ use supernode_types::job::JobSpec;
 use supernode_types::operation::OperationState;
 use supernode_types::super_node::DrainMode;
 
-use crate::ask::{job_spec, request};
-use crate::world::{DEADLINE, Engine, World, on_every_engine};
+use crate::world::{DEADLINE, Engine, World, job_spec, on_every_engine, request};
 
 on_every_engine!(
     an_idle_node_leaves_and_is_cleaned,

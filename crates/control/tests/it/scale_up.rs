@@ -5,8 +5,7 @@ use supernode_control::scale_up::{self, Selection};
 use supernode_control::super_node::Create;
 use supernode_types::operation::{OperationState, TargetState};
 
-use crate::ask::{job_spec, keyed};
-use crate::world::{DEADLINE, Engine, World, on_every_engine};
+use crate::world::{DEADLINE, Engine, World, job_spec, keyed, on_every_engine};
 
 on_every_engine!(
     by_count_to_a_size_and_named,
@@ -385,7 +384,7 @@ fn the_plan_says_what_would_happen(engine: Engine) {
     world.created("train", 1);
     let plan = world
         .control
-        .change_inline(crate::ask::request("plan"), |tx, intent| {
+        .change_inline(crate::world::request("plan"), |tx, intent| {
             let plan = scale_up::plan(tx, intent, "train", &Selection::Count(2))?;
             Ok::<_, Refusal>((
                 plan.members_before,

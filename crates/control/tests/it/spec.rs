@@ -5,8 +5,7 @@ use supernode_control::{Refusal, scale_up::Selection};
 use supernode_types::node::SpecMatch;
 use supernode_types::spec::SpecDefinition;
 
-use crate::ask::request;
-use crate::world::{Engine, World, name, on_every_engine, settings};
+use crate::world::{Engine, World, name, on_every_engine, request, settings};
 
 on_every_engine!(
     a_spec_is_learnt_from_a_node_and_matches_its_like,

@@ -12,8 +12,7 @@ use supernode_types::operation::OperationState;
 use supernode_types::super_node::DrainMode;
 use supernode_types::{Entropy, JobId, OperationId};
 
-use crate::ask::job_spec;
-use crate::world::{Engine, World};
+use crate::world::{Engine, World, job_spec};
 
 struct Storm {
     world: World,

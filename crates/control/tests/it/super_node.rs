@@ -9,8 +9,7 @@ use supernode_control::{Refusal, node};
 use supernode_types::node::Position;
 use supernode_types::operation::OperationState;
 
-use crate::ask::{job_spec, request};
-use crate::world::{DEADLINE, Engine, World, name, on_every_engine};
+use crate::world::{DEADLINE, Engine, World, job_spec, name, on_every_engine, request};
 
 on_every_engine!(
     a_super_node_is_made_of_spares,

@@ -1,25 +1,35 @@
 //! A server with its agents, in the hands of a test: time passes when the test says so, and nothing happens by itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZero;
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use supernode_control::provisioner::Provisioner;
+use supernode_control::scale_up::Selection;
 use supernode_control::service::{self, LoopMetrics};
+use supernode_control::spec::Source;
+use supernode_control::super_node::Create;
 use supernode_control::token::JoinTokenWish;
 use supernode_control::{
-    Changed, Control, Enrolment, Refusal, Settings, StoreError, SyncOutcome, desired, enrol, query,
-    sync, token,
+    ChangeRequest, Changed, Control, Enrolment, IdempotencyKey, Intent, Refusal, Settings,
+    StoreError, SyncOutcome, Tx, desired, enrol, job, node, operation, query, scale_down, scale_up,
+    spec, super_node, sync, token,
 };
 use supernode_store::migrations::MIGRATIONS;
 use supernode_store::testing::PrivatePostgres;
 use supernode_store::{DatabaseUrl, Options, Store};
 use supernode_types::agent::Observed;
 use supernode_types::entropy::SeededEntropy;
-use supernode_types::node::Position;
-use supernode_types::{Clock, Entropy, JobId, Name, NodeId, Timestamp};
+use supernode_types::event::{Event, Severity};
+use supernode_types::job::{Job, JobSpec, JobState, Rank, RankState};
+use supernode_types::node::{Membership, Node, NodePolicy, Position};
+use supernode_types::operation::{Operation, OperationKind};
+use supernode_types::super_node::{DrainMode, SuperNode};
+use supernode_types::{Clock, Entropy, JobId, Name, NodeId, OperationId, Timestamp};
 use tempfile::TempDir;
 
 use crate::agent::Agent;
@@ -106,6 +116,46 @@ pub(crate) fn name(text: &str) -> Name {
     text.parse().expect("a good name")
 }
 
+pub(crate) fn request(action: &'static str) -> ChangeRequest {
+    ChangeRequest {
+        action,
+        subject: "subject".into(),
+        audited: serde_json::json!({ "asked": action }),
+        request_id: "request-1".into(),
+        actor: "ada".into(),
+        operator: true,
+        admin: true,
+        if_match: None,
+        idempotency: None,
+    }
+}
+
+/// With an idempotency key and the digest of the request.
+pub(crate) fn keyed(action: &'static str, key: &str, digest: &str) -> ChangeRequest {
+    ChangeRequest {
+        idempotency: Some(IdempotencyKey {
+            key: key.into(),
+            digest: digest.into(),
+        }),
+        ..request(action)
+    }
+}
+
+pub(crate) fn job_spec(nodes: u32) -> JobSpec {
+    JobSpec {
+        nodes,
+        devices: None,
+        arguments: vec!["/bin/train".into()],
+        environment: BTreeMap::new(),
+        workdir: None,
+        priority: 0,
+        time_limit_seconds: None,
+        requeue_limit: 0,
+        grace_seconds: 10,
+        run_as_root: false,
+    }
+}
+
 impl World {
     /// A server over a fresh database.
     pub(crate) fn empty(engine: Engine, settings: Settings) -> Self {
@@ -183,6 +233,235 @@ impl World {
     pub(crate) fn block_on<F: Future>(&self, future: F) -> F::Output {
         self.runtime.block_on(future)
     }
+
+    // ---- requests
+
+    /// A change as the admin `ada`.
+    pub(crate) fn change<T, F>(&self, action: &'static str, change: F) -> Result<T, Refusal>
+    where
+        T: Serialize + DeserializeOwned + Send + 'static,
+        F: FnMut(&mut Tx<'_>, &Intent) -> Result<T, Refusal> + Send + 'static,
+    {
+        self.change_as(request(action), change)
+    }
+
+    pub(crate) fn change_as<T, F>(&self, request: ChangeRequest, change: F) -> Result<T, Refusal>
+    where
+        T: Serialize + DeserializeOwned + Send + 'static,
+        F: FnMut(&mut Tx<'_>, &Intent) -> Result<T, Refusal> + Send + 'static,
+    {
+        self.control.change_inline(request, change)
+    }
+
+    pub(crate) fn read<T, F>(&self, read: F) -> T
+    where
+        T: Send + 'static,
+        F: FnMut(&mut Tx<'_>) -> Result<T, Refusal> + Send + 'static,
+    {
+        let answer = self.control.store().read_inline("test", read);
+        answer.unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    pub(crate) fn write<T, F>(&self, write: F) -> T
+    where
+        T: Send + 'static,
+        F: FnMut(&mut Tx<'_>) -> Result<T, StoreError> + Send + 'static,
+    {
+        let answer = self.control.store().write_inline("test", write);
+        answer.unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// Declares what a node has as a spec of at most 48 nodes.
+    pub(crate) fn declare(&self, spec_name: &str, node: &str) {
+        let (spec_name, source) = (name(spec_name), Source::Node(node.into()));
+        self.change("spec_create", move |tx, intent| {
+            spec::declare(tx, intent, &spec_name, &source, 48).map(drop)
+        })
+        .expect("declared");
+    }
+
+    pub(crate) fn create(
+        &self,
+        super_node: &str,
+        selection: Selection,
+    ) -> Result<Operation, Refusal> {
+        let wish = Create {
+            name: name(super_node),
+            spec: None,
+            selection,
+            labels: BTreeMap::new(),
+            deadline: DEADLINE,
+        };
+        self.change("super_node_create", move |tx, intent| {
+            super_node::create(tx, intent, &wish)
+        })
+    }
+
+    /// A ready super node of `count` nodes.
+    pub(crate) fn created(&mut self, super_node: &str, count: u32) {
+        let operation = self
+            .create(super_node, Selection::Count(count))
+            .expect("accepted");
+        self.settle();
+        assert_eq!(self.operation(&operation.id).state.word(), "succeeded");
+    }
+
+    pub(crate) fn scale_up(
+        &self,
+        super_node: &str,
+        selection: Selection,
+    ) -> Result<Operation, Refusal> {
+        self.scale_up_as(request("super_node_scale_up"), super_node, selection)
+    }
+
+    pub(crate) fn scale_up_as(
+        &self,
+        request: ChangeRequest,
+        super_node: &str,
+        selection: Selection,
+    ) -> Result<Operation, Refusal> {
+        let super_node = super_node.to_owned();
+        self.change_as(request, move |tx, intent| {
+            scale_up::scale_up(tx, intent, &super_node, &selection, DEADLINE)
+        })
+    }
+
+    pub(crate) fn scale_down(
+        &self,
+        super_node: &str,
+        selection: Selection,
+        mode: DrainMode,
+    ) -> Result<Operation, Refusal> {
+        let super_node = super_node.to_owned();
+        self.change("super_node_scale_down", move |tx, intent| {
+            scale_down::scale_down(tx, intent, &super_node, &selection, mode, DEADLINE)
+        })
+    }
+
+    pub(crate) fn delete(&self, super_node: &str) -> Result<Operation, Refusal> {
+        let super_node = super_node.to_owned();
+        self.change("super_node_delete", move |tx, intent| {
+            super_node::delete(tx, intent, &super_node, DEADLINE)
+        })
+    }
+
+    pub(crate) fn cancel(&self, operation: &OperationId) -> Result<(), Refusal> {
+        let id = operation.to_string();
+        self.change("operation_cancel", move |tx, intent| {
+            operation::cancel(tx, intent, &id).map(drop)
+        })
+    }
+
+    pub(crate) fn cordon(&self, node: &str, reason: &str) -> Result<Node, Refusal> {
+        let (node, reason) = (node.to_owned(), reason.to_owned());
+        self.change("node_cordon", move |tx, intent| {
+            node::cordon(tx, intent, &node, &reason)
+        })
+    }
+
+    pub(crate) fn remove(&self, node: &str) -> Result<Operation, Refusal> {
+        let node = node.to_owned();
+        self.change("node_remove", move |tx, intent| {
+            node::remove(tx, intent, &node)
+        })
+    }
+
+    pub(crate) fn submit(&self, super_node: &str, spec: JobSpec) -> Result<Job, Refusal> {
+        self.submit_as(request("job_submit"), super_node, spec)
+    }
+
+    pub(crate) fn submit_as(
+        &self,
+        request: ChangeRequest,
+        super_node: &str,
+        spec: JobSpec,
+    ) -> Result<Job, Refusal> {
+        let super_node = super_node.to_owned();
+        self.change_as(request, move |tx, intent| {
+            job::submit(tx, intent, &super_node, None, &spec).map(|(job, _)| job)
+        })
+    }
+
+    /// A job whose ranks all run.
+    pub(crate) fn running(&mut self, super_node: &str, spec: JobSpec) -> JobId {
+        let job = self.submit(super_node, spec).expect("accepted").id;
+        self.settle();
+        assert_eq!(self.job(&job).state.word(), "running");
+        job
+    }
+
+    pub(crate) fn cancel_job(&self, job: &JobId) -> Result<Job, Refusal> {
+        let id = job.to_string();
+        self.change("job_cancel", move |tx, intent| job::cancel(tx, intent, &id))
+    }
+
+    // ---- what there is
+
+    pub(crate) fn node(&self, name: &str) -> Node {
+        let name = name.to_owned();
+        self.read(move |tx| node::find(tx, &name))
+    }
+
+    pub(crate) fn nodes(&self) -> Vec<Node> {
+        self.read(|tx| query::nodes(tx, false))
+    }
+
+    pub(crate) fn super_node(&self, name: &str) -> SuperNode {
+        let name = name.to_owned();
+        self.read(move |tx| super_node::find(tx, &name))
+    }
+
+    /// The names of its full members.
+    pub(crate) fn members(&self, super_node: &str) -> Vec<String> {
+        let id = self.super_node(super_node).id;
+        let nodes = self.read(move |tx| query::nodes_of(tx, &id));
+        let full = nodes
+            .iter()
+            .filter(|node| matches!(node.membership, Membership::Member { .. }));
+        full.map(|node| node.name.to_string()).collect()
+    }
+
+    pub(crate) fn spares(&self) -> Vec<String> {
+        let nodes = self.nodes();
+        let spares = nodes
+            .iter()
+            .filter(|node| node.membership == Membership::Spare);
+        spares.map(|node| node.name.to_string()).collect()
+    }
+
+    pub(crate) fn operation(&self, id: &OperationId) -> Operation {
+        let id = id.to_string();
+        self.read(move |tx| operation::find(tx, &id)).operation
+    }
+
+    pub(crate) fn job(&self, id: &JobId) -> Job {
+        let id = id.to_string();
+        self.read(move |tx| job::find(tx, &id))
+    }
+
+    pub(crate) fn ranks(&self, job: &JobId) -> Vec<Rank> {
+        let job = self.job(job);
+        self.read(move |tx| query::ranks_of(tx, &job))
+    }
+
+    /// How many devices jobs hold.
+    pub(crate) fn leased(&self) -> u32 {
+        self.read(query::leased_devices).values().sum()
+    }
+
+    pub(crate) fn events(&self) -> Vec<Event> {
+        self.read(|tx| query::events(tx, Some(0), None, Severity::Info, 1000))
+    }
+
+    /// How often something happened.
+    pub(crate) fn event_count(&self, kind: &str) -> usize {
+        self.events()
+            .iter()
+            .filter(|event| event.kind == kind)
+            .count()
+    }
+
+    // ---- agents
 
     /// A join token with this hash, good for an hour.
     pub(crate) fn join_token(&self, hash: &str, uses: u32) -> String {
@@ -355,6 +634,107 @@ impl World {
     pub(crate) fn finish(&mut self, job: &JobId) {
         for rank in self.ranks(job) {
             self.exit(job, rank.rank, 0, &[]);
+        }
+    }
+
+    // ---- what must always hold
+
+    fn check(&self) {
+        self.check_super_nodes();
+        self.check_leases();
+    }
+
+    /// A super node has a node, unless it is only just being made or taken apart; no node is claimed by what is not there.
+    fn check_super_nodes(&self) {
+        let (nodes, super_nodes) =
+            self.read(|tx| Ok((query::nodes(tx, false)?, query::super_nodes(tx)?)));
+        let open = self.read(|tx| query::operations(tx, None, Some("running"), None, 1000));
+        let open: BTreeMap<_, _> = open
+            .iter()
+            .map(|record| (&record.operation.id, &record.operation))
+            .collect();
+        for super_node in &super_nodes {
+            let has_node = nodes
+                .iter()
+                .any(|node| node.membership.super_node() == Some(&super_node.id));
+            let in_the_making = open.values().any(|operation| {
+                let whole = matches!(
+                    operation.kind,
+                    OperationKind::SuperNodeCreate | OperationKind::SuperNodeDelete
+                );
+                whole && operation.super_node.as_ref() == Some(&super_node.id)
+            });
+            assert!(has_node || in_the_making, "{} has no node", super_node.name);
+            if let Some(deleting) = &super_node.deleting {
+                assert!(
+                    open.contains_key(deleting),
+                    "{} is being deleted by nobody",
+                    super_node.name
+                );
+            }
+        }
+        for node in &nodes {
+            let super_node = node.membership.super_node();
+            assert!(
+                super_node.is_none_or(|id| super_nodes.iter().any(|found| found.id == *id)),
+                "{node:?}"
+            );
+            if let NodePolicy::Draining { operation, .. } = &node.policy {
+                assert!(
+                    open.contains_key(operation),
+                    "{} is drained by nobody",
+                    node.name
+                );
+            }
+        }
+    }
+
+    /// Leases belong to attempts that are under way, all of a gang or none; what runs has a lease.
+    fn check_leases(&self) {
+        let (leases, jobs) = self.read(|tx| {
+            let leases = supernode_store::attempt::lease_list(tx)?;
+            Ok((leases, query::jobs(tx, None, Some("active"), None, 1000)?))
+        });
+        let mut held: BTreeMap<_, usize> = BTreeMap::new();
+        for lease in &leases {
+            *held.entry(lease.attempt.clone()).or_default() += 1;
+        }
+        for job in &jobs {
+            if let Some(attempt) = job.state.attempt() {
+                let ranks = self.ranks(&job.id);
+                assert_eq!(
+                    held.remove(attempt),
+                    Some(ranks.len()),
+                    "{} holds a whole gang",
+                    job.id
+                );
+            }
+        }
+        assert_eq!(held, BTreeMap::new(), "leases of attempts that are over");
+        let mut devices = BTreeSet::new();
+        for agent in self.agents.values() {
+            let ranks = agent
+                .ranks
+                .iter()
+                .filter(|(_, state)| **state == RankState::Running);
+            for ((attempt, rank), _) in ranks {
+                let lease = leases
+                    .iter()
+                    .find(|lease| lease.attempt == *attempt && lease.node == agent.id);
+                assert!(
+                    lease.is_some(),
+                    "rank {rank} of {attempt} runs without a lease"
+                );
+                assert!(devices.insert((agent.id.clone(), attempt.clone(), *rank)));
+            }
+        }
+    }
+
+    /// Whether a job is queued, and what for.
+    pub(crate) fn queue_reason(&self, job: &JobId) -> String {
+        match self.job(job).state {
+            JobState::Queued { reason } => reason,
+            other => panic!("{job} is {}", other.word()),
         }
     }
 }

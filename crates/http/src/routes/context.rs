@@ -93,16 +93,14 @@ impl Context {
             .map_err(|refusal| failure(&refusal))
     }
 
-    /// Reads an object; with `after_generation`, once its generation is larger or the wait is over. Every change of anything wakes all
-    /// who wait, so they look at the `generation` alone, and all of the object is read once.
-    pub(crate) async fn watch<T, G, F>(
+    /// Reads an object; with `after_generation`, again and again until its generation is larger or the wait is over.
+    pub(crate) async fn watch<T, F>(
         &self,
         watch: Watch,
-        generation: G,
-        read: impl FnOnce() -> F,
+        generation: impl Fn(&T) -> i64,
+        read: impl Fn() -> F,
     ) -> Result<T, Failure>
     where
-        G: FnMut(&mut Tx<'_>) -> Result<Generation, Refusal> + Clone + Send + 'static,
         F: Future<Output = Result<T, Failure>>,
     {
         let wait = Duration::from_millis(watch.wait_milliseconds.unwrap_or(0));
@@ -112,20 +110,20 @@ impl Context {
                 MAXIMUM_WAIT.as_millis()
             )));
         }
-        let Some(after) = watch.after_generation else {
-            return read().await;
-        };
         let deadline = Instant::now() + wait;
         let mut changes = self.control.hub().changes();
         loop {
             changes.mark_unchanged();
-            let news = self.read("watch", generation.clone()).await? > after;
+            let found = read().await?;
+            let news = watch
+                .after_generation
+                .is_none_or(|after| generation(&found) > after);
             if news
                 || tokio::time::timeout_at(deadline, changes.changed())
                     .await
                     .is_err()
             {
-                return read().await;
+                return Ok(found);
             }
         }
     }

@@ -54,12 +54,11 @@ pub(super) fn mount(edge: Edge, context: &Context) -> Edge {
         let context = show.clone();
         async move {
             let id = request.path.get("job").to_owned();
-            let peeked = id.clone();
             context
                 .watch(
                     request.query,
-                    move |tx| Ok(job::find(tx, &peeked)?.generation),
-                    || detail(&context, id),
+                    |detail: &JobDetail| detail.view.job.generation,
+                    || detail(&context, id.clone()),
                 )
                 .await
         }
@@ -164,7 +163,7 @@ async fn detail(context: &Context, id: String) -> Result<JobDetail, Failure> {
 }
 
 fn rank_view(tx: &mut Tx<'_>, rank: Rank) -> Result<RankView, Refusal> {
-    let node_name = query::name_of_node(tx, &rank.node)?;
+    let node_name = supernode_control::node::find(tx, rank.node.as_str())?.name;
     Ok(RankView { rank, node_name })
 }
 

@@ -93,25 +93,27 @@ async fn find(
                 Some(attempt) => Some(attempt.clone()),
                 None => query::last_attempt(tx, &job)?,
             };
-            // Many ranks are read at once, often: one rank, and of its node the name, is all that is looked at.
-            let rank = match &attempt {
-                Some(attempt) => query::rank_of_attempt(tx, &job, attempt, reader.rank)?,
-                None => None,
+            let ranks = match &attempt {
+                Some(attempt) => query::ranks_of_attempt(tx, &job, attempt)?,
+                None => Vec::new(),
             };
-            let rank = match (rank, &attempt) {
-                (Some(rank), _) => {
-                    let node = query::name_of_node(tx, &rank.node)?.to_string();
+            let count = ranks.len();
+            let rank = ranks.into_iter().find(|rank| rank.rank == reader.rank);
+            if attempt.is_some() && rank.is_none() {
+                return Err(Refusal::not_found(
+                    "rank",
+                    "job",
+                    &format!("{} of {} (it has {count})", reader.rank, job.id),
+                ));
+            }
+            let rank = match rank {
+                Some(rank) => {
+                    let node = supernode_control::node::find(tx, rank.node.as_str())?
+                        .name
+                        .to_string();
                     Some((rank, node))
                 }
-                (None, Some(attempt)) => {
-                    let count = query::ranks_of_attempt(tx, &job, attempt)?.len();
-                    return Err(Refusal::not_found(
-                        "rank",
-                        "job",
-                        &format!("{} of {} (it has {count})", reader.rank, job.id),
-                    ));
-                }
-                (None, None) => None,
+                None => None,
             };
             Ok(Found {
                 ended: job.state.ended(),

@@ -35,12 +35,11 @@ pub(super) fn mount(edge: Edge, context: &Context) -> Edge {
         let context = show.clone();
         async move {
             let name = request.path.get("node").to_owned();
-            let id = name.clone();
             context
                 .watch(
                     request.query,
-                    move |tx| Ok(node::find(tx, &id)?.generation),
-                    || detail(&context, name),
+                    |detail: &NodeDetail| detail.view.node.generation,
+                    || detail(&context, name.clone()),
                 )
                 .await
         }

@@ -22,13 +22,9 @@ pub(super) fn mount(edge: Edge, context: &Context) -> Edge {
         let context = show.clone();
         async move {
             let id = request.path.get("operation").to_owned();
-            let peeked = id.clone();
+            let generation = |view: &OperationView| view.operation.generation;
             context
-                .watch(
-                    request.query,
-                    move |tx| operation::generation(tx, &peeked),
-                    || find(&context, id),
-                )
+                .watch(request.query, generation, || find(&context, id.clone()))
                 .await
         }
     })
@@ -113,7 +109,11 @@ pub(super) fn view_of(tx: &mut Tx<'_>, record: OperationRecord) -> Result<Operat
 
 fn target_name(tx: &mut Tx<'_>, target: &Target) -> Result<Option<String>, Refusal> {
     match (&target.node, &target.provision) {
-        (Some(node), _) => Ok(Some(query::name_of_node(tx, node)?.to_string())),
+        (Some(node), _) => Ok(Some(
+            supernode_control::node::find(tx, node.as_str())?
+                .name
+                .to_string(),
+        )),
         (None, Some(provision)) => query::provision_node_name(tx, provision),
         (None, None) => Ok(None),
     }

@@ -52,13 +52,9 @@ fn mount_records(edge: Edge, context: &Context) -> Edge {
         let context = show.clone();
         async move {
             let name = request.path.get("super_node").to_owned();
-            let id = name.clone();
+            let generation = |detail: &SuperNodeDetail| detail.view.super_node.generation;
             context
-                .watch(
-                    request.query,
-                    move |tx| Ok(super_node::find(tx, &id)?.generation),
-                    || detail(&context, name),
-                )
+                .watch(request.query, generation, || detail(&context, name.clone()))
                 .await
         }
     })

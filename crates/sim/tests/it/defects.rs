@@ -64,7 +64,6 @@ fn an_old_desired_state_that_looks_new_is_noticed() {
             "which is leased to",
             "two attempts",
             "should have",
-            "was released with",
         ],
     );
 }
