@@ -258,7 +258,8 @@ impl Yard {
             std::process::id(),
             realtime_nanoseconds()
         );
-        let mut reaper = Command::new(std::env::current_exe()?)
+        // By this link and not by its path: a build in between may have put another file there.
+        let mut reaper = Command::new("/proc/self/exe")
             .args([REAPER_COMMAND, &marker])
             .arg(&directory)
             .stdin(Stdio::piped())

@@ -1,8 +1,12 @@
 //! What an agent has to remember to be the same agent after it was killed: what it was told, and what it did about it.
 //!
-//! One JSON file, replaced as a whole and flushed to the disk before anything in it is acted on. It holds intent and what cannot be
-//! found on the machine again; how a rank stands is read from its directory. A ledger that cannot be read is put aside: an agent
-//! without one asks the server for everything, and finds its running ranks by their directories.
+//! One JSON file, replaced as a whole before anything in it is acted on. It holds intent and what cannot be found on the machine again;
+//! how a rank stands is read from its directory. A ledger that cannot be read is put aside: an agent without one asks the server for
+//! everything, and finds its running ranks by their directories.
+//!
+//! It survives the end of any process, and not every loss of power: that ends the boot, and with it all that the ledger protects. A
+//! rank is never started in another boot than its own, and an agent that was started anew cleans or verifies the environment once
+//! more by its manifest. To flush the ledger would cost every start of a rank two waits for the disk.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -165,10 +169,10 @@ impl Ledger {
         }
     }
 
-    /// Replaces the ledger in a data directory; when this returns, it survives a loss of power.
+    /// Replaces the ledger in a data directory; when this returns, it survives the end of this process.
     pub fn store(&self, data_directory: &Directory) -> Result<(), FileError> {
         let text = serde_json::to_vec(self).expect("the ledger is plain data");
-        data_directory.write_atomic(FILE, &text, Permissions::mode(0o600), Durability::Power)
+        data_directory.write_atomic(FILE, &text, Permissions::mode(0o600), Durability::Process)
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! None of it survives a restart and none of it has to: contacts begin anew with a full grace time, agents reconnect, waiters ask again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -73,8 +73,9 @@ pub struct SyncLatency {
 #[derive(Debug)]
 struct State {
     sync_latency: SyncLatency,
-    heard: BTreeMap<NodeId, Heard>,
-    links: BTreeMap<NodeId, Connection>,
+    /// Looked up with every sync of every node, never in order.
+    heard: HashMap<NodeId, Heard>,
+    links: HashMap<NodeId, Connection>,
 }
 
 #[derive(Debug)]
@@ -104,8 +105,8 @@ impl Hub {
             clock,
             state: Arc::new(Mutex::new(State {
                 sync_latency: SyncLatency::default(),
-                heard: BTreeMap::new(),
-                links: BTreeMap::new(),
+                heard: HashMap::new(),
+                links: HashMap::new(),
             })),
             connections: Arc::new(AtomicU64::new(0)),
             wake: Arc::new(Notify::new()),

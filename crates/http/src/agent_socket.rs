@@ -3,6 +3,7 @@
 //! One task per connection, and what it holds while idle is its socket and a timer. A frame is handled before the next is read, so an
 //! agent can never have more than one message in the server's memory.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -76,13 +77,22 @@ async fn converse(
     clock: &dyn Clock,
     shutdown: &CancellationToken,
 ) -> End {
+    let AgentConnection {
+        session,
+        outgoing,
+        close,
+    } = connection;
     let mut handling: Option<BoxFuture<'static, Result<(), Failure>>> = None;
     let mut silent_until = Instant::now() + limits.idle;
+    // Made once: to wait anew with every message of every agent would mean a queue for the locks that they share.
+    let mut ended = pin!(shutdown.cancelled());
+    let mut closed = pin!(close.cancelled());
+    let mut alarm = pin!(sleep_until(silent_until));
     loop {
         tokio::select! {
             biased;
-            () = shutdown.cancelled() => return End::Close(close_code::AWAY, "the server ends; connect again".to_owned()),
-            () = connection.close.cancelled() => {
+            () = &mut ended => return End::Close(close_code::AWAY, "the server ends; connect again".to_owned()),
+            () = &mut closed => {
                 return End::Close(close_code::POLICY, "the server closed this connection: the node is no longer welcome on it".to_owned());
             }
             handled = async { handling.as_mut().expect("polled only while there is one").await }, if handling.is_some() => {
@@ -92,7 +102,7 @@ async fn converse(
                     return refused(failure);
                 }
             }
-            message = connection.outgoing.recv() => match message {
+            message = outgoing.recv() => match message {
                 Some(message) => if let Some(end) = send(socket, &message, limits.send).await {
                     return end;
                 },
@@ -104,13 +114,17 @@ async fn converse(
                     return End::Close(close_code::POLICY, format!("the node's certificate ended at {}", identity.not_after));
                 }
                 match read(frame) {
-                    Ok(Some(message)) => handling = Some(Arc::clone(&connection.session).received(message)),
+                    Ok(Some(message)) => handling = Some(Arc::clone(session).received(message)),
                     Ok(None) => {}
                     Err(end) => return end,
                 }
             }
-            () = sleep_until(silent_until), if handling.is_none() => {
-                return End::Close(close_code::POLICY, format!("no message for {} s", limits.idle.as_secs_f64()));
+            () = &mut alarm, if handling.is_none() => {
+                if Instant::now() >= silent_until {
+                    return End::Close(close_code::POLICY, format!("no message for {} s", limits.idle.as_secs_f64()));
+                }
+                // Set too early on purpose: an alarm that rings now and then is cheaper than one that is set with every message.
+                alarm.as_mut().reset(silent_until);
             }
         }
     }

@@ -1,7 +1,7 @@
 //! The lease file: until when the ranks of this node may run without a new word from the control plane.
 //!
 //! ```text
-//!  agent --after each acknowledged sync: deadline (rename)--> DATA/lease --read at least 4 times a second--> every supervisor
+//!  agent --after each acknowledged sync: deadline (in place)--> DATA/lease --read at least 4 times a second--> every supervisor
 //! ```
 //! The file holds one number, 8 bytes, little-endian: nanoseconds of `CLOCK_BOOTTIME`, which no clock correction moves and which
 //! goes on while a machine sleeps. [`NO_DEADLINE`] means that no fence is wanted. A missing or short file means "expired": without
@@ -10,6 +10,7 @@
 //! The number means nothing after a restart of the host, so the agent writes the file before it launches the first rank of a boot.
 
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 /// No fence.
@@ -41,9 +42,18 @@ impl LeaseFile {
     }
 
     /// Ranks may run until `CLOCK_BOOTTIME` shows this.
+    ///
+    /// A file that is there is written in place, eight bytes at once: replacing it would cost a new file every second, and file systems
+    /// write a replaced file to the disk. The first one is written aside, because a reader takes a short file for the end.
     pub fn write(&self, deadline_nanoseconds: i64) -> io::Result<()> {
+        let bytes = deadline_nanoseconds.to_le_bytes();
+        if let Ok(file) = std::fs::OpenOptions::new().write(true).open(&self.path)
+            && file.metadata().is_ok_and(|status| status.len() == 8)
+        {
+            return file.write_all_at(&bytes, 0);
+        }
         let aside = self.path.with_extension("new");
-        std::fs::write(&aside, deadline_nanoseconds.to_le_bytes())?;
+        std::fs::write(&aside, bytes)?;
         std::fs::rename(&aside, &self.path)
     }
 

@@ -268,7 +268,7 @@ fn seeds(default: u64) -> u64 {
 
 #[test]
 fn a_storm_leaves_nothing_behind_on_sqlite() {
-    for seed in 0..seeds(12) {
+    for seed in 0..seeds(8) {
         storm(Engine::Sqlite, seed, 120);
     }
 }
