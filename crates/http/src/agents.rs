@@ -16,7 +16,7 @@ use supernode_control::{
     renew, sync,
 };
 use supernode_types::agent::Desired;
-use supernode_types::{CertificateSerial, NodeId, Timestamp};
+use supernode_types::{CertificateSerial, Generation, NodeId, Timestamp};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -212,6 +212,10 @@ impl Link for Socket {
         queued
     }
 
+    fn told(&self) -> Generation {
+        self.told.load(Ordering::Relaxed)
+    }
+
     fn read_log(&self, request: LogRequest) -> oneshot::Receiver<Result<LogBytes, String>> {
         let (answer, receiver) = oneshot::channel();
         let number = self.requests.fetch_add(1, Ordering::Relaxed);
@@ -264,12 +268,19 @@ impl AgentSession for Session {
     }
 }
 
+fn replaced() -> Failure {
+    Failure::unavailable("a newer connection of this node took over")
+}
+
 impl Session {
     /// A bare sync costs no database access: it only says that the node is there. Everything else is stored before it is acknowledged.
     async fn synced(&self, message: Sync) -> Result<(), Failure> {
         let clock = self.control.clock();
         let received = clock.monotonic();
-        let told = self.socket.told.load(Ordering::Relaxed);
+        if !self.control.hub().is_current(&self.node, self.connection) {
+            return Err(replaced());
+        }
+        let told = self.socket.told();
         let news = message.observed.is_some() || message.stored_generation != told;
         let (sequence, stored) = (message.sequence, message.stored_generation);
         if news {
@@ -299,14 +310,22 @@ impl Session {
         let (node, now) = (self.node.clone(), self.control.clock().now());
         let stored = message.stored_generation;
         let observed = message.observed;
+        let (hub, connection) = (self.control.hub().clone(), self.connection);
         let outcome = self
             .control
             .store()
             .write("agent_sync", move |tx| {
-                sync(tx, &node, stored, observed.as_ref(), now)
+                // Asked here, where writes stand in one line: what a newer connection brings is stored after this.
+                if !hub.is_current(&node, connection) {
+                    return Ok(None);
+                }
+                sync(tx, &node, stored, observed.as_ref(), now).map(Some)
             })
             .await
             .map_err(|error: StoreError| failure(&error.into()))?;
+        let Some(outcome) = outcome else {
+            return Err(replaced());
+        };
         let SyncOutcome::Stored {
             desired_generation,
             changed,
