@@ -30,5 +30,5 @@ pub mod token;
 
 pub use db::{
     CheckReport, ConflictKind, DatabaseUrl, DatabaseUrlError, FromValue, Migration, Options, Row,
-    Store, StoreError, StoreMetrics, Tx, Value,
+    Sharing, Store, StoreError, StoreMetrics, Tx, Value,
 };

@@ -26,9 +26,18 @@ pub(crate) enum Access {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
     /// Reads and writes; creates the `SQLite` file.
-    Writer,
+    Writer(Sharing),
     /// Reads; never changes anything, not even by recovery.
     Reader,
+}
+
+/// Whether other stores may write to the same database at the same time. `SQLite` is always exclusive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sharing {
+    /// No: a second store that asks for the same is refused as long as this one is open.
+    Exclusive,
+    /// Yes: only transactions keep them apart.
+    Shared,
 }
 
 pub(crate) enum Connection {
@@ -55,7 +64,7 @@ impl Connection {
             Target::SqliteFile(path) => {
                 SqliteConnection::open_file(database, path, role).map(Self::Sqlite)
             }
-            Target::Postgres(target) => PostgresConnection::open(database, target)
+            Target::Postgres(target) => PostgresConnection::open(database, target, role)
                 .map(|engine| Self::Postgres(Box::new(engine))),
         }
     }

@@ -4,7 +4,7 @@
 //! program has upgraded, and one whose steps were other texts: this program's queries would not fit either.
 
 use super::{
-    connection::{Access, Connection, Role},
+    connection::{Access, Connection, Role, Sharing},
     error::{Failure, StoreError},
     tx::Tx,
     url::DatabaseUrl,
@@ -203,7 +203,7 @@ pub(crate) fn expected_tables_and_columns(
     migrations: &[Migration],
 ) -> Result<Vec<String>, StoreError> {
     let url = DatabaseUrl::sqlite_memory();
-    let mut reference = Connection::open(&url, Role::Writer)?;
+    let mut reference = Connection::open(&url, Role::Writer(Sharing::Shared))?;
     migrate(&mut reference, "(reference)", migrations)?;
     tables_and_columns(&mut reference, Access::Read)
 }

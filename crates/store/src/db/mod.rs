@@ -38,6 +38,7 @@ mod value;
 mod writer;
 
 pub use check::CheckReport;
+pub use connection::Sharing;
 pub use error::{ConflictKind, StoreError};
 pub use metrics::StoreMetrics;
 pub use migration::Migration;

@@ -13,7 +13,7 @@ use postgres::{
 };
 
 use super::{
-    connection::Access,
+    connection::{Access, Role, Sharing},
     error::{ConflictKind, Failure, Scope, StoreError},
     row::Row,
     tls::{self, Tls},
@@ -23,6 +23,9 @@ use super::{
 
 /// The number that all servers of one database agree on for "the schema is being changed".
 const MIGRATION_LOCK: &str = "SELECT pg_advisory_xact_lock(7310017253881)";
+
+/// The number that says "a server works on this database". It is held by a connection, so a dead server gives it back.
+const SERVER_LOCK: &str = "SELECT pg_advisory_lock(7310017253882)";
 
 /// A server that died or hangs must not hold its locks for long; a commit that was answered must be on disk.
 const SESSION: &str = "SET lock_timeout = '5s'; SET idle_in_transaction_session_timeout = '30s';
@@ -53,7 +56,11 @@ enum Savepoint {
 }
 
 impl PostgresConnection {
-    pub(crate) fn open(database: Arc<str>, target: &PostgresTarget) -> Result<Self, StoreError> {
+    pub(crate) fn open(
+        database: Arc<str>,
+        target: &PostgresTarget,
+        role: Role,
+    ) -> Result<Self, StoreError> {
         let connected =
             match &target.tls {
                 Tls::Off => target.config.connect(NoTls),
@@ -77,7 +84,22 @@ impl PostgresConnection {
             wrote: false,
         };
         this.prepare_session().map_err(|failure| failure.error)?;
+        if role == Role::Writer(Sharing::Exclusive) {
+            this.lock_database()?;
+        }
         Ok(this)
+    }
+
+    /// Waits as long as `lock_timeout` says: a server that just died may still look alive.
+    fn lock_database(&mut self) -> Result<(), StoreError> {
+        self.control(SERVER_LOCK)
+            .map_err(|failure| match failure.scope {
+                Scope::Contention => StoreError::Unavailable {
+                    database: self.database.to_string(),
+                    reason: "another server works on it: stop that one first".to_owned(),
+                },
+                _ => failure.error,
+            })
     }
 
     fn prepare_session(&mut self) -> Result<(), Failure> {

@@ -62,7 +62,7 @@ impl SqliteConnection {
     ) -> Result<Self, StoreError> {
         let path = resolved(&database, path)?;
         let (lock, flags) = match role {
-            Role::Writer => {
+            Role::Writer(_) => {
                 let lock = FileLock::take(&path)?;
                 create_private(&database, &path)?;
                 (Some(lock), OpenFlags::SQLITE_OPEN_READ_WRITE)
@@ -79,14 +79,14 @@ impl SqliteConnection {
             _lock: lock,
         };
         this.configure(match role {
-            Role::Writer => {
+            Role::Writer(_) => {
                 "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON;
                  PRAGMA journal_size_limit=67108864; PRAGMA trusted_schema=OFF;"
             }
             Role::Reader => "PRAGMA query_only=ON; PRAGMA trusted_schema=OFF;",
         })
         .map_err(|failure| failure.error)?;
-        if role == Role::Writer {
+        if matches!(role, Role::Writer(_)) {
             this.require_wal()?;
         }
         Ok(this)

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::{
     batch,
     check::{self, CheckReport},
-    connection::{Connection, Role},
+    connection::{Connection, Role, Sharing},
     error::StoreError,
     job::{Job, job},
     metrics::{Counters, StoreMetrics},
@@ -28,6 +28,8 @@ use super::{
 pub struct Options {
     /// The schema.
     pub migrations: &'static [Migration],
+    /// Whether this store wants to be the only one that writes.
+    pub sharing: Sharing,
     /// How many write closures may wait; the next caller waits to be let in.
     pub queue_length_max: NonZero<usize>,
     /// How many closures share a transaction at most.
@@ -45,6 +47,7 @@ impl Options {
     pub const fn new(migrations: &'static [Migration]) -> Self {
         Self {
             migrations,
+            sharing: Sharing::Exclusive,
             queue_length_max: NonZero::new(4096).expect("not zero"),
             batch_closures_max: 512,
             batch_work_max: Duration::from_millis(5),
@@ -105,7 +108,7 @@ impl Store {
     pub fn open_with(url: &DatabaseUrl, options: Options) -> Result<Self, StoreError> {
         let counters = Arc::new(Counters::default());
         let engine = if url.is_memory() {
-            let mut connection = Connection::open(url, Role::Writer)?;
+            let mut connection = Connection::open(url, Role::Writer(options.sharing))?;
             migration::migrate(&mut connection, &url.to_string(), options.migrations)?;
             Engine::Inline(Box::new(Mutex::new(connection)))
         } else {
@@ -332,7 +335,7 @@ impl Threads {
         let prepare_writer = {
             let (url, counters) = (url.clone(), Arc::clone(counters));
             move || {
-                let mut connection = Connection::open(&url, Role::Writer)?;
+                let mut connection = Connection::open(&url, Role::Writer(options.sharing))?;
                 migration::migrate(&mut connection, &url.to_string(), options.migrations)?;
                 Ok(Writer {
                     url,

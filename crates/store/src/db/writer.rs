@@ -80,7 +80,7 @@ impl Writer {
             connection,
             queue,
         } = self;
-        let connection = connected(connection, url, Role::Writer)?;
+        let connection = connected(connection, url, Role::Writer(options.sharing))?;
         let since = monotonic_now();
         let mut next = |count: usize| {
             if !grow

@@ -7,7 +7,7 @@ use std::{
 };
 
 use supernode_store::{
-    DatabaseUrl, Migration, Options, Store, StoreError, params, testing::PrivatePostgres,
+    DatabaseUrl, Migration, Options, Sharing, Store, StoreError, params, testing::PrivatePostgres,
 };
 use tempfile::TempDir;
 
@@ -97,8 +97,12 @@ impl Database {
     }
 }
 
+/// Shared, so that a test can be two servers; the product opens its database exclusively.
 pub(crate) fn options() -> Options {
-    Options::new(MIGRATIONS)
+    Options {
+        sharing: Sharing::Shared,
+        ..Options::new(MIGRATIONS)
+    }
 }
 
 /// Options under which everything that waits is taken in one batch, however slow this machine is.

@@ -14,7 +14,9 @@ use std::{
 
 use supernode_store::{DatabaseUrl, Options, Store, StoreError, params, testing::PrivatePostgres};
 
-use crate::fixture::{Database, Engine, PATIENCE, insert, names, options, postgres, shared};
+use crate::fixture::{
+    Database, Engine, MIGRATIONS, PATIENCE, insert, names, options, postgres, shared,
+};
 
 /// Ends every connection to the database but this one.
 fn cut_connections(database: &Database) {
@@ -93,6 +95,24 @@ fn counters(store: &Store) -> Vec<i64> {
                 .collect()
         })
         .unwrap_or_else(|error: StoreError| panic!("{error}"))
+}
+
+#[test]
+fn a_second_server_is_refused_until_the_first_is_gone() {
+    let database = Database::new(Engine::Postgres);
+    let exclusive = Options::new(MIGRATIONS);
+    let first = database.open_with(exclusive);
+    let error = Store::open_with(&database.url, exclusive).expect_err("there is a first one");
+    assert!(
+        error.to_string().contains("another server works on it"),
+        "{error}"
+    );
+    // A cut connection gives the lock back, and the next one takes it again.
+    cut_connections(&database);
+    insert(&first, 1, "first").expect("written on a new connection");
+    Store::open_with(&database.url, exclusive).expect_err("the first is still there");
+    drop(first);
+    database.open_with(exclusive);
 }
 
 /// Two servers on one database change the same row, the second in the middle of the first's transaction.

@@ -3,7 +3,7 @@
 use supernode_store::ConflictKind;
 use supernode_store::node::{
     inventory_get, inventory_put, node_find, node_find_named, node_get, node_insert, node_list,
-    node_list_of, node_list_removed, node_name, node_origin, node_update,
+    node_list_of, node_list_removed, node_origin, node_update,
 };
 use supernode_types::inventory::Inventory;
 use supernode_types::node::{Membership, Node, NodePolicy};
@@ -35,8 +35,6 @@ fn a_node_comes_back_whole(engine: Engine) {
             "an id is not a name"
         );
         assert_eq!(node_origin(tx, &first.id)?, origin());
-        assert_eq!(node_name(tx, &first.id)?, Some(name("n1")));
-        assert_eq!(node_name(tx, &node("n9", 99).id)?, None);
         Ok(())
     });
 }
