@@ -1,11 +1,12 @@
-//! The unit tests of the Python examples, with nothing but the standard library.
+//! The unit tests of the Python examples, by a Python that has PyTorch for the one that trains.
 
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use super::{Outcome, run_command};
+use crate::processes::output_within;
 use crate::workspace;
 
 pub(super) fn run() -> Result<Outcome> {
@@ -14,8 +15,9 @@ pub(super) fn run() -> Result<Outcome> {
     if directories.is_empty() {
         return Ok(Outcome::Note("no test_*.py under examples/".to_owned()));
     }
+    let python = with_torch().context("no Python here has PyTorch: run the step `setup`")?;
     for directory in directories {
-        let mut command = Command::new("python3");
+        let mut command = Command::new(python);
         command
             .args([
                 "-m",
@@ -30,6 +32,19 @@ pub(super) fn run() -> Result<Outcome> {
         run_command(command, Duration::from_mins(5))?;
     }
     Ok(Outcome::Passed)
+}
+
+/// A Python that can import PyTorch: the one of PATH, or Debian's, whose packages another one does not see.
+pub(super) fn with_torch() -> Option<&'static str> {
+    ["python3", "/usr/bin/python3"].into_iter().find(|python| {
+        let found =
+            "import importlib.util, sys; sys.exit(importlib.util.find_spec('torch') is None)";
+        output_within(
+            Command::new(python).args(["-c", found]),
+            Duration::from_mins(1),
+        )
+        .is_ok_and(|output| output.status.success())
+    })
 }
 
 /// The directories under `examples/` that hold a `test_*.py`, each once.

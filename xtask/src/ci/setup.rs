@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use super::{Outcome, run_command};
+use super::{Outcome, python, run_command};
 use crate::metadata::cargo;
 use crate::processes::output_within;
 
@@ -35,6 +35,7 @@ pub(super) fn run() -> Result<Outcome> {
         .iter()
         .filter(|need| find_program(need.program).is_none())
         .map(|need| need.package)
+        .chain(python::with_torch().is_none().then_some("python3-torch"))
         .collect();
     if missing.is_empty() {
         return Ok(Outcome::Note("nothing is missing".to_owned()));
