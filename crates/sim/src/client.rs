@@ -21,7 +21,7 @@ pub(crate) type Answer = Result<Value, String>;
 pub(crate) struct Asked {
     pub(crate) request: Request,
     actor: &'static str,
-    key: String,
+    pub(crate) key: String,
     /// What the operator was told.
     pub(crate) answer: Option<Answer>,
     /// What the server did about it, whether or not anybody was told.
@@ -144,6 +144,7 @@ impl World {
                     Makes::Operation => accepted.operations.extend(id.parse()),
                     Makes::Nothing => {}
                 }
+                self.check.promises.take(&asked.request, value);
             }
             Some(before) if before != value => {
                 let text = format!("request {number} was accepted twice: {before} and {value}");

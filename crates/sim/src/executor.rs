@@ -219,7 +219,7 @@ impl World {
             return self.violated(format!("the desired generation that the agent of {name} has stored went back from {from} to {to}"));
         }
         here.disk.highest_generation = stored.generation;
-        here.disk.ledger = stored;
+        here.disk.former_ledger = std::mem::replace(&mut here.disk.ledger, stored);
     }
 
     fn environment_work(
@@ -239,7 +239,9 @@ impl World {
                 state,
             }]
         };
-        let disk = &mut self.machines[machine].disk.environment;
+        let disk = &mut self.machines[machine].disk;
+        let reached = &mut disk.environment_reached;
+        let disk = &mut disk.environment;
         Ok(match task {
             EnvironmentTask::Apply { .. } if broken => {
                 *disk = EnvironmentOnDisk {
@@ -250,7 +252,8 @@ impl World {
                     why: "read-only file system".into(),
                 })
             }
-            EnvironmentTask::Apply { .. } => {
+            EnvironmentTask::Apply { generation } => {
+                *reached = generation.max(*reached);
                 *disk = EnvironmentOnDisk {
                     present: desired,
                     wrong: false,

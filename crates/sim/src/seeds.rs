@@ -58,6 +58,7 @@ impl std::fmt::Display for Summary {
             jobs,
             server_processes,
             events,
+            trace: _,
         } = &self.sum;
         write!(
             formatter,
