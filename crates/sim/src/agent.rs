@@ -250,7 +250,8 @@ impl World {
                 key,
                 device,
                 program,
-            } => self.supervise(machine, key, device, program),
+                granted,
+            } => self.supervise(machine, key, device, program, granted),
             MachineEvent::Fence { key } => self.fence(machine, key),
             MachineEvent::End { key, end } => self.end(machine, key, end),
         }

@@ -178,6 +178,7 @@ pub(crate) enum MachineEvent {
         key: RankKey,
         device: u32,
         program: Program,
+        granted: Duration,
     },
     /// The supervisor looks at the lease.
     Fence { key: RankKey },

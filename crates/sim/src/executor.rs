@@ -32,7 +32,12 @@ impl World {
                 }
                 self.write_lease(machine);
             }
-            Effect::LaunchRank { key, launch, .. } => self.launch_rank(machine, key, &launch),
+            Effect::LaunchRank {
+                key,
+                launch,
+                granted,
+                ..
+            } => self.launch_rank(machine, key, &launch, granted),
             Effect::StopRank { key, grace, .. } => {
                 self.enter(machine, key, RankTask::Stop { grace });
             }
@@ -79,7 +84,13 @@ impl World {
         }
     }
 
-    fn launch_rank(&mut self, machine: usize, key: RankKey, launch: &RankLaunch) {
+    fn launch_rank(
+        &mut self,
+        machine: usize,
+        key: RankKey,
+        launch: &RankLaunch,
+        granted: Duration,
+    ) {
         let Some(program) = Program::parse(&launch.arguments) else {
             return self.violated(format!(
                 "{key} is launched with other arguments than its job has: {:?}",
@@ -98,6 +109,7 @@ impl World {
             RankTask::Launch {
                 device: launch.place.device,
                 program,
+                granted,
             },
         );
     }
