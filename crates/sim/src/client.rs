@@ -99,7 +99,6 @@ impl World {
         let Some(server) = &self.server else { return };
         let asked = &self.client[number];
         let result = asked.request.ask(&server.control, asked.actor, &key);
-        self.check.store_changed = true;
         let answer = match result {
             Err(Refusal::Store(error)) => {
                 let request = &self.client[number].request;
@@ -136,6 +135,7 @@ impl World {
         let asked = &mut self.client[number];
         match &asked.effect {
             None => {
+                self.check.store_changed = true;
                 asked.effect = Some(value.clone());
                 let id = value["id"].as_str().unwrap_or_default();
                 let accepted = &mut self.check.accepted;

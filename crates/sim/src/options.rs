@@ -136,16 +136,20 @@ impl Options {
         }
     }
 
-    /// The world that belongs to a seed.
+    /// The world that belongs to a seed: mostly small and short, because many short stories find more than a few long ones.
     pub fn of_seed(seed: u64) -> Self {
         let mut chance = Chance::new(seed ^ 0x5eed);
-        let mut options = Self::calm(chance.range(3, 6));
+        let mut options = Self::calm(chance.range(2, 4));
         options.devices = chance.range(1, 2);
         options.hyperplanes = if chance.percent(25) { 2 } else { 1 };
         options.two_specs = chance.percent(15);
         options.provisioner = !options.two_specs && chance.percent(25);
-        options.chaos = chance.between((Duration::from_secs(30), Duration::from_secs(75)));
-        let pace = u64::from(chance.range(300, 2500));
+        options.chaos = if chance.percent(75) {
+            chance.milliseconds(5000, 15_000)
+        } else {
+            chance.milliseconds(15_000, 40_000)
+        };
+        let pace = u64::from(chance.range(200, 1200));
         options.requests = Some((
             Duration::from_millis(pace / 4),
             Duration::from_millis(pace * 2),
@@ -180,7 +184,7 @@ impl Faults {
         if chance.percent(10) {
             kinds.clear();
         }
-        let pace = u64::from(chance.range(400, 6000));
+        let pace = u64::from(chance.range(300, 3000));
         let quick = chance.percent(50);
         let (delay, environment) = if quick {
             (
