@@ -93,7 +93,7 @@ impl World {
 
     fn deadline(&mut self) -> Duration {
         self.chance
-            .between((Duration::from_secs(2), Duration::from_secs(30)))
+            .between((Duration::from_secs(2), Duration::from_secs(20)))
     }
 
     fn create(&mut self) -> Request {
@@ -185,7 +185,7 @@ impl World {
         let run = match self.chance.below(10) {
             0 => None,
             _ if short => Some(self.chance.milliseconds(10, 4000)),
-            _ => Some(self.chance.milliseconds(4000, 15_000)),
+            _ => Some(self.chance.milliseconds(4000, 10_000)),
         };
         let code = if self.chance.percent(80) {
             0

@@ -208,15 +208,17 @@ fn left(before: &View, after: &View, node: &Node, now: &Node) -> Option<String> 
     None
 }
 
-/// A node becomes a spare when it is clean, or lost, or was waited for in vain.
+/// A node becomes a spare when it is clean, or lost, or was waited for in vain. It may have begun to leave in the same transaction.
 fn released(after: &View, node: &Node, now: &Node, machines: &[Machine]) -> Option<String> {
-    let Membership::Leaving { operation, .. } = &node.membership else {
-        return None;
-    };
-    if now.membership != Membership::Spare || matches!(now.condition, NodeCondition::Lost { .. }) {
+    let lost = matches!(now.condition, NodeCondition::Lost { .. });
+    if node.membership == Membership::Spare || now.membership != Membership::Spare || lost {
         return None;
     }
-    let overdue = after.operations.get(operation).is_some_and(|found| {
+    let operation = match &node.membership {
+        Membership::Leaving { operation, .. } => after.operations.get(operation),
+        _ => None,
+    };
+    let overdue = operation.is_some_and(|found| {
         found
             .ended_at
             .is_some_and(|at| at >= found.deadline.plus(FOLLOW_UP))
