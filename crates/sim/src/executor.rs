@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use supernode_agent::core::{Effect, EnvironmentTask};
 use supernode_agent::executor::Done;
-use supernode_agent::ledger::{Ledger, RankKey};
+use supernode_agent::ledger::{Ledger, RankKey, RankRecord};
 use supernode_api::agent::FromAgent;
 use supernode_types::agent::RankLaunch;
 use supernode_types::environment::{EnvironmentDesired, ItemCondition, ItemState};
@@ -45,6 +45,13 @@ impl World {
                 let task = EnvironmentTask::Apply {
                     generation: desired.generation,
                 };
+                let wanted = &self.machines[machine].disk.ledger.environment.wanted;
+                if wanted.as_ref() != Some(&desired) {
+                    let generation = desired.generation;
+                    return self.violated(format!(
+                        "environment {generation} is applied before the ledger that wants it is stored"
+                    ));
+                }
                 // From now on something of it may be there.
                 self.machines[machine].disk.environment = EnvironmentOnDisk {
                     present: Some(desired.clone()),
@@ -97,6 +104,12 @@ impl World {
                 launch.arguments
             ));
         };
+        let stored = self.machines[machine].disk.ledger.ranks.get(&key);
+        if !matches!(stored, Some(RankRecord::Launched { .. })) {
+            return self.violated(format!(
+                "{key} is launched before the ledger that says so is stored: {stored:?}"
+            ));
+        }
         if !launch.place.devices.contains(&launch.place.device) {
             return self.violated(format!(
                 "{key} is launched on a device that its job does not have: {:?}",
