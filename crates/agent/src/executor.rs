@@ -113,6 +113,8 @@ enum RankTask {
     Launch {
         job: JobId,
         launch: Box<RankLaunch>,
+        /// Nanoseconds of the boot clock.
+        granted: i64,
         inventory: Arc<Inventory>,
     },
     Stop {
@@ -250,13 +252,20 @@ impl Executor {
                 self.lease_next = Some(deadline);
                 self.write_lease();
             }
-            Effect::LaunchRank { key, job, launch } => {
+            Effect::LaunchRank {
+                key,
+                job,
+                launch,
+                granted,
+            } => {
                 let inventory = Arc::clone(&self.inventory);
+                let granted = nanoseconds(granted);
                 self.enter(
                     key,
                     RankTask::Launch {
                         job,
                         launch,
+                        granted,
                         inventory,
                     },
                 );
@@ -381,11 +390,10 @@ impl Executor {
         };
         self.lease_under_way = true;
         self.blocking(move |shared| {
-            let nanoseconds = i64::try_from(deadline.as_nanos()).unwrap_or(i64::MAX);
             let result = shared
                 .ranks
                 .lease()
-                .write(nanoseconds)
+                .write(nanoseconds(deadline))
                 .map_err(|error| error.to_string());
             Done::Lease { deadline, result }
         });
@@ -428,8 +436,9 @@ impl Shared {
             RankTask::Launch {
                 job,
                 launch,
+                granted,
                 inventory,
-            } => Ok(self.launch(key, &job, &launch, &inventory)),
+            } => Ok(self.launch(key, &job, &launch, granted, &inventory)),
             RankTask::Stop { grace, why } => match self
                 .ranks
                 .stop(&key.id(), TERMINATE, grace, &why)
@@ -454,6 +463,11 @@ impl Shared {
     fn work_path(&self, attempt: &str) -> PathBuf {
         self.data_directory.join("work").join(attempt)
     }
+}
+
+/// A moment of the boot clock as supervisors read it.
+fn nanoseconds(moment: Duration) -> i64 {
+    i64::try_from(moment.as_nanos()).unwrap_or(i64::MAX)
 }
 
 fn ended(end: RankEnd) -> RankState {

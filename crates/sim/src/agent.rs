@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use supernode_agent::core::{AgentCore, CoreOptions};
-use supernode_agent::ledger::RankKey;
+use supernode_agent::ledger::{Ledger, RankKey};
 use supernode_api::agent::ToAgent;
 
 use crate::event::{AgentEvent, Event, MachineEvent};
@@ -250,7 +250,8 @@ impl World {
                 key,
                 device,
                 program,
-            } => self.supervise(machine, key, device, program),
+                granted,
+            } => self.supervise(machine, key, device, program, granted),
             MachineEvent::Fence { key } => self.fence(machine, key),
             MachineEvent::End { key, end } => self.end(machine, key, end),
         }
@@ -271,9 +272,26 @@ impl World {
         // What was about to happen in the former boot does not.
         here.boot += 1;
         here.processes.clear();
-        // The lease file is not flushed, so it may be there or not; it means nothing in the next boot.
-        if self.chance.percent(30) {
-            self.machines[machine].disk.lease = None;
+        if self.chance.percent(50) {
+            self.lose_power(machine);
         }
+    }
+
+    /// What an agent and its supervisors do not flush is as it was before, or gone.
+    fn lose_power(&mut self, machine: usize) {
+        let (lease, ledger) = (self.chance.percent(50), self.chance.below(4));
+        let disk = &mut self.machines[machine].disk;
+        if lease {
+            disk.lease = None;
+        }
+        match ledger {
+            0 => disk.ledger = Ledger::default(),
+            1 => disk.ledger = disk.former_ledger.clone(),
+            _ => {}
+        }
+        disk.highest_generation = disk.ledger.generation;
+        let chance = &mut self.chance;
+        disk.ranks
+            .retain(|_, rank| rank.exit.is_some() || !chance.percent(30));
     }
 }

@@ -21,7 +21,7 @@ pub(crate) type Answer = Result<Value, String>;
 pub(crate) struct Asked {
     pub(crate) request: Request,
     actor: &'static str,
-    key: String,
+    pub(crate) key: String,
     /// What the operator was told.
     pub(crate) answer: Option<Answer>,
     /// What the server did about it, whether or not anybody was told.
@@ -99,7 +99,6 @@ impl World {
         let Some(server) = &self.server else { return };
         let asked = &self.client[number];
         let result = asked.request.ask(&server.control, asked.actor, &key);
-        self.check.store_changed = true;
         let answer = match result {
             Err(Refusal::Store(error)) => {
                 let request = &self.client[number].request;
@@ -136,6 +135,7 @@ impl World {
         let asked = &mut self.client[number];
         match &asked.effect {
             None => {
+                self.check.store_changed = true;
                 asked.effect = Some(value.clone());
                 let id = value["id"].as_str().unwrap_or_default();
                 let accepted = &mut self.check.accepted;
@@ -144,6 +144,7 @@ impl World {
                     Makes::Operation => accepted.operations.extend(id.parse()),
                     Makes::Nothing => {}
                 }
+                self.check.promises.take(&asked.request, value);
             }
             Some(before) if before != value => {
                 let text = format!("request {number} was accepted twice: {before} and {value}");

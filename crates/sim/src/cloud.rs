@@ -1,19 +1,18 @@
 //! A simulated provisioner: calls that are lost, late or repeated, and machines that come and go.
 //!
-//! The server's side is written as `control::provisioner` does it: a wish that is due is called for outside any transaction, and the
-//! answer is recorded if the wish is still the same. The other side keeps the promise that a provisioner has to keep: the same request
-//! has one effect, and what was deleted is not made again by a late repetition.
+//! The server's side calls as `control::provisioner` does, with the same halves of it inside the database. The other side keeps the
+//! promise that a provisioner has to keep: the same request has one effect, and what was deleted is not made again by a late
+//! repetition.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use supernode_control::{StoreError, Tx};
-use supernode_store::provision::{provision_get, provision_list_open, provision_update};
-use supernode_store::super_node::super_node_get;
-use supernode_store::token::{JoinTokenRecord, join_token_insert};
+use supernode_control::provisioner::wish::{action, is_due, record, token_insert};
+use supernode_control::provisioner::{ProvisionAction, ProvisionAnswer};
+use supernode_store::provision::provision_list_open;
 use supernode_types::node::Position;
 use supernode_types::operation::{Provision, ProvisionState};
-use supernode_types::{Entropy, JoinTokenId, ProvisionId, SuperNodeId, Timestamp};
+use supernode_types::{JoinTokenId, ProvisionId, Timestamp};
 
 use crate::event::{Event, MachineEvent, ServerEvent};
 use crate::machine::{Hardware, Machine, Power};
@@ -23,8 +22,6 @@ use crate::world::World;
 const PERIOD: Duration = Duration::from_secs(1);
 /// How long it waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(4);
-/// How often it asks for a machine before it gives up.
-const MOST_CALLS: u32 = 6;
 
 /// What the server's process remembers of its calls.
 #[derive(Debug, Default)]
@@ -48,14 +45,6 @@ pub(crate) struct Call {
     token: Option<String>,
 }
 
-/// What a provisioner says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum CloudAnswer {
-    Done,
-    Pending,
-    Retry,
-}
-
 impl World {
     /// The server calls for every wish that is due.
     pub(crate) fn provision(&mut self, process: u64) {
@@ -75,12 +64,7 @@ impl World {
             }
         };
         for wish in open {
-            let waits = matches!(
-                wish.state,
-                ProvisionState::Creating { .. } | ProvisionState::Deleting { .. }
-            );
-            if waits
-                && wish.next_call_at <= now
+            if is_due(&wish, now)
                 && self
                     .calls()
                     .is_some_and(|calls| calls.under_way.insert(wish.id.clone()))
@@ -99,20 +83,29 @@ impl World {
     }
 
     fn call(&mut self, process: u64, wish: Provision, now: Timestamp) {
-        let create = matches!(wish.state, ProvisionState::Creating { .. });
+        let create = action(&wish) == ProvisionAction::Create;
         let mut token = self
             .calls()
             .and_then(|calls| calls.tokens.get(&wish.id).cloned())
             .filter(|_| create);
         if create && token.is_none() {
             let secret = format!("token-{}", self.entropy.next_u64());
-            let record = token_record(&*self.entropy, &wish, now);
-            let (hash, super_node) = (secret.clone(), wish.super_node.clone());
+            let id = JoinTokenId::new(now, &*self.entropy);
+            let (hash, provision) = (secret.clone(), wish.id.clone());
             let made = self.store.write_inline("provision_token", move |tx| {
-                token_insert(tx, record.clone(), &super_node, &hash)
+                token_insert(tx, &id, &provision, &hash, now)
             });
-            if let Err(error) = made {
-                return self.violated(format!("a join token cannot be stored: {error}"));
+            match made {
+                Err(error) => {
+                    return self.violated(format!("a join token cannot be stored: {error}"));
+                }
+                Ok(false) => {
+                    if let Some(calls) = self.calls() {
+                        calls.under_way.remove(&wish.id);
+                    }
+                    return;
+                }
+                Ok(true) => {}
             }
             if let Some(calls) = self.calls() {
                 calls.tokens.insert(wish.id.clone(), secret.clone());
@@ -151,7 +144,7 @@ impl World {
         let late = ServerEvent::CallAnswer {
             process,
             call: Box::new(call),
-            answer: CloudAnswer::Retry,
+            answer: ProvisionAnswer::Retry("no answer".into()),
         };
         self.queue.push(self.now + PATIENCE, Event::Server(late));
     }
@@ -159,7 +152,7 @@ impl World {
     /// The provisioner does what it is asked for, whatever became of the server meanwhile.
     pub(crate) fn cloud(&mut self, process: u64, call: Box<Call>) {
         let id = call.wish.id.clone();
-        let mut answer = CloudAnswer::Done;
+        let mut answer = ProvisionAnswer::Done;
         if let Some(token) = &call.token {
             // One that was deleted is not made again; whoever asks late learns nothing that matters.
             if !self.cloud.deleted.contains(&id) && !self.cloud.machines.contains_key(&id) {
@@ -185,8 +178,8 @@ impl World {
             }
         }
         match self.chance.below(10) {
-            0 => answer = CloudAnswer::Pending,
-            1 => answer = CloudAnswer::Retry,
+            0 => answer = ProvisionAnswer::Pending("it takes its time".into()),
+            1 => answer = ProvisionAnswer::Retry("busy".into()),
             _ => {}
         }
         if !self
@@ -228,7 +221,7 @@ impl World {
     }
 
     /// The server records an answer, if nobody has changed the wish meanwhile.
-    pub(crate) fn call_answered(&mut self, process: u64, call: &Call, answer: CloudAnswer) {
+    pub(crate) fn call_answered(&mut self, process: u64, call: &Call, answer: ProvisionAnswer) {
         if self.server_processes != process
             || !self
                 .calls()
@@ -237,9 +230,9 @@ impl World {
             return;
         }
         let (wish, now) = (call.wish.clone(), self.time.wall());
-        let stored = self
-            .store
-            .write_inline("provision_answer", move |tx| record(tx, &wish, answer, now));
+        let stored = self.store.write_inline("provision_answer", move |tx| {
+            record(tx, &wish, action(&wish), &answer, now)
+        });
         if let Err(error) = stored {
             return self.violated(format!(
                 "the answer of a provisioner cannot be stored: {error}"
@@ -264,84 +257,4 @@ impl World {
             })
             .map(|wish| format!("a wish for the provisioner waits: {wish:?}"))
     }
-}
-
-fn token_record(entropy: &dyn Entropy, wish: &Provision, now: Timestamp) -> JoinTokenRecord {
-    JoinTokenRecord {
-        id: JoinTokenId::new(now, entropy),
-        uses_left: 1,
-        expires_at: now.plus(Duration::from_hours(24)),
-        revoked_at: None,
-        labels: BTreeMap::new(),
-        position: Position::default(),
-        provision: Some(wish.id.clone()),
-        created_at: now,
-    }
-}
-
-fn token_insert(
-    tx: &mut Tx<'_>,
-    mut token: JoinTokenRecord,
-    super_node: &SuperNodeId,
-    hash: &str,
-) -> Result<(), StoreError> {
-    let id = token
-        .provision
-        .clone()
-        .expect("it is the token of a provision");
-    let wanted = provision_get(tx, &id)?
-        .is_some_and(|wish| matches!(wish.state, ProvisionState::Creating { .. }));
-    if wanted {
-        token.position.hyperplane =
-            super_node_get(tx, super_node)?.and_then(|found| found.hyperplane);
-        join_token_insert(tx, &token, hash)?;
-    }
-    Ok(())
-}
-
-fn record(
-    tx: &mut Tx<'_>,
-    wish: &Provision,
-    answer: CloudAnswer,
-    now: Timestamp,
-) -> Result<(), StoreError> {
-    let Some(mut present) = provision_get(tx, &wish.id)? else {
-        return Ok(());
-    };
-    if std::mem::discriminant(&present.state) != std::mem::discriminant(&wish.state) {
-        return Ok(());
-    }
-    let create = matches!(wish.state, ProvisionState::Creating { .. });
-    let waiting = |message: String| {
-        if create {
-            ProvisionState::Creating { message }
-        } else {
-            ProvisionState::Deleting { message }
-        }
-    };
-    match answer {
-        CloudAnswer::Done => {
-            present.state = if create {
-                ProvisionState::Created
-            } else {
-                ProvisionState::Deleted
-            }
-        }
-        CloudAnswer::Pending => {
-            present.state = waiting("it takes its time".into());
-            present.next_call_at = now.plus(Duration::from_secs(2));
-        }
-        CloudAnswer::Retry => {
-            present.calls += 1;
-            if create && present.calls >= MOST_CALLS {
-                present.state = ProvisionState::Failed {
-                    reason: "no answer".into(),
-                };
-            } else {
-                present.state = waiting("no answer".into());
-                present.next_call_at = now.plus(Duration::from_secs(1 << present.calls.min(5)));
-            }
-        }
-    }
-    provision_update(tx, &present)
 }

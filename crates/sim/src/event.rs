@@ -6,12 +6,13 @@ use std::time::Duration;
 use supernode_agent::core::EnvironmentTask;
 use supernode_agent::executor::Done;
 use supernode_agent::ledger::{Ledger, RankKey};
+use supernode_control::provisioner::ProvisionAnswer;
 use supernode_types::environment::EnvironmentDesired;
 use supernode_types::job::RankEnd;
 use supernode_types::{CertificateSerial, Generation, NodeId};
 
 use crate::client::Answer;
-use crate::cloud::{Call, CloudAnswer};
+use crate::cloud::Call;
 use crate::ranks::Program;
 
 /// One thing that happens. Numbers say which process of the server, boot of a node or process of an agent it belongs to; what belongs
@@ -70,7 +71,7 @@ pub(crate) enum ServerEvent {
     CallAnswer {
         process: u64,
         call: Box<Call>,
-        answer: CloudAnswer,
+        answer: ProvisionAnswer,
     },
     /// What a sync said is stored; now it is answered.
     Answer {
@@ -177,6 +178,7 @@ pub(crate) enum MachineEvent {
         key: RankKey,
         device: u32,
         program: Program,
+        granted: Duration,
     },
     /// The supervisor looks at the lease.
     Fence { key: RankKey },

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use supernode_agent::core::{Effect, EnvironmentTask};
 use supernode_agent::executor::Done;
-use supernode_agent::ledger::{Ledger, RankKey};
+use supernode_agent::ledger::{Ledger, RankKey, RankRecord};
 use supernode_api::agent::FromAgent;
 use supernode_types::agent::RankLaunch;
 use supernode_types::environment::{EnvironmentDesired, ItemCondition, ItemState};
@@ -32,7 +32,12 @@ impl World {
                 }
                 self.write_lease(machine);
             }
-            Effect::LaunchRank { key, launch, .. } => self.launch_rank(machine, key, &launch),
+            Effect::LaunchRank {
+                key,
+                launch,
+                granted,
+                ..
+            } => self.launch_rank(machine, key, &launch, granted),
             Effect::StopRank { key, grace, .. } => {
                 self.enter(machine, key, RankTask::Stop { grace });
             }
@@ -40,6 +45,13 @@ impl World {
                 let task = EnvironmentTask::Apply {
                     generation: desired.generation,
                 };
+                let wanted = &self.machines[machine].disk.ledger.environment.wanted;
+                if wanted.as_ref() != Some(&desired) {
+                    let generation = desired.generation;
+                    return self.violated(format!(
+                        "environment {generation} is applied before the ledger that wants it is stored"
+                    ));
+                }
                 // From now on something of it may be there.
                 self.machines[machine].disk.environment = EnvironmentOnDisk {
                     present: Some(desired.clone()),
@@ -79,13 +91,25 @@ impl World {
         }
     }
 
-    fn launch_rank(&mut self, machine: usize, key: RankKey, launch: &RankLaunch) {
+    fn launch_rank(
+        &mut self,
+        machine: usize,
+        key: RankKey,
+        launch: &RankLaunch,
+        granted: Duration,
+    ) {
         let Some(program) = Program::parse(&launch.arguments) else {
             return self.violated(format!(
                 "{key} is launched with other arguments than its job has: {:?}",
                 launch.arguments
             ));
         };
+        let stored = self.machines[machine].disk.ledger.ranks.get(&key);
+        if !matches!(stored, Some(RankRecord::Launched { .. })) {
+            return self.violated(format!(
+                "{key} is launched before the ledger that says so is stored: {stored:?}"
+            ));
+        }
         if !launch.place.devices.contains(&launch.place.device) {
             return self.violated(format!(
                 "{key} is launched on a device that its job does not have: {:?}",
@@ -98,6 +122,7 @@ impl World {
             RankTask::Launch {
                 device: launch.place.device,
                 program,
+                granted,
             },
         );
     }
@@ -219,7 +244,7 @@ impl World {
             return self.violated(format!("the desired generation that the agent of {name} has stored went back from {from} to {to}"));
         }
         here.disk.highest_generation = stored.generation;
-        here.disk.ledger = stored;
+        here.disk.former_ledger = std::mem::replace(&mut here.disk.ledger, stored);
     }
 
     fn environment_work(
@@ -239,7 +264,9 @@ impl World {
                 state,
             }]
         };
-        let disk = &mut self.machines[machine].disk.environment;
+        let disk = &mut self.machines[machine].disk;
+        let reached = &mut disk.environment_reached;
+        let disk = &mut disk.environment;
         Ok(match task {
             EnvironmentTask::Apply { .. } if broken => {
                 *disk = EnvironmentOnDisk {
@@ -250,7 +277,8 @@ impl World {
                     why: "read-only file system".into(),
                 })
             }
-            EnvironmentTask::Apply { .. } => {
+            EnvironmentTask::Apply { generation } => {
+                *reached = generation.max(*reached);
                 *disk = EnvironmentOnDisk {
                     present: desired,
                     wrong: false,

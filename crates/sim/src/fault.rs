@@ -41,7 +41,7 @@ impl World {
         match self.chance.below(10) {
             0..=5 => self.chance.milliseconds(1, 1500),
             6..=8 => self.chance.milliseconds(6000, 13_000),
-            _ => self.chance.milliseconds(10_000, 40_000),
+            _ => self.chance.milliseconds(10_000, 25_000),
         }
     }
 

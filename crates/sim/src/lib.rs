@@ -48,6 +48,9 @@ pub struct Failure {
     pub violation: Box<Violation>,
 }
 
+/// How many lines of what led to a violation are kept.
+const TRACE_LINES: usize = 250;
+
 /// Runs the world of a seed. On a violation it is run once more, to write down what led to it.
 pub fn run_seed(seed: u64) -> Result<Outcome, Box<Failure>> {
     run_seed_with(seed, Options::of_seed(seed))
@@ -56,10 +59,20 @@ pub fn run_seed(seed: u64) -> Result<Outcome, Box<Failure>> {
 /// Runs a seed in another world than its own.
 pub fn run_seed_with(seed: u64, options: Options) -> Result<Outcome, Box<Failure>> {
     World::new(seed, options.clone()).run().map_err(|first| {
-        let again = World::new(seed, options).traced().run();
-        Box::new(Failure {
-            seed,
-            violation: again.err().unwrap_or(first),
+        let again = traced(seed, options, TRACE_LINES);
+        again.err().unwrap_or_else(|| {
+            let violation = first;
+            Box::new(Failure { seed, violation })
         })
     })
+}
+
+/// Runs the world of a seed and writes everything down.
+pub fn trace_seed(seed: u64) -> Result<Outcome, Box<Failure>> {
+    traced(seed, Options::of_seed(seed), usize::MAX)
+}
+
+fn traced(seed: u64, options: Options, lines: usize) -> Result<Outcome, Box<Failure>> {
+    let outcome = World::new(seed, options).traced(lines).run();
+    outcome.map_err(|violation| Box::new(Failure { seed, violation }))
 }

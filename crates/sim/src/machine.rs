@@ -84,12 +84,16 @@ pub(crate) struct Disk {
     /// Somebody has to enrol it again.
     pub(crate) refused: bool,
     pub(crate) ledger: Ledger,
-    /// The largest generation that a stored ledger ever had.
+    /// The one before: what a loss of power can bring back, because ledgers are not flushed.
+    pub(crate) former_ledger: Ledger,
+    /// The largest generation that a stored ledger had since power was lost.
     pub(crate) highest_generation: Generation,
     /// In the boot clock of the boot that wrote it.
     pub(crate) lease: Option<Duration>,
     pub(crate) ranks: BTreeMap<RankKey, RankDirectory>,
     pub(crate) environment: EnvironmentOnDisk,
+    /// The largest generation of an environment that was ever applied whole.
+    pub(crate) environment_reached: Generation,
 }
 
 /// What of an environment is really on a node.

@@ -93,7 +93,7 @@ impl World {
 
     fn deadline(&mut self) -> Duration {
         self.chance
-            .between((Duration::from_secs(2), Duration::from_secs(90)))
+            .between((Duration::from_secs(2), Duration::from_secs(20)))
     }
 
     fn create(&mut self) -> Request {
@@ -185,7 +185,7 @@ impl World {
         let run = match self.chance.below(10) {
             0 => None,
             _ if short => Some(self.chance.milliseconds(10, 4000)),
-            _ => Some(self.chance.milliseconds(4000, 40_000)),
+            _ => Some(self.chance.milliseconds(4000, 10_000)),
         };
         let code = if self.chance.percent(80) {
             0
@@ -215,7 +215,7 @@ impl World {
             environment: std::collections::BTreeMap::new(),
             workdir: None,
             priority: i32::try_from(self.chance.range(0, 2)).expect("it is small"),
-            time_limit_seconds: limited.then(|| u64::from(self.chance.range(1, 40))),
+            time_limit_seconds: limited.then(|| u64::from(self.chance.range(1, 15))),
             requeue_limit: self.chance.range(0, 3),
             grace_seconds: self.chance.range(0, 5),
             run_as_root: false,

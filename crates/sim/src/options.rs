@@ -95,6 +95,8 @@ pub struct Options {
     pub chaos: Duration,
     /// Time between two requests of the operator; none when absent.
     pub requests: Option<(Duration, Duration)>,
+    /// Silence after which a node is lost; the fence is shorter.
+    pub lost_after: Duration,
     /// How often the server's loop looks by itself.
     pub loop_period: Duration,
     /// How rough it is.
@@ -130,26 +132,38 @@ impl Options {
             provisioner: false,
             chaos: Duration::ZERO,
             requests: None,
+            lost_after: Duration::from_secs(10),
             loop_period: Duration::from_millis(500),
             faults,
             defect: None,
         }
     }
 
-    /// The world that belongs to a seed.
+    /// The world that belongs to a seed: mostly small and short, because many short stories find more than a few long ones.
     pub fn of_seed(seed: u64) -> Self {
         let mut chance = Chance::new(seed ^ 0x5eed);
-        let mut options = Self::calm(chance.range(3, 6));
+        let machines = if chance.percent(75) {
+            chance.range(2, 3)
+        } else {
+            chance.range(4, 5)
+        };
+        let mut options = Self::calm(machines);
         options.devices = chance.range(1, 2);
         options.hyperplanes = if chance.percent(25) { 2 } else { 1 };
         options.two_specs = chance.percent(15);
         options.provisioner = !options.two_specs && chance.percent(25);
-        options.chaos = chance.between((Duration::from_secs(30), Duration::from_secs(75)));
-        let pace = u64::from(chance.range(300, 2500));
+        options.chaos = if chance.percent(75) {
+            chance.milliseconds(4000, 10_000)
+        } else {
+            chance.milliseconds(10_000, 35_000)
+        };
+        let pace = u64::from(chance.range(150, 900));
         options.requests = Some((
             Duration::from_millis(pace / 4),
             Duration::from_millis(pace * 2),
         ));
+        // The shortest that a server accepts, nearly: so that what comes with it fits into a short story.
+        options.lost_after = Duration::from_secs(6);
         options.loop_period =
             Duration::from_millis(*chance.pick(&[1000, 2000, 3000]).expect("there are some"));
         options.faults = Faults::of_chance(&mut chance);
@@ -180,7 +194,7 @@ impl Faults {
         if chance.percent(10) {
             kinds.clear();
         }
-        let pace = u64::from(chance.range(400, 6000));
+        let pace = u64::from(chance.range(300, 3000));
         let quick = chance.percent(50);
         let (delay, environment) = if quick {
             (

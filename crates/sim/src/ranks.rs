@@ -83,8 +83,14 @@ pub(crate) struct Process {
 /// Something to do with a rank.
 #[derive(Debug)]
 pub(crate) enum RankTask {
-    Launch { device: u32, program: Program },
-    Stop { grace: Duration },
+    Launch {
+        device: u32,
+        program: Program,
+        granted: Duration,
+    },
+    Stop {
+        grace: Duration,
+    },
     Look,
 }
 
@@ -136,7 +142,11 @@ impl World {
             return;
         };
         let result = match task {
-            RankTask::Launch { device, program } => Ok(self.launch(machine, &key, device, program)),
+            RankTask::Launch {
+                device,
+                program,
+                granted,
+            } => Ok(self.launch(machine, &key, device, program, granted)),
             _ if self.chance.percent(self.options.faults.bad_disk_percent) => {
                 Err("the disk did not answer".to_owned())
             }
@@ -155,6 +165,7 @@ impl World {
         key: &RankKey,
         device: u32,
         program: Program,
+        granted: Duration,
     ) -> Option<RankState> {
         let boot = self.machines[machine].boot;
         let fresh = RankDirectory {
@@ -180,6 +191,7 @@ impl World {
                 key: key.clone(),
                 device: directory.device,
                 program: directory.program,
+                granted,
             };
             self.machine_event(machine, delay, event);
         }
@@ -275,8 +287,11 @@ impl World {
         key: RankKey,
         device: u32,
         program: Program,
+        granted: Duration,
     ) {
-        let lease_over = self.lease_over(machine);
+        // A lease that has run out since the launch was decided is over, whatever was written meanwhile.
+        let lease_over =
+            self.lease_over(machine) || self.machines[machine].clock(self.now) >= granted;
         let Some(directory) = self.machines[machine]
             .disk
             .ranks

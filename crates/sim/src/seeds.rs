@@ -47,29 +47,29 @@ pub fn run_seeds(first: u64, count: u64) -> Summary {
     all
 }
 
-impl std::fmt::Display for Summary {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl Summary {
+    /// How many there were and what they were like, in one line.
+    #[must_use]
+    pub fn line(&self) -> String {
         let failed = self.failures.len() as u64;
         let passed = (self.seeds - failed).max(1);
-        let Outcome {
-            steps,
-            time,
-            accepted,
-            jobs,
-            server_processes,
-            events,
-        } = &self.sum;
-        write!(
-            formatter,
+        let sum = &self.sum;
+        format!(
             "{} seeds, {failed} failed; on average {} steps, {} simulated seconds, {} accepted requests, {} ended jobs, {} server processes",
             self.seeds,
-            steps / passed,
-            time.as_secs() / passed,
-            accepted / passed,
-            jobs / passed,
-            server_processes / passed
-        )?;
-        for (kind, count) in events {
+            sum.steps / passed,
+            sum.time.as_secs() / passed,
+            sum.accepted / passed,
+            sum.jobs / passed,
+            sum.server_processes / passed
+        )
+    }
+}
+
+impl std::fmt::Display for Summary {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(&self.line())?;
+        for (kind, count) in &self.sum.events {
             write!(formatter, "\n{count:>9} {kind}")?;
         }
         Ok(())

@@ -51,7 +51,7 @@ impl World {
             Provisioner::Pool
         };
         let mut settings = Settings::new(provisioner);
-        settings.lost_after = Duration::from_secs(10);
+        settings.lost_after = options.lost_after;
         settings
     }
 

@@ -10,6 +10,7 @@ use supernode_types::node::NodeCondition;
 use supernode_types::operation::OperationState;
 use supernode_types::super_node::DrainMode;
 
+use crate::TRACE_LINES;
 use crate::options::{FaultKind, Options};
 use crate::ranks::Program;
 use crate::request::Request;
@@ -34,7 +35,7 @@ pub struct Ending {
 pub fn run_story(disturbance: Option<(FaultKind, usize, u64)>) -> Result<Ending, Box<Violation>> {
     let mut options = Options::calm(MACHINES);
     options.loop_period = Duration::from_secs(2);
-    let mut world = World::new(1, options).traced();
+    let mut world = World::new(1, options).traced(TRACE_LINES);
     let mut disturbance = disturbance;
     let mut go_on = |world: &mut World, until: &dyn Fn(&World) -> bool| {
         let latest = world.now + LONGEST;

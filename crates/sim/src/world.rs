@@ -23,8 +23,6 @@ use crate::network::Connection;
 use crate::options::Options;
 use crate::server::{JOIN_TOKEN, Server, change_request};
 
-/// How many lines of what happened are kept.
-const TRACE_LINES: usize = 250;
 /// How often an end is looked for.
 const REST: Duration = Duration::from_secs(5);
 /// After the last fault: the longest deadline of an operation, what it may take to clean up, the time a rank has to start, and as
@@ -53,7 +51,9 @@ pub struct World {
     pub(crate) last_plan: usize,
     steps: u64,
     violation: Option<String>,
-    trace: Option<VecDeque<String>>,
+    trace: VecDeque<String>,
+    /// How many lines of it are kept.
+    trace_lines: usize,
 }
 
 /// What a run without a violation was like.
@@ -71,6 +71,8 @@ pub struct Outcome {
     pub server_processes: u64,
     /// How often each kind of event was told.
     pub events: BTreeMap<String, u64>,
+    /// What happened, as far as the world was told to write it down.
+    pub trace: Vec<String>,
 }
 
 impl Outcome {
@@ -87,6 +89,7 @@ impl Outcome {
             jobs: self.jobs + other.jobs,
             server_processes: self.server_processes + other.server_processes,
             events: self.events,
+            trace: Vec::new(),
         }
     }
 }
@@ -101,7 +104,7 @@ pub struct Violation {
     pub step: u64,
     /// When.
     pub time: Duration,
-    /// What happened last, if the world was told to write it down.
+    /// What happened last, as far as the world was told to write it down.
     pub trace: Vec<String>,
 }
 
@@ -131,7 +134,8 @@ impl World {
             last_plan: 0,
             steps: 0,
             violation: None,
-            trace: None,
+            trace: VecDeque::new(),
+            trace_lines: 0,
         };
         world.set_up();
         world
@@ -202,10 +206,10 @@ impl World {
         }
     }
 
-    /// Writes down what happens from now on.
+    /// Writes down what happens, and keeps the last lines of it.
     #[must_use]
-    pub fn traced(mut self) -> Self {
-        self.trace = Some(VecDeque::new());
+    pub fn traced(mut self, lines: usize) -> Self {
+        self.trace_lines = lines;
         self
     }
 
@@ -251,6 +255,7 @@ impl World {
                 .count() as u64,
             server_processes: self.server_processes,
             events: self.event_counts(),
+            trace: self.trace.into(),
         })
     }
 
@@ -320,7 +325,7 @@ impl World {
         let Some(what) = self.violation.take() else {
             return Ok(());
         };
-        let trace = self.trace.take().unwrap_or_default().into();
+        let trace = std::mem::take(&mut self.trace).into();
         Err(Box::new(Violation {
             what,
             step: self.steps,
@@ -329,9 +334,14 @@ impl World {
         }))
     }
 
+    /// Whether somebody wants to know what happens.
+    pub(crate) fn traces(&self) -> bool {
+        self.trace_lines > 0
+    }
+
     /// Writes down what happens, if somebody wants to know.
     pub(crate) fn note(&mut self, line: impl FnOnce(&Self) -> String) {
-        if self.trace.is_none() {
+        if !self.traces() {
             return;
         }
         let line = format!(
@@ -340,12 +350,10 @@ impl World {
             self.steps,
             line(self)
         );
-        if let Some(trace) = &mut self.trace {
-            if trace.len() == TRACE_LINES {
-                trace.pop_front();
-            }
-            trace.push_back(line);
+        if self.trace.len() == self.trace_lines {
+            self.trace.pop_front();
         }
+        self.trace.push_back(line);
     }
 }
 

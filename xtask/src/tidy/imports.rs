@@ -19,6 +19,10 @@ const TABLE: &[(&str, &[&str])] = &[
     ("agent", &["types", "api", "client", "probe"]),
     ("http", &["api", "control", "types"]),
     ("cli", &["api", "client", "types"]),
+    (
+        "sim",
+        &["types", "api", "plan", "store", "control", "agent"],
+    ),
     ("supernode", EVERYTHING),
     ("xtask", &[]),
     ("xtask-load", &["api", "client", "types"]),

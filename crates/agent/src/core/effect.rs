@@ -39,6 +39,9 @@ pub enum Effect {
         job: JobId,
         /// What to start.
         launch: Box<RankLaunch>,
+        /// The deadline of the lease under which this was decided, on the monotonic clock. What has not started by then must not, even if
+        /// there is another lease: the device may have been given away in between.
+        granted: Duration,
     },
     /// Signal a rank, and kill it after the grace. May be repeated. Answer with `on_rank_observed` when it has ended; a rank that was
     /// never started must never start from now on, and has ended as stopped.

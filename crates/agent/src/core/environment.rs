@@ -52,6 +52,8 @@ pub(super) struct EnvironmentCore {
     repair: Option<Duration>,
     /// This process has cleaned, and applied nothing since.
     clean: bool,
+    /// This process has tried to clean, so it can say how the node stands.
+    tried: bool,
 }
 
 impl EnvironmentCore {
@@ -87,6 +89,22 @@ impl EnvironmentCore {
             self.due = None;
             self.repair = None;
         }
+    }
+
+    /// What the server is told of `ledger`. "Clean" counts only from a process that has cleaned and applied nothing since: an application
+    /// that was under way when the wish changed, or that another process began, may have left anything.
+    pub(super) fn applied(&self, ledger: &LedgerEnvironment) -> Generation {
+        match (&ledger.wanted, ledger.missing) {
+            (_, Some(_)) => 0,
+            (None, None) if !self.clean => ledger.applied.max(1),
+            (None | Some(_), None) => ledger.applied,
+        }
+    }
+
+    /// Whether a clean node cannot be told from another yet. It will be in a moment, and says nothing until then, so that a spare whose
+    /// agent was started anew does not seem to be dirty first.
+    pub(super) fn unsure(&self, ledger: &LedgerEnvironment) -> bool {
+        ledger.wanted.is_none() && ledger.missing.is_none() && !self.tried
     }
 
     /// The next task, if one is due; it counts as running then. `heard` says whether the server knows how the items stand.
@@ -164,6 +182,7 @@ impl EnvironmentCore {
         if self.running == Some(task) {
             self.running = None;
         }
+        self.tried |= task == EnvironmentTask::Clean;
         let wanted = ledger.wanted.as_ref().map(|wanted| wanted.generation);
         let items = match result {
             Ok(items) => items,

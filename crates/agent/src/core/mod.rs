@@ -275,10 +275,10 @@ impl AgentCore {
         let settled = self.settled();
         // Before the first desired state, a running rank is one that an agent without its ledger found: nothing is known of it.
         if settled && self.ledger.generation > 0 {
-            let may_launch = self.link.confirmed
-                && self.inventory.is_some()
-                && self.lease_written.is_some_and(|deadline| now < deadline);
-            ranks::due(&self.ledger, &mut self.live, may_launch, now, &mut effects);
+            let granted = self.lease_written.filter(|deadline| {
+                self.link.confirmed && self.inventory.is_some() && now < *deadline
+            });
+            ranks::due(&self.ledger, &mut self.live, granted, now, &mut effects);
             let environment = &self.ledger.environment;
             let heard = self.link.heard(&environment.items);
             effects.extend(self.environment.next(
@@ -288,7 +288,11 @@ impl AgentCore {
                 now,
             ));
         }
-        let observed = settled.then(|| self.observed());
+        // Whoever has ranks to tell of does not wait.
+        let unsure = self.ledger.generation > 0
+            && self.environment.unsure(&self.ledger.environment)
+            && ranks::observed(&self.ledger, &self.live).is_empty();
+        let observed = (settled && !unsure).then(|| self.observed());
         let generation = self.told_generation();
         let inventory = self
             .inventory
@@ -347,11 +351,7 @@ impl AgentCore {
             agent_version: self.options.agent_version.clone(),
             capabilities: self.options.capabilities.clone(),
             address: self.options.address.clone(),
-            environment_applied: if environment.missing.is_some() {
-                0
-            } else {
-                environment.applied
-            },
+            environment_applied: self.environment.applied(environment),
             environment_items: environment.items.clone(),
             ranks: ranks::observed(&self.ledger, &self.live),
             inventory: None,

@@ -111,11 +111,11 @@ pub(super) fn lost_in_restart() -> RankEnd {
     }
 }
 
-/// Starts and stops that are due. `may_launch` says whether a start is allowed now.
+/// Starts and stops that are due. `granted` is the deadline of the lease under which starts are allowed, if they are.
 pub(super) fn due(
     ledger: &Ledger,
     live: &mut BTreeMap<RankKey, Live>,
-    may_launch: bool,
+    granted: Option<Duration>,
     now: Duration,
     effects: &mut Vec<Effect>,
 ) {
@@ -131,12 +131,16 @@ pub(super) fn due(
         match wishes.get(key).map(|wish| (&wish.wish, wish)) {
             Some((RankWish::Run(launch), wish)) => {
                 state.stopped = None;
-                if !state.running && !state.launched && may_launch {
+                if !state.running
+                    && !state.launched
+                    && let Some(granted) = granted
+                {
                     state.launched = true;
                     starts.push(Effect::LaunchRank {
                         key: key.clone(),
                         job: wish.job.clone(),
                         launch: launch.clone(),
+                        granted,
                     });
                 }
             }

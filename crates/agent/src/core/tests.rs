@@ -769,3 +769,29 @@ fn leaving_cleans_and_an_executor_that_cannot_work_is_tried_again() {
     assert_eq!(rig.core.observed().environment_applied, 0);
     assert_eq!(rig.core.observed().environment_items, []);
 }
+
+#[test]
+fn a_node_is_clean_only_after_it_was_cleaned() {
+    let mut rig = Rig::connected(Ledger::default(), Vec::new());
+    rig.desired(have(1, 4));
+    // The wish changes while the first application is under way: something of it may be there.
+    rig.desired(desired(2, vec![]));
+    assert_eq!(rig.core.observed().environment_applied, 1);
+    rig.core.on_environment_done(
+        EnvironmentTask::Apply { generation: 4 },
+        Ok(item(ItemCondition::Applied)),
+        rig.now,
+    );
+    rig.go();
+    assert_eq!(rig.core.observed().environment_applied, 0);
+    // What cannot be taken away is still there.
+    let stays = item(ItemCondition::Failed {
+        why: "read-only file system".into(),
+    });
+    rig.core
+        .on_environment_done(EnvironmentTask::Clean, Ok(stays), rig.now);
+    assert_eq!(rig.core.observed().environment_applied, 1);
+    // Another process does not know what this one has left.
+    let again = AgentCore::new(options(), rig.disk.clone(), Vec::new());
+    assert_eq!(again.observed().environment_applied, 1);
+}

@@ -28,6 +28,7 @@ impl Shared {
         key: &RankKey,
         job: &JobId,
         launch: &RankLaunch,
+        granted: i64,
         inventory: &Inventory,
     ) -> Option<RankState> {
         let id = key.id();
@@ -37,7 +38,7 @@ impl Shared {
             Ok(None) => self.prepare(key, job, launch, inventory),
             Err(error) => Err(one_line(&error)),
         };
-        let why = match prepared.map(|launch| self.ranks.launch(&id, &launch)) {
+        let why = match prepared.map(|launch| self.ranks.launch_under(&id, &launch, granted)) {
             Ok(Ok(observation)) => return state(observation, false),
             Ok(Err(error)) => one_line(&error),
             Err(why) => why,

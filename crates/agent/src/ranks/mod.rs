@@ -36,7 +36,8 @@ use serde::de::DeserializeOwned;
 use supernode_types::job::RankEnd;
 
 use crate::files::{Directory, Durability, FileError, Permissions};
-use crate::supervisor::lease::LeaseFile;
+use crate::supervisor::GRANTED;
+use crate::supervisor::lease::{LeaseFile, NO_DEADLINE};
 use crate::supervisor::tree;
 pub use error::RanksError;
 pub use id::{InvalidRankId, RankId};
@@ -162,9 +163,20 @@ impl Ranks {
         Ok(record::<LaunchRecord>(&directory, LAUNCH)?.map(|record| record.launch))
     }
 
-    /// Starts a rank unless it was started before, and says how it stands. A program that cannot be run is no error here: it ends as
-    /// [`RankEnd::NotStarted`]. The lease must have been written before.
+    /// [`Ranks::launch_under`] whatever lease there is.
     pub fn launch(&self, id: &RankId, launch: &Launch) -> Result<RankObservation, RanksError> {
+        self.launch_under(id, launch, NO_DEADLINE)
+    }
+
+    /// Starts a rank unless it was started before, and says how it stands. A program that cannot be run is no error here: it ends as
+    /// [`RankEnd::NotStarted`]. The lease must have been written before; `granted` is the deadline that it had when the launch was
+    /// decided, and a rank that has not started by then has lost it.
+    pub fn launch_under(
+        &self,
+        id: &RankId,
+        launch: &Launch,
+        granted: i64,
+    ) -> Result<RankObservation, RanksError> {
         check(id, launch)?;
         let (directory, _) = self.directory.create_subdirectory(id.as_str(), 0o700)?;
         let known = LaunchRecord {
@@ -193,6 +205,7 @@ impl Ranks {
             .arg("--lease")
             .arg(self.lease.path())
             .env_clear()
+            .env(GRANTED, granted.to_string())
             .current_dir("/")
             .process_group(0)
             .stdin(Stdio::null())

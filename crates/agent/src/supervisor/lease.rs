@@ -8,6 +8,10 @@
 //! a lease nothing runs. A file that cannot be read for another reason leaves the last known deadline in force.
 //!
 //! The number means nothing after a restart of the host, so the agent writes the file before it launches the first rank of a boot.
+//!
+//! A lease that has run out stays so, whatever is written later: an agent that was stopped for a while comes back to a server that may
+//! have given its devices away, and its new lease is not that of the ranks that it knew. So a supervisor begins with the deadline under
+//! which its launch was decided, and never goes on over a gap.
 
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -74,22 +78,25 @@ impl LeaseFile {
 pub struct Lease {
     file: LeaseFile,
     last_known: i64,
+    /// Whether the file was ever read.
+    read: bool,
 }
 
 impl Lease {
-    /// Reads the lease for the first time; unreadable counts as expired.
-    pub fn open(path: PathBuf) -> Self {
-        let mut lease = Self {
+    /// The lease of a rank whose launch was decided under the deadline `granted`. A file that cannot be read at first counts as expired.
+    pub fn open(path: PathBuf, granted: i64) -> Self {
+        Self {
             file: LeaseFile::new(path),
-            last_known: i64::MIN,
-        };
-        lease.renew();
-        lease
+            last_known: granted,
+            read: false,
+        }
     }
 
-    /// Reads the lease again and says how many nanoseconds are left; 0 is expired.
+    /// Reads the lease again and says how many nanoseconds are left; 0 is expired, for good.
     pub fn left_nanoseconds(&mut self) -> i64 {
-        self.renew();
+        if self.last_known > boottime_nanoseconds() {
+            self.renew();
+        }
         if self.last_known == NO_DEADLINE {
             return NO_DEADLINE;
         }
@@ -99,9 +106,12 @@ impl Lease {
     }
 
     fn renew(&mut self) {
-        if let Ok(found) = self.file.read() {
-            self.last_known = found.unwrap_or(i64::MIN);
+        match self.file.read() {
+            Ok(found) => self.last_known = found.unwrap_or(i64::MIN),
+            Err(_) if !self.read => self.last_known = i64::MIN,
+            Err(_) => {}
         }
+        self.read = true;
     }
 }
 
@@ -113,10 +123,11 @@ mod tests {
     fn a_missing_or_short_lease_is_expired_and_a_written_one_counts_down() {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let file = LeaseFile::new(directory.path().join("lease"));
-        let mut lease = Lease::open(file.path().to_owned());
-        assert_eq!(lease.left_nanoseconds(), 0);
+        let open = || Lease::open(file.path().to_owned(), NO_DEADLINE);
+        assert_eq!(open().left_nanoseconds(), 0);
         file.write(boottime_nanoseconds() + 5_000_000_000)
             .expect("it is written");
+        let mut lease = open();
         let left = lease.left_nanoseconds();
         assert!(left > 4_000_000_000 && left <= 5_000_000_000, "{left}");
         file.write(NO_DEADLINE).expect("it is written");
@@ -131,9 +142,27 @@ mod tests {
         let file = LeaseFile::new(directory.path().join("lease"));
         file.write(boottime_nanoseconds() + 60_000_000_000)
             .expect("it is written");
-        let mut lease = Lease::open(file.path().to_owned());
+        let mut lease = Lease::open(file.path().to_owned(), NO_DEADLINE);
+        assert!(lease.left_nanoseconds() > 50_000_000_000);
         std::fs::remove_file(file.path()).expect("it is removed");
         std::fs::create_dir(file.path()).expect("a directory cannot be read as a file");
         assert!(lease.left_nanoseconds() > 50_000_000_000);
+    }
+
+    #[test]
+    fn a_lease_that_has_run_out_stays_so_whatever_is_written_later() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let file = LeaseFile::new(directory.path().join("lease"));
+        file.write(boottime_nanoseconds() + 60_000_000_000)
+            .expect("it is written");
+        let path = file.path().to_owned();
+        let mut decided_before = Lease::open(path.clone(), boottime_nanoseconds());
+        assert_eq!(decided_before.left_nanoseconds(), 0);
+        let mut overslept = Lease::open(path, NO_DEADLINE);
+        file.write(boottime_nanoseconds()).expect("it is written");
+        assert_eq!(overslept.left_nanoseconds(), 0);
+        file.write(boottime_nanoseconds() + 60_000_000_000)
+            .expect("it is written");
+        assert_eq!(overslept.left_nanoseconds(), 0);
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! The hidden subcommand `supernode rank-supervisor DIR --lease FILE` calls [`main`] before any thread or runtime exists. The
 //! supervisor leaves the agent's session, starts the program, and stays until nothing of the program's process tree is left. It
-//! takes no input but the files of its rank directory, the lease file and SIGTERM ("look at `stop.json` now"), so an agent that was
-//! killed with `kill -9` finds everything again by reading the directory.
+//! takes no input but the files of its rank directory, the lease file, [`GRANTED`] and SIGTERM ("look at `stop.json` now"), so an agent
+//! that was killed with `kill -9` finds everything again by reading the directory.
 //!
 //! ```text
 //!  agent                                   rank directory                         supervisor
@@ -49,6 +49,10 @@ use crate::files::{Directory, Durability, Permissions, one_line};
 use crate::ranks::records::{
     LAUNCH, LOCK, LaunchRecord, RECORD_LIMIT_BYTES, STARTED, StartedRecord, boot_id, wall_micros,
 };
+
+/// The environment variable with the deadline of the lease under which the launch was decided, in nanoseconds of the boot clock. The
+/// rank does not get it.
+pub const GRANTED: &str = "SUPERNODE_LEASE_GRANTED";
 
 const STARTED_WELL: &[u8] = b"ok";
 /// Somebody may hold the lock for a moment, to look whether it is held.

@@ -25,7 +25,8 @@ use nix::unistd::Pid;
 use rustix::process::Signal;
 use supernode_types::job::RankEnd;
 
-use super::lease::{Lease, boottime_nanoseconds};
+use super::GRANTED;
+use super::lease::{Lease, NO_DEADLINE, boottime_nanoseconds};
 use super::output::Output;
 use super::{Claim, cgroup, spawn, tree};
 use crate::files::{Durability, Permissions};
@@ -79,7 +80,11 @@ pub(super) fn supervise(mut claim: Claim, lease_file: &Path) -> ExitCode {
 }
 
 fn run(claim: &mut Claim, lease_file: &Path) -> RankExit {
-    let mut lease = Lease::open(lease_file.to_owned());
+    let granted = std::env::var(GRANTED)
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(NO_DEADLINE);
+    let mut lease = Lease::open(lease_file.to_owned(), granted);
     if lease.left_nanoseconds() == 0 {
         return never_started(RankEnd::Fenced, None);
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use supernode_agent::ranks::{RankId, RankObservation, RanksError};
+use supernode_agent::supervisor::lease::boottime_nanoseconds;
 use supernode_types::job::RankEnd;
 
 use crate::support::{Node, wait_for};
@@ -117,6 +118,19 @@ fn ranks_of_an_earlier_boot_are_lost_and_not_started_again() {
     assert!(
         matches!(&observation, RankObservation::Ended(exit) if matches!(&exit.end, RankEnd::Lost { why } if why.contains("restarted")))
     );
+    assert!(!node.scratch("ran").exists());
+}
+
+#[test]
+fn a_launch_that_was_decided_under_a_lease_that_ran_out_starts_nothing() {
+    let node = Node::new();
+    let launch = node.script("echo ran > ran");
+    let id = RankId::new(&launch.attempt, 0).expect("it is plain");
+    let over = boottime_nanoseconds();
+    node.ranks
+        .launch_under(&id, &launch, over)
+        .expect("it answers");
+    assert_eq!(node.end(&id).end, RankEnd::Fenced);
     assert!(!node.scratch("ran").exists());
 }
 

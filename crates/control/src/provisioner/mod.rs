@@ -7,6 +7,7 @@
 pub mod exec;
 pub mod local;
 mod runner;
+pub mod wish;
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -46,6 +46,7 @@ impl World {
                     .filter(|machine| machine.power != Power::Gone)
                     .find_map(|machine| machine_at_rest(view, machine))
             })
+            .or_else(|| self.audited())
     }
 }
 

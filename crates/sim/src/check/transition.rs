@@ -151,12 +151,34 @@ fn nodes(before: &View, after: &View, machines: &[Machine]) -> Option<String> {
             }
             continue;
         };
-        let found = left(before, after, node, now).or_else(|| released(after, node, now, machines));
+        let found = joined(before, node, now, machines)
+            .or_else(|| left(before, after, node, now))
+            .or_else(|| released(after, node, now, machines));
         if found.is_some() {
             return found;
         }
     }
     drained(before, after)
+}
+
+/// A node becomes a member when it has had the environment that lists it.
+fn joined(before: &View, node: &Node, now: &Node, machines: &[Machine]) -> Option<String> {
+    let (Membership::Joining { .. }, Membership::Member { super_node }) =
+        (&node.membership, &now.membership)
+    else {
+        return None;
+    };
+    let wanted = before.super_nodes.get(super_node)?.environment_generation;
+    let machine = machines
+        .iter()
+        .find(|machine| machine.node() == Some(&node.id))?;
+    let reached = machine.disk.environment_reached;
+    (reached < wanted).then(|| {
+        format!(
+            "{} became a member with environment {reached} instead of {wanted}",
+            node.name
+        )
+    })
 }
 
 /// A node leaves when no job holds anything of it, and the last full member stays.
@@ -186,15 +208,17 @@ fn left(before: &View, after: &View, node: &Node, now: &Node) -> Option<String> 
     None
 }
 
-/// A node becomes a spare when it is clean, or lost, or was waited for in vain.
+/// A node becomes a spare when it is clean, or lost, or was waited for in vain. It may have begun to leave in the same transaction.
 fn released(after: &View, node: &Node, now: &Node, machines: &[Machine]) -> Option<String> {
-    let Membership::Leaving { operation, .. } = &node.membership else {
-        return None;
-    };
-    if now.membership != Membership::Spare || matches!(now.condition, NodeCondition::Lost { .. }) {
+    let lost = matches!(now.condition, NodeCondition::Lost { .. });
+    if node.membership == Membership::Spare || now.membership != Membership::Spare || lost {
         return None;
     }
-    let overdue = after.operations.get(operation).is_some_and(|found| {
+    let operation = match &node.membership {
+        Membership::Leaving { operation, .. } => after.operations.get(operation),
+        _ => None,
+    };
+    let overdue = operation.is_some_and(|found| {
         found
             .ended_at
             .is_some_and(|at| at >= found.deadline.plus(FOLLOW_UP))

@@ -21,6 +21,7 @@ use supernode_types::event::{Event, Severity};
 use supernode_types::job::JobState;
 use supernode_types::node::Membership;
 
+use crate::TRACE_LINES;
 use crate::options::Options;
 use crate::world::{Violation, World};
 use command::Command;
@@ -109,7 +110,7 @@ impl Stage {
         let mut options = Options::calm(machines);
         options.devices = devices;
         Self {
-            world: World::new(1, options).traced(),
+            world: World::new(1, options).traced(TRACE_LINES),
             names: Names::default(),
             told: 0,
         }

@@ -37,7 +37,7 @@ fn supervisors_that_ignore_the_fence_are_noticed() {
     check(
         Defect::SupervisorsIgnoreFence,
         &faults,
-        100,
+        400,
         &["without a lease", "which is leased to", "two attempts"],
     );
 }
@@ -47,7 +47,7 @@ fn a_server_without_grace_after_its_restart_is_noticed() {
     check(
         Defect::NoGraceAfterRestart,
         &[FaultKind::ServerKill],
-        100,
+        400,
         &["without a lease", "which is leased to", "two attempts"],
     );
 }
@@ -58,7 +58,7 @@ fn an_old_desired_state_that_looks_new_is_noticed() {
     check(
         Defect::OldDesiredAsNew,
         &faults,
-        300,
+        400,
         &[
             "without a lease",
             "which is leased to",
@@ -73,7 +73,7 @@ fn acknowledging_before_storing_is_noticed() {
     check(
         Defect::AcknowledgesBeforeStoring,
         &[],
-        100,
+        400,
         &["after the last fault"],
     );
 }
@@ -83,7 +83,7 @@ fn a_disk_that_forgets_the_ledger_is_noticed() {
     check(
         Defect::DiskForgetsLedger,
         &[FaultKind::AgentKill],
-        100,
+        400,
         &["went back", "after the last fault", "without a lease"],
     );
 }
@@ -93,7 +93,7 @@ fn a_new_key_for_a_repeated_request_is_noticed() {
     check(
         Defect::NewKeyForRepeatedRequest,
         &[],
-        100,
-        &["accepted twice", "answered in two ways"],
+        400,
+        &["accepted twice", "answered in two ways", "in the audit log"],
     );
 }

@@ -37,25 +37,25 @@ fn check(kind: FaultKind, machines: &[usize], usual_stride: u64) {
 
 #[test]
 fn the_server_is_killed_at_every_step() {
-    check(FaultKind::ServerKill, &[0], 3);
+    check(FaultKind::ServerKill, &[0], 5);
 }
 
 #[test]
 fn an_agent_is_killed_at_every_step() {
-    check(FaultKind::AgentKill, &[0, 1, 2], 11);
+    check(FaultKind::AgentKill, &[0, 1, 2], 19);
 }
 
 #[test]
 fn a_node_is_restarted_at_every_step() {
-    check(FaultKind::Reboot, &[0, 2], 23);
+    check(FaultKind::Reboot, &[0, 2], 41);
 }
 
 #[test]
 fn a_node_is_cut_off_at_every_step() {
-    check(FaultKind::Partition, &[0, 2], 23);
+    check(FaultKind::Partition, &[0, 2], 41);
 }
 
 #[test]
 fn an_agent_is_halted_at_every_step() {
-    check(FaultKind::AgentHalt, &[0, 2], 23);
+    check(FaultKind::AgentHalt, &[0, 2], 41);
 }

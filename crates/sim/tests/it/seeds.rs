@@ -1,5 +1,7 @@
 //! Random worlds. `SUPERNODE_SIM_SEED` repeats one, `SUPERNODE_SIM_SEEDS` says how many, `SUPERNODE_SIM_FIRST` where to begin.
 
+use std::io::Write;
+
 use supernode_sim::{run_seed, run_seeds};
 
 /// What has to happen somewhere in a hundred seeds.
@@ -22,7 +24,7 @@ const REACHED: [&str; 16] = [
     "super_node.deleted",
 ];
 /// How many seeds are run when nobody says.
-const SEEDS: u64 = 300;
+const SEEDS: u64 = 2000;
 
 fn number(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
@@ -44,6 +46,14 @@ fn seeds_hold_what_is_promised() {
         number("SUPERNODE_SIM_SEEDS").unwrap_or(SEEDS),
     );
     let summary = run_seeds(first, count);
+    // Past the capture of the test harness: a run should say what it tried.
+    let line = format!(
+        "{}\none of them again: SUPERNODE_SIM_SEED={first} cargo test -p supernode-sim seeds\n",
+        summary.line()
+    );
+    std::io::stderr()
+        .write_all(line.as_bytes())
+        .expect("the standard error is open");
     println!("{summary}");
     for failure in summary.failures.iter().skip(1) {
         println!("also seed {}: {}", failure.seed, failure.violation);
