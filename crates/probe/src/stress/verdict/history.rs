@@ -5,10 +5,11 @@
 //! spread of one device is known badly from a few runs, so it is drawn towards the spread of its kind.
 //!
 //! ```text
-//!           observe                 observe again
-//!  Sound ------------> Suspicious ----------------> Confirmed
-//!    ^                     |  the same way worse
-//!    +---------------------+  not worse
+//!           worse                the same way worse again
+//!  Sound ----------> Suspicious --------------------------> Confirmed
+//!                        |  not again                           ^
+//!                        +-----------> Doubtful ----------------+
+//!                                        doubted in several of the last sweeps
 //! ```
 
 use serde::{Deserialize, Serialize};
@@ -90,7 +91,14 @@ pub struct Baseline {
     pub fingerprint: Fingerprint,
     /// What sound runs said, the fleet's change removed; the oldest first.
     runs: Vec<Observation>,
+    /// Whether each of the last sweeps was doubtful; the oldest first.
+    doubts: Vec<bool>,
 }
+
+/// Sweeps whose doubts are remembered.
+const REMEMBERED: usize = 6;
+/// So many doubtful sweeps among these, and the part is bad now and then.
+const MOST_DOUBTS: usize = 3;
 
 /// Why a run does not teach a baseline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,6 +115,7 @@ impl Baseline {
         Self {
             fingerprint,
             runs: Vec::new(),
+            doubts: Vec::new(),
         }
     }
 
@@ -115,7 +124,8 @@ impl Baseline {
         self.runs.len()
     }
 
-    /// Learns from a valid run that was found sound, `common` being what the fleet did. A run that was not never teaches.
+    /// Learns from a valid run that was found sound, `common` being what the fleet did. A run that was not teaches nothing, but
+    /// that it was doubted is remembered. To be called once for each sweep.
     pub fn learn(
         &mut self,
         fingerprint: &str,
@@ -126,7 +136,12 @@ impl Baseline {
         if fingerprint != self.fingerprint {
             return Err(NotLearned::OtherFingerprint);
         }
-        if !matches!(verdict, Verdict::Sound | Verdict::Unknown { .. }) {
+        if self.doubts.len() == REMEMBERED {
+            self.doubts.remove(0);
+        }
+        let sound = matches!(verdict, Verdict::Sound | Verdict::Unknown { .. });
+        self.doubts.push(!sound);
+        if !sound {
             return Err(NotLearned::NotSound);
         }
         if self.runs.len() == MOST_RUNS {
@@ -145,6 +160,10 @@ impl Baseline {
         (self.runs.len() >= FEWEST_RUNS)
             .then(|| median(self.values(feature)))
             .flatten()
+    }
+
+    fn doubts(&self) -> usize {
+        self.doubts.iter().filter(|doubted| **doubted).count()
     }
 
     /// The spread of one run around the centre: the device's own, drawn towards that of its kind.
@@ -167,10 +186,13 @@ pub struct Common {
 }
 
 impl Common {
-    /// The median of how far each peer's run is from its own past. Zero below [`FEWEST_PEERS`] peers with a past.
+    /// The median of how far each peer's run is from its own past. Zero below [`FEWEST_PEERS`] peers with a past; one run is past
+    /// enough for this, or the first runs of all would differ by what all did.
     pub fn of<'a>(peers: impl Iterator<Item = (&'a Baseline, &'a Observation)>) -> Self {
         let moved: Vec<f64> = peers
-            .filter_map(|(baseline, run)| Some(run.level - baseline.centre(Feature::Level)?))
+            .filter_map(|(baseline, run)| {
+                Some(run.level - median(baseline.values(Feature::Level))?)
+            })
             .collect();
         if moved.len() < FEWEST_PEERS {
             return Self::default();
@@ -213,7 +235,9 @@ pub enum Verdict {
     },
     /// Worse in one run: it must be tested again before anything is said of it.
     Suspicious(Departure),
-    /// Worse again in the same way.
+    /// Worse in one run and not in the next. Teaches nothing; when it comes again and again it is confirmed.
+    Doubtful(Departure),
+    /// Worse again in the same way, or in so many sweeps that it cannot be chance.
     Confirmed(Departure),
 }
 
@@ -294,17 +318,19 @@ pub fn judge(
     let Some(suspicion) = first.iter().find(counts) else {
         return Verdict::Sound;
     };
+    let suspicion = *suspicion;
     if of_runs.len() == 1 {
-        return Verdict::Suspicious(*suspicion);
+        return Verdict::Suspicious(suspicion);
     }
     // Every way in which the first run was worse may be confirmed by the others.
-    for suspicion in first.iter().filter(counts) {
+    for feature in first
+        .iter()
+        .filter(counts)
+        .map(|departure| departure.feature)
+    {
         let same: Vec<Departure> = of_runs
             .iter()
-            .filter_map(|run| {
-                run.iter()
-                    .find(|departure| departure.feature == suspicion.feature)
-            })
+            .filter_map(|run| run.iter().find(|departure| departure.feature == feature))
             .copied()
             .collect();
         let z: Vec<f64> = same.iter().map(|departure| departure.z).collect();
@@ -313,13 +339,16 @@ pub fn judge(
         let again = same[1..].iter().all(|departure| counts(&departure));
         if again && together >= thresholds.confirmed_z {
             return Verdict::Confirmed(Departure {
-                feature: suspicion.feature,
+                feature,
                 worse: mean(&worse).unwrap_or(0.0),
                 z: together,
             });
         }
     }
-    Verdict::Sound
+    if baseline.doubts() + 1 >= MOST_DOUBTS {
+        return Verdict::Confirmed(suspicion);
+    }
+    Verdict::Doubtful(suspicion)
 }
 
 /// A part without a past, against its peers.
@@ -411,7 +440,8 @@ mod tests {
     fn two_percent_is_suspicious_and_confirmed_only_when_it_comes_again() {
         assert_eq!(check(&[run(1.0, 3)]), Verdict::Sound);
         assert!(matches!(check(&[run(0.98, 3)]), Verdict::Suspicious(_)));
-        assert_eq!(check(&[run(0.98, 3), run(1.0, 4)]), Verdict::Sound);
+        let once = check(&[run(0.98, 3), run(1.0, 4)]);
+        assert!(matches!(once, Verdict::Doubtful(_)));
         let Verdict::Confirmed(departure) = check(&[run(0.98, 3), run(0.98, 4)]) else {
             panic!("it came again");
         };
@@ -428,6 +458,22 @@ mod tests {
             panic!("the tail is far away");
         };
         assert_eq!(departure.feature, Feature::Tail);
+    }
+
+    #[test]
+    fn what_is_bad_now_and_then_is_confirmed_in_the_end() {
+        let mut baseline = baseline(8);
+        let common = Common::default();
+        let runs = [run(0.98, 3), run(1.0, 4)];
+        let mut verdicts = Vec::new();
+        for _ in 0..3 {
+            let verdict = judge(&baseline, &KIND, &common, &runs, &Thresholds::default());
+            let learned = baseline.learn("a", &runs[0], &common, &verdict);
+            assert_eq!(learned, Err(NotLearned::NotSound));
+            verdicts.push(matches!(verdict, Verdict::Confirmed(_)));
+        }
+        assert_eq!(verdicts, [false, false, true]);
+        assert_eq!(baseline.runs(), 8);
     }
 
     #[test]

@@ -106,8 +106,12 @@ impl Default for Prior {
     }
 }
 
-/// How slow a slow part may be; the probability is shared among these.
-const SLOWER: [f64; 10] = [0.01, 0.015, 0.02, 0.03, 0.05, 0.08, 0.13, 0.2, 0.35, 0.6];
+/// The least and the most that a slow part may lose, as logarithms; every doubling in between is as probable as any other.
+const LOSSES: (f64, f64) = (0.008, 3.0);
+/// Slices of the exponential distribution by which a lossy part slows its flows.
+const SLICES: u32 = 10;
+/// Mean losses of a lossy part that are tried.
+const LOSSY: [f64; 9] = [0.01, 0.02, 0.04, 0.07, 0.12, 0.2, 0.35, 0.6, 1.2];
 /// A flow may be wild for no reason so often.
 const WILD: f64 = 0.01;
 /// And then by about so much.
@@ -210,13 +214,16 @@ fn residuals(fabric: &Fabric, flows: &[Flow]) -> Vec<Residual> {
 
 fn weigh(fabric: &Fabric, residuals: &[Residual], prior: &Prior) -> Localisation {
     let spread = spread(residuals, prior);
-    // By how much more probable each value is when it was made slower, for all slownesses, than when nothing was.
-    let gain = |value: f64, slower: f64| {
-        density(value, (1.0 - slower).ln(), spread) - density(value, 0.0, spread)
-    };
-    let gains: Vec<[f64; SLOWER.len()]> = residuals
+    let ways = ways(spread);
+    // By how much more probable each value is in each way of being slow than when it is not.
+    let gains: Vec<Vec<f64>> = residuals
         .iter()
-        .map(|residual| SLOWER.map(|slower| gain(residual.value, slower)))
+        .map(|residual| {
+            let sound = density(residual.value, &[(0.0, spread)]);
+            ways.iter()
+                .map(|way| density(residual.value, &way.centres) - sound)
+                .collect()
+        })
         .collect();
     let hypotheses = hypotheses(fabric, residuals);
     let mut weighed = Vec::with_capacity(hypotheses.len());
@@ -225,7 +232,7 @@ fn weigh(fabric: &Fabric, residuals: &[Residual], prior: &Prior) -> Localisation
             weighed.push((hypothesis, prior.nothing.max(1e-12).ln(), 0.0));
             continue;
         }
-        let mut sums = [0.0; SLOWER.len()];
+        let mut sums: Vec<f64> = ways.iter().map(|way| way.log_prior).collect();
         for (residual, gains) in residuals.iter().zip(&gains) {
             if hypothesis.covers(fabric, residual.from, residual.to) {
                 for (sum, gain) in sums.iter_mut().zip(gains) {
@@ -238,7 +245,7 @@ fn weigh(fabric: &Fabric, residuals: &[Residual], prior: &Prior) -> Localisation
             .filter(|residual| hypothesis.covers(fabric, residual.from, residual.to))
             .map(|residual| residual.value);
         let slower = 1.0 - median(covered).unwrap_or(0.0).min(0.0).exp();
-        let evidence = log_sum_exp(sums.iter().copied()) - real_of(SLOWER.len()).ln();
+        let evidence = log_sum_exp(sums.iter().copied());
         let something = (1.0 - prior.nothing).max(1e-12).ln();
         weighed.push((hypothesis, something + log_prior + evidence, slower));
     }
@@ -294,11 +301,54 @@ fn hypotheses(fabric: &Fabric, residuals: &[Residual]) -> Vec<(Hypothesis, f64)>
     all
 }
 
-/// The density of a residual: normal, or wild for no reason.
-fn density(value: f64, middle: f64, spread: f64) -> f64 {
+/// A way of being slow.
+struct Way {
+    /// Where the logarithms of slow flows are, equally probable, and how far they spread there.
+    centres: Vec<(f64, f64)>,
+    /// The logarithm of how probable the way is.
+    log_prior: f64,
+}
+
+/// Always by the same, in steps that the spread cannot tell apart; or by chance, with a mean.
+fn ways(spread: f64) -> Vec<Way> {
+    let mut ways = Vec::new();
+    let (least, most) = LOSSES;
+    let whole = 2.0 * (most / least).ln();
+    let mut loss: f64 = least;
+    while loss < most {
+        // Large losses are so unlike nothing that a coarse step is fine enough.
+        let step = spread * (1.0 + 10.0 * loss);
+        let next = (loss + step).min(most);
+        ways.push(Way {
+            centres: vec![(-f64::midpoint(loss, next), spread)],
+            log_prior: ((next / loss).ln() / whole).ln(),
+        });
+        loss = next;
+    }
+    for mean in LOSSY {
+        let quantile = |share: f64| -mean * (1.0 - share).ln();
+        let centres = (0..SLICES).map(|slice| {
+            let share = |part: f64| (f64::from(slice) + part) / f64::from(SLICES);
+            let width = quantile(share(0.9)) - quantile(share(0.1));
+            (-quantile(share(0.5)), spread.hypot(width / 2.0))
+        });
+        ways.push(Way {
+            centres: centres.collect(),
+            log_prior: -(2.0 * real_of(LOSSY.len())).ln(),
+        });
+    }
+    ways
+}
+
+/// The density of a residual: normal around any of some centres, or wild for no reason.
+fn density(value: f64, centres: &[(f64, f64)]) -> f64 {
+    let share = -real_of(centres.len()).ln();
+    let usual = centres
+        .iter()
+        .map(|(middle, spread)| log_normal_density(value, *middle, *spread) + share);
     let terms = [
-        (1.0 - WILD).ln() + log_normal_density(value, middle, spread),
-        WILD.ln() + log_normal_density(value, middle, WILD_SPREAD),
+        (1.0 - WILD).ln() + log_sum_exp(usual),
+        WILD.ln() + log_normal_density(value, 0.0, WILD_SPREAD),
     ];
     log_sum_exp(terms.into_iter())
 }
