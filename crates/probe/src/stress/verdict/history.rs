@@ -24,7 +24,7 @@ pub type Fingerprint = String;
 /// Runs of a device that its baseline remembers.
 const MOST_RUNS: usize = 64;
 /// How many runs the spread of the kind is worth against a device's own.
-const KIND_RUNS: f64 = 10.0;
+const KIND_RUNS: f64 = 6.0;
 /// Fewer peers say nothing about the fleet.
 pub const FEWEST_PEERS: usize = 8;
 /// Fewer runs say nothing about a device.
@@ -97,6 +97,8 @@ pub struct Baseline {
 
 /// Sweeps whose doubts are remembered.
 const REMEMBERED: usize = 6;
+/// In spreads of a run, from when on a doubt is remembered.
+const DOUBTED_Z: f64 = 4.0;
 /// So many doubtful sweeps among these, and the part is bad now and then.
 const MOST_DOUBTS: usize = 3;
 
@@ -124,8 +126,8 @@ impl Baseline {
         self.runs.len()
     }
 
-    /// Learns from a valid run that was found sound, `common` being what the fleet did. A run that was not teaches nothing, but
-    /// that it was doubted is remembered. To be called once for each sweep.
+    /// Learns from a valid run that was found sound, `common` being what the fleet did. A bad run teaches nothing, but that it
+    /// was doubted is remembered. To be called once for each sweep, with its first run.
     pub fn learn(
         &mut self,
         fingerprint: &str,
@@ -139,7 +141,13 @@ impl Baseline {
         if self.doubts.len() == REMEMBERED {
             self.doubts.remove(0);
         }
-        let sound = matches!(verdict, Verdict::Sound | Verdict::Unknown { .. });
+        // A small departure that did not come again is chance, and belongs to the spread: leaving it out would make the device look
+        // steadier than it is.
+        let sound = match verdict {
+            Verdict::Sound | Verdict::Unknown { .. } => true,
+            Verdict::Doubtful(departure) => departure.z < DOUBTED_Z,
+            Verdict::Suspicious(_) | Verdict::Confirmed(_) => false,
+        };
         self.doubts.push(!sound);
         if !sound {
             return Err(NotLearned::NotSound);
@@ -235,7 +243,7 @@ pub enum Verdict {
     },
     /// Worse in one run: it must be tested again before anything is said of it.
     Suspicious(Departure),
-    /// Worse in one run and not in the next. Teaches nothing; when it comes again and again it is confirmed.
+    /// Worse in one run and not in the next. When it comes again and again it is confirmed.
     Doubtful(Departure),
     /// Worse again in the same way, or in so many sweeps that it cannot be chance.
     Confirmed(Departure),
@@ -278,13 +286,17 @@ pub fn departures(
     let mut found = Vec::new();
     for feature in FEATURES {
         let worse = baseline.centre(feature)? - run.feature(feature);
-        // The centre itself is known from a few runs; a median of n is about as good as a mean of 2n/pi.
-        let uncertain = (1.0 + std::f64::consts::FRAC_PI_2 / past).sqrt();
-        let z = worse / (baseline.spread(feature, kind) * uncertain);
+        let z = worse / (baseline.spread(feature, kind) * uncertainty(1.0, past));
         found.push(Departure { feature, worse, z });
     }
     found.sort_by(|left, right| right.z.total_cmp(&left.z));
     Some(found)
+}
+
+/// By how much the mean of some runs and the centre of a past differ by chance, in spreads of a run. A median of n runs is about as
+/// good as a mean of 2n/pi; all runs share the error of the centre.
+fn uncertainty(runs: f64, past: f64) -> f64 {
+    (1.0 / runs + std::f64::consts::FRAC_PI_2 / past).sqrt()
 }
 
 /// Judges one sweep of a part: its run, and the runs that were made again because the first was suspicious.
@@ -335,7 +347,9 @@ pub fn judge(
             .collect();
         let z: Vec<f64> = same.iter().map(|departure| departure.z).collect();
         let worse: Vec<f64> = same.iter().map(|departure| departure.worse).collect();
-        let together = mean(&z).unwrap_or(0.0) * real_of(z.len()).sqrt();
+        let past = real_of(baseline.runs());
+        let together =
+            mean(&z).unwrap_or(0.0) * uncertainty(1.0, past) / uncertainty(real_of(z.len()), past);
         let again = same[1..].iter().all(|departure| counts(&departure));
         if again && together >= thresholds.confirmed_z {
             return Verdict::Confirmed(Departure {
@@ -345,7 +359,7 @@ pub fn judge(
             });
         }
     }
-    if baseline.doubts() + 1 >= MOST_DOUBTS {
+    if suspicion.z >= thresholds.confirmed_z && baseline.doubts() + 1 >= MOST_DOUBTS {
         return Verdict::Confirmed(suspicion);
     }
     Verdict::Doubtful(suspicion)
@@ -445,7 +459,7 @@ mod tests {
         let Verdict::Confirmed(departure) = check(&[run(0.98, 3), run(0.98, 4)]) else {
             panic!("it came again");
         };
-        assert!((departure.worse - 0.02).abs() < 0.005 && departure.z > 6.0);
+        assert!((departure.worse - 0.02).abs() < 0.005 && departure.z > 5.0);
     }
 
     #[test]
