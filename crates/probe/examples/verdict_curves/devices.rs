@@ -1,7 +1,7 @@
 //! Devices that become slow, week after week.
 //!
 //! Assumed: devices of one kind differ by 1.5 % (standard deviation of the level), all move together by 0.7 % from week to week, a
-//! device repeats to between 0.1 % and 0.8 % from run to run (its own, log-uniform; the one raw result file that SuperBench published
+//! device repeats to between 0.1 % and 0.8 % from run to run (its own, log-uniform; the one raw result file that `SuperBench` published
 //! shows a coefficient of variation of 0.1 to 1.4 % within a node), an iteration varies by 0.4 %, and one in a hundred is an outlier. Each
 //! run has 60 iterations. One device in twenty becomes sick after ten sound weeks and stays so for six.
 

@@ -334,7 +334,7 @@ fn votes(flows: &[Flow]) -> Hypothesis {
 fn two_pass(network: &Network<'_>, rounds: usize) -> Hypothesis {
     let first = all_flows(network, rounds / 2);
     let is_slow = slow(&first);
-    let mut suspect = vec![false; NODES];
+    let mut suspect = [false; NODES];
     for (flow, slow) in first.iter().zip(&is_slow) {
         suspect[flow.from] |= slow;
         suspect[flow.to] |= slow;

@@ -1,5 +1,5 @@
 //! The rules that others use for devices, as far as they are published: fixed thresholds, robust outliers of the fleet, and the
-//! similarity of distributions of SuperBench (Xiong et al., USENIX ATC 2024).
+//! similarity of distributions of `SuperBench` (Xiong et al., USENIX ATC 2024).
 
 use supernode_probe::stress::verdict::statistics::{
     area_below, median, quantile, robust_deviation, sorted,
