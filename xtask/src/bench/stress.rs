@@ -299,7 +299,7 @@ impl Bench {
         Ok(program)
     }
 
-    fn iperf(&self) -> Result<f64> {
+    fn iperf(_: &Self) -> Result<f64> {
         let port = super::ports::free_ports(1)?.to_string();
         let mut server = Command::new("iperf3")
             .args(["-s", "-1", "-p", &port])
