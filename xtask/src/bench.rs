@@ -9,6 +9,7 @@ mod ports;
 mod report;
 mod slurm;
 mod stamps;
+mod stress;
 mod suites;
 pub(crate) mod supernode;
 
@@ -83,6 +84,12 @@ impl Options {
 }
 
 pub(crate) fn main(arguments: &[String]) -> Result<ExitCode> {
+    // Its peers are other programs, and its figures are ratios: a table of its own.
+    if let Some((first, rest)) = arguments.split_first()
+        && first == "stress"
+    {
+        return stress::main(rest);
+    }
     let options = parse(arguments)?;
     if options.list {
         for suite in SUITES {

@@ -24,6 +24,8 @@ usage: cargo xtask COMMAND
   generate                         write the generated files that are checked in (docs/openapi.json, ...)
   bench [--only SUITE]... [--quick] [--nodes N] [--trials N] [--contender NAME]... [--binary FILE] [--json FILE] [--list]
                                    measure this project beside its peers and print one table
+  bench stress [--pairs N] [--kernel FILE] [--directory DIR]
+                                   the stress kernels beside OpenBLAS, STREAM, iperf3 and fio, as ratios
 ";
 
 fn main() -> ExitCode {

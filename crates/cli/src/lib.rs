@@ -119,6 +119,10 @@ pub fn run_blocking(command: Command, options: &Options, root: fn() -> clap::Com
 
 /// Runs a command; everything it has to say, errors too, has been said when it returns.
 pub async fn run(command: Command, options: &Options, root: fn() -> clap::Command) -> Exit {
+    if options.output == Format::Html {
+        output::say("error: only reports of `stress` can be HTML; use --output table or json");
+        return Exit::USAGE;
+    }
     let session = Session::new(options);
     let result = match command {
         Command::Node(command) => node::run(&session, command).await,

@@ -14,6 +14,8 @@ pub enum Format {
     Table,
     /// Exactly the API's JSON; lists are arrays
     Json,
+    /// One page without anything outside; for reports of `stress` only
+    Html,
 }
 
 /// What rendering depends on besides the thing itself.

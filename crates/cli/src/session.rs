@@ -66,7 +66,8 @@ impl<'a> Session<'a> {
             Format::Json => output::write(
                 &(serde_json::to_string_pretty(value).expect("results are plain data") + "\n"),
             ),
-            Format::Table => output::write(&table(&self.look)),
+            // Refused before anything was asked for.
+            Format::Table | Format::Html => output::write(&table(&self.look)),
         }
     }
 

@@ -8,6 +8,7 @@
 pub mod action;
 pub mod choose;
 pub mod condition;
+pub mod cron;
 mod index;
 mod job;
 pub mod operation;

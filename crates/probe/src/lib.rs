@@ -2,8 +2,10 @@
 //!
 //! Facts come from `/proc` and `/sys` (own reader, no table of every process), from NVML loaded at run time, and from
 //! `npu-smi` run with a time and an output limit. Vendor software is touched only where its hardware is, so that a plain host
-//! pays nothing for it. Nothing here fails: what cannot be read is left unknown and said in [`Inventory::problems`]. Nothing
-//! here changes anything on the machine, and no program outside the closed list of [`tools::Tool`] is ever run.
+//! pays nothing for it. Discovery does not fail: what cannot be read is left unknown and said in [`Inventory::problems`]. It
+//! changes nothing on the machine, and runs no program outside the closed list of [`tools::Tool`].
+//!
+//! Testing hardware is another thing altogether, and lives in [`stress`].
 
 pub mod ascend;
 mod command;
@@ -15,6 +17,7 @@ mod nic;
 mod npu;
 pub mod nvidia;
 mod pci;
+pub mod stress;
 mod system;
 pub mod tools;
 

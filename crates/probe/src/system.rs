@@ -70,7 +70,7 @@ pub(crate) fn usage(files: Files<'_>, tools: &dyn Tools) -> Usage {
 }
 
 /// Reads `MemTotal:       24684092 kB`.
-fn memory_bytes(text: &str, name: &str) -> Option<u64> {
+pub(crate) fn memory_bytes(text: &str, name: &str) -> Option<u64> {
     let value = text
         .lines()
         .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;

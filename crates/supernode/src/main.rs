@@ -5,6 +5,7 @@ mod demo;
 mod dev;
 mod logging;
 mod server;
+mod stress;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -38,6 +39,12 @@ enum Command {
     Dev(dev::DevArguments),
     /// See the whole story on this machine, step by step
     Demo(demo::DemoArguments),
+    /// Test hardware: compute, memory, links, storage
+    #[command(subcommand)]
+    Stress(stress::StressCommand),
+    /// One kernel of a stress test, told by its standard input
+    #[command(hide = true, name = stress::KERNEL)]
+    StressKernel,
     /// Keeps one rank of a job running, for the agent
     #[command(hide = true)]
     RankSupervisor {
@@ -63,6 +70,9 @@ fn main() -> ExitCode {
     if let Command::RankSupervisor { directory, lease } = &command {
         return supernode_agent::supervisor::main(directory, lease);
     }
+    if let Command::StressKernel = command {
+        return supernode_probe::stress::kernel::main();
+    }
     // Fails only when a provider is installed already, which serves as well.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let result = match command {
@@ -71,8 +81,9 @@ fn main() -> ExitCode {
         Command::Dev(arguments) => dev::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::DemoRing(arguments) => demo::run_ring(&arguments),
+        Command::Stress(command) => stress::run(command, options.output),
         Command::Openapi => openapi(),
-        Command::RankSupervisor { .. } => unreachable!("handled above"),
+        Command::RankSupervisor { .. } | Command::StressKernel => unreachable!("handled above"),
         Command::Client(command) => {
             return supernode_cli::run_blocking(command, &options, Arguments::command);
         }

@@ -5,4 +5,5 @@ mod command;
 mod machine;
 mod machines;
 mod nvidia;
+mod stress;
 mod this_host;

@@ -6,3 +6,4 @@ mod documents;
 mod harness;
 mod jobs;
 mod loss;
+mod stress;

@@ -1,0 +1,61 @@
+//! Threads that stay on one processor, and how much of their time they got: a kernel that names a sick core must know where it ran,
+//! and one that says "slow" must know whether it ran at all.
+
+use std::time::Duration;
+
+use rustix::thread::{ClockId, CpuSet, sched_getaffinity, sched_setaffinity};
+
+use super::sample::Refusal;
+
+/// The processors that this process may use, in order.
+pub(crate) fn allowed() -> Result<Vec<u32>, Refusal> {
+    let set = sched_getaffinity(None)
+        .map_err(|error| Refusal::because("the allowed processors cannot be read", error))?;
+    let cores: Vec<u32> = (0..CpuSet::MAX_CPU)
+        .filter(|core| set.is_set(*core))
+        .filter_map(|core| u32::try_from(core).ok())
+        .collect();
+    if cores.is_empty() {
+        return Err(Refusal::CouldNotRun("no processor is allowed".into()));
+    }
+    Ok(cores)
+}
+
+/// Binds the calling thread to one processor.
+pub(crate) fn bind(core: u32) -> Result<(), Refusal> {
+    let mut set = CpuSet::new();
+    set.set(core as usize);
+    sched_setaffinity(None, &set)
+        .map_err(|error| Refusal::because(&format!("cannot run on processor {core}"), error))
+}
+
+/// Does something on each of these processors at the same time, each on a thread that is bound to it.
+pub(crate) fn on_each(
+    cores: &[u32],
+    work: impl Fn(u32) -> Result<(), Refusal> + Sync,
+) -> Result<(), Refusal> {
+    let work = &work;
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = cores
+            .iter()
+            .map(|core| {
+                scope.spawn(move || {
+                    bind(*core)?;
+                    work(*core)
+                })
+            })
+            .collect();
+        threads
+            .into_iter()
+            .try_for_each(|thread| thread.join().expect("a kernel's thread does not panic"))
+    })
+}
+
+/// Processor time that the calling thread has used.
+pub(crate) fn thread_time() -> Duration {
+    let time = rustix::time::clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(
+        u64::try_from(time.tv_sec).unwrap_or(0),
+        u32::try_from(time.tv_nsec).unwrap_or(0),
+    )
+}

@@ -1,0 +1,226 @@
+//! Keeps a number of reads or writes of one size under way, and tells how long each took: through `io_uring`, or with threads where
+//! the kernel does not give one (containers often forbid it).
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::FileExt as _;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use io_uring::{IoUring, opcode, types};
+use serde::{Deserialize, Serialize};
+
+use crate::stress::context::Context;
+
+/// Direct access needs memory at such addresses.
+const ALIGNMENT: usize = 4096;
+
+/// What moves the bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Engine {
+    /// One thread and the kernel's queue.
+    Ring,
+    /// As many threads as operations under way.
+    Threads,
+}
+
+impl Engine {
+    /// `io_uring` if the kernel gives one, else threads and why.
+    pub(super) fn best() -> (Self, Option<io::Error>) {
+        match IoUring::new(8) {
+            Ok(_) => (Self::Ring, None),
+            Err(error) => (Self::Threads, Some(error)),
+        }
+    }
+}
+
+/// One read or write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Operation {
+    /// Reads from this byte on.
+    Read(u64),
+    /// Writes from this byte on.
+    Write(u64),
+}
+
+/// A stream of operations of one size.
+pub(super) struct Job<'a> {
+    pub(super) file: &'a File,
+    /// Bytes of one operation.
+    pub(super) length: usize,
+    /// Operations under way at a time.
+    pub(super) depth: u32,
+    /// The next operation; nothing ends the job.
+    pub(super) next: &'a mut (dyn FnMut() -> Option<Operation> + Send),
+    /// Fills the buffer of a write.
+    pub(super) prepare: &'a (dyn Fn(Operation, &mut [u8]) + Sync),
+    /// Takes a finished operation with its buffer and its time.
+    pub(super) done: &'a (dyn Fn(Operation, &[u8], Duration) + Sync),
+}
+
+/// Memory at an address that direct access takes.
+#[derive(Debug)]
+struct Buffer {
+    bytes: Vec<u8>,
+    offset: usize,
+    length: usize,
+}
+
+impl Buffer {
+    fn new(length: usize) -> Self {
+        let bytes = vec![0; length + ALIGNMENT];
+        let offset = bytes.as_ptr().align_offset(ALIGNMENT);
+        Self {
+            bytes,
+            offset,
+            length,
+        }
+    }
+
+    fn bytes(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.offset..self.offset + self.length]
+    }
+}
+
+impl Engine {
+    /// Runs a job to its end. Whatever happens, nothing is under way any more when it returns.
+    pub(super) fn run(self, context: &Context<'_>, job: &mut Job<'_>) -> io::Result<()> {
+        match self {
+            Self::Ring => ring(context, job),
+            Self::Threads => threads(context, job),
+        }
+    }
+}
+
+/// An operation under way, in the slot that owns its buffer.
+struct Slot {
+    buffer: Buffer,
+    operation: Option<(Operation, Duration)>,
+}
+
+fn ring(context: &Context<'_>, job: &mut Job<'_>) -> io::Result<()> {
+    let mut ring = IoUring::new(job.depth.next_power_of_two())?;
+    let mut slots: Vec<Slot> = (0..job.depth)
+        .map(|_| Slot {
+            buffer: Buffer::new(job.length),
+            operation: None,
+        })
+        .collect();
+    let mut free: Vec<usize> = (0..slots.len()).collect();
+    let mut failure = None;
+    let mut exhausted = false;
+    loop {
+        while failure.is_none() && !exhausted && !context.stopped() {
+            let Some(position) = free.pop() else { break };
+            let Some(operation) = (job.next)() else {
+                free.push(position);
+                exhausted = true;
+                break;
+            };
+            let slot = &mut slots[position];
+            if let Operation::Write(_) = operation {
+                (job.prepare)(operation, slot.buffer.bytes());
+            }
+            let entry = entry(job, operation, slot.buffer.bytes()).user_data(position as u64);
+            slot.operation = Some((operation, context.moment()));
+            // SAFETY: the buffer belongs to the slot, which is neither touched nor freed before its completion was taken: this
+            // function does not return while a slot has an operation. The file outlives the job.
+            unsafe { ring.submission().push(&entry) }.expect("the queue has a place for each slot");
+        }
+        if free.len() == slots.len() {
+            return failure.map_or(Ok(()), Err);
+        }
+        match ring.submit_and_wait(1) {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            // The kernel has the buffers; nothing else is sound but to keep them for ever.
+            Err(error) => {
+                std::mem::forget(slots);
+                return Err(error);
+            }
+        }
+        let completed: Vec<(usize, i32)> = ring
+            .completion()
+            .map(|entry| {
+                let position = usize::try_from(entry.user_data()).expect("the number of a slot");
+                (position, entry.result())
+            })
+            .collect();
+        for (position, result) in completed {
+            let slot = &mut slots[position];
+            let (operation, started) = slot.operation.take().expect("it was under way");
+            let taken = context.moment().saturating_sub(started);
+            free.push(position);
+            match finished(result, job.length) {
+                Ok(()) => (job.done)(operation, slot.buffer.bytes(), taken),
+                Err(error) => failure = failure.or(Some(error)),
+            }
+        }
+    }
+}
+
+fn entry(job: &Job<'_>, operation: Operation, buffer: &mut [u8]) -> io_uring::squeue::Entry {
+    let file = types::Fd(job.file.as_raw_fd());
+    let length = u32::try_from(job.length).expect("operations are a few MiB at most");
+    match operation {
+        Operation::Read(offset) => opcode::Read::new(file, buffer.as_mut_ptr(), length)
+            .offset(offset)
+            .build(),
+        Operation::Write(offset) => opcode::Write::new(file, buffer.as_ptr(), length)
+            .offset(offset)
+            .build(),
+    }
+}
+
+fn finished(result: i32, length: usize) -> io::Result<()> {
+    match usize::try_from(result) {
+        Ok(moved) if moved == length => Ok(()),
+        Ok(moved) => Err(io::Error::other(format!(
+            "{moved} bytes were moved instead of {length}"
+        ))),
+        Err(_) => Err(io::Error::from_raw_os_error(-result)),
+    }
+}
+
+fn threads(context: &Context<'_>, job: &mut Job<'_>) -> io::Result<()> {
+    let next = Mutex::new(&mut *job.next);
+    let failure = Mutex::new(None);
+    let (file, length) = (job.file, job.length);
+    let (prepare, done) = (job.prepare, job.done);
+    std::thread::scope(|scope| {
+        for _ in 0..job.depth {
+            scope.spawn(|| {
+                let mut buffer = Buffer::new(length);
+                while !context.stopped() && failure.lock().expect("nobody panics with it").is_none()
+                {
+                    let operation = next.lock().expect("nobody panics with it")();
+                    let Some(operation) = operation else { return };
+                    if let Operation::Write(_) = operation {
+                        prepare(operation, buffer.bytes());
+                    }
+                    let started = context.moment();
+                    let moved = match operation {
+                        Operation::Read(offset) => file.read_exact_at(buffer.bytes(), offset),
+                        Operation::Write(offset) => file.write_all_at(buffer.bytes(), offset),
+                    };
+                    let taken = context.moment().saturating_sub(started);
+                    match moved {
+                        Ok(()) => done(operation, buffer.bytes(), taken),
+                        Err(error) => {
+                            failure
+                                .lock()
+                                .expect("nobody panics with it")
+                                .get_or_insert(error);
+                        }
+                    }
+                }
+            });
+        }
+    });
+    failure
+        .into_inner()
+        .expect("nobody panics with it")
+        .map_or(Ok(()), Err)
+}

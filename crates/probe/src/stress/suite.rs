@@ -1,0 +1,278 @@
+//! What one node tests by itself: items and tiers become kernels, and each kernel becomes a record with everything that belongs to it.
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use supernode_types::Clock;
+
+use super::child::{Launcher, Outcome};
+use super::compute::{Compute, Precision};
+use super::kernel::{Kernel, Order};
+use super::link::Links;
+use super::memory::{Pattern, Stream};
+use super::passive::{Change, Counters};
+use super::storage::Storage;
+use super::verdict::hard::{self, HardFailure};
+use super::verdict::validity::{Validity, validity};
+
+/// A component of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Item {
+    /// Computing: speed and correctness.
+    Compute,
+    /// Memory: bandwidth and patterns.
+    Memory,
+    /// Links between processors and NUMA nodes.
+    Links,
+    /// Disks.
+    Storage,
+}
+
+impl Item {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Compute, Self::Memory, Self::Links, Self::Storage];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Compute => "compute",
+            Self::Memory => "memory",
+            Self::Links => "links",
+            Self::Storage => "storage",
+        }
+    }
+}
+
+impl FromStr for Item {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::ALL
+            .into_iter()
+            .find(|item| item.name() == text)
+            .ok_or_else(|| {
+                let names = Self::ALL.map(Self::name).join(", ");
+                format!("`{text}` is no item of a test; known are {names}")
+            })
+    }
+}
+
+/// How much is tested.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Tier {
+    /// Two minutes at most: before a job, at admission.
+    Quick,
+    /// Twenty minutes at most: weekly.
+    Standard,
+}
+
+/// One kernel of a test.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// The component that it tests.
+    pub item: Item,
+    /// What it does, in a few words.
+    pub name: String,
+    /// The kernel.
+    pub kernel: Kernel,
+}
+
+/// A kernel may take so much longer than its settings say: to warm up, to verify, on a slow machine.
+const SLACK_SECONDS: u32 = 120;
+
+impl Step {
+    fn new(item: Item, name: &str, kernel: Kernel) -> Self {
+        Self {
+            item,
+            name: name.to_owned(),
+            kernel,
+        }
+    }
+
+    /// For how long its settings say that it runs.
+    pub fn seconds(&self) -> u32 {
+        match &self.kernel {
+            Kernel::Compute(settings) => settings.seconds,
+            Kernel::Stream(settings) => settings.seconds,
+            Kernel::Pattern(settings) => settings.seconds,
+            Kernel::Links(settings) => settings.seconds,
+            Kernel::Listen(settings) => settings.seconds,
+            Kernel::Ask(settings) => 2 * settings.stream_seconds + settings.datagram_seconds,
+            Kernel::Storage(settings) => 4 * settings.seconds,
+        }
+    }
+}
+
+/// The kernels of these items, each disk by one directory on it.
+pub fn steps(items: &[Item], tier: Tier, directories: &[PathBuf]) -> Vec<Step> {
+    // Quick: 76 s with one disk. Standard: twelve times as long.
+    let longer = match tier {
+        Tier::Quick => 1,
+        Tier::Standard => 12,
+    };
+    let mut steps = Vec::new();
+    for item in Item::ALL.into_iter().filter(|item| items.contains(item)) {
+        match item {
+            Item::Compute => {
+                for (name, precision) in [
+                    ("matrices of f32", Precision::F32),
+                    ("matrices of f64", Precision::F64),
+                ] {
+                    let kernel = Kernel::Compute(Compute {
+                        precision,
+                        seconds: 10 * longer,
+                        cores: Vec::new(),
+                    });
+                    steps.push(Step::new(item, name, kernel));
+                }
+            }
+            Item::Memory => {
+                let stream = Kernel::Stream(Stream {
+                    seconds: 8 * longer,
+                    array_bytes: None,
+                });
+                steps.push(Step::new(item, "STREAM triad", stream));
+                let pattern = Kernel::Pattern(Pattern {
+                    seconds: 8 * longer,
+                    bytes: u64::from(longer) << 30,
+                });
+                steps.push(Step::new(item, "moving patterns", pattern));
+            }
+            Item::Links => {
+                let links = Kernel::Links(Links {
+                    seconds: 8 * longer,
+                });
+                steps.push(Step::new(item, "cores and NUMA nodes", links));
+            }
+            Item::Storage => {
+                for directory in directories {
+                    let kernel = Kernel::Storage(Storage {
+                        directory: directory.clone(),
+                        bytes: 1 << 30,
+                        seconds: 8 * longer,
+                        sequential_depth: 4,
+                        random_depth: 16,
+                        engine: None,
+                    });
+                    steps.push(Step::new(
+                        item,
+                        &format!("disk of {}", directory.display()),
+                        kernel,
+                    ));
+                }
+            }
+        }
+    }
+    steps
+}
+
+/// Everything that belongs to one kernel's run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// What was run.
+    pub step: Step,
+    /// What it said.
+    pub outcome: Outcome,
+    /// What the machine said meanwhile.
+    pub change: Change,
+    /// Whether the samples may be judged.
+    pub validity: Validity,
+    /// What is plainly wrong, whatever the samples are worth.
+    pub failures: Vec<HardFailure>,
+}
+
+/// Runs one kernel as a child, and reads the machine's counters before, every second during, and after it. `root` is where the
+/// machine's files are; `told` (to stop) is asked several times a second.
+pub fn run(
+    launcher: &Launcher,
+    step: Step,
+    root: &Path,
+    clock: &dyn Clock,
+    mut told: impl FnMut() -> bool,
+) -> Record {
+    let order = Order {
+        limit_seconds: step.seconds().saturating_add(SLACK_SECONDS),
+        kernel: step.kernel.clone(),
+    };
+    let mut moments = vec![Counters::read(root)];
+    let mut outcome = Outcome::default();
+    match launcher.start(&order) {
+        Ok(running) => {
+            // Asked ten times a second, so every tenth time is about a second.
+            let mut asked = 0_u32;
+            running.finish(clock, &mut outcome, || {
+                asked += 1;
+                if asked.is_multiple_of(10) {
+                    moments.push(Counters::read(root));
+                }
+                told()
+            });
+        }
+        Err(error) => {
+            outcome = Outcome::could_not_run(format!(
+                "{} cannot be started: {error}",
+                launcher.program.display()
+            ));
+        }
+    }
+    moments.push(Counters::read(root));
+    let change = Change::over(&moments);
+    Record {
+        validity: validity(&outcome, &change),
+        failures: hard::failures(&outcome, &change, &[]),
+        step,
+        outcome,
+        change,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use supernode_types::time::SystemClock;
+
+    use super::*;
+
+    #[test]
+    fn a_quick_test_is_quick_and_a_standard_one_takes_less_than_twenty_minutes() {
+        for (tier, limit) in [(Tier::Quick, 120), (Tier::Standard, 1200)] {
+            let steps = steps(&Item::ALL, tier, &["/var/tmp".into()]);
+            let seconds: u32 = steps.iter().map(Step::seconds).sum();
+            assert!((limit / 2..limit).contains(&seconds), "{tier:?}: {seconds}");
+        }
+    }
+
+    #[test]
+    fn only_what_was_asked_for_is_tested() {
+        let steps = steps(
+            &[Item::Storage, Item::Compute],
+            Tier::Quick,
+            &["/a".into(), "/b".into()],
+        );
+        let items: Vec<Item> = steps.iter().map(|step| step.item).collect();
+        assert_eq!(
+            items,
+            [Item::Compute, Item::Compute, Item::Storage, Item::Storage]
+        );
+        assert!("storage".parse::<Item>().is_ok());
+        assert!(
+            "disk"
+                .parse::<Item>()
+                .is_err_and(|why| why.contains("storage"))
+        );
+    }
+
+    #[test]
+    fn a_program_that_is_not_there_could_not_run() {
+        let launcher = Launcher {
+            program: "/nowhere/kernel".into(),
+            arguments: Vec::new(),
+        };
+        let step = steps(&[Item::Links], Tier::Quick, &[]).remove(0);
+        let record = run(&launcher, step, Path::new("/"), &SystemClock, || false);
+        assert!(matches!(record.validity, Validity::CouldNotRun(_)));
+        assert_eq!(record.failures, []);
+    }
+}

@@ -1,0 +1,143 @@
+//! Running a tool of a vendor: found in known places, with a time and an output limit, one at a time.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::{
+    NotUnderstood, Parsed, VendorAnswer, VendorResult, VendorTool, ascend_dmi, dcgm, nvidia_smi,
+};
+use crate::command::{self, Limits, Running};
+
+/// A tool with its arguments and how to understand it.
+#[derive(Debug, Clone)]
+pub struct Command {
+    /// The tool.
+    pub tool: VendorTool,
+    /// Its arguments.
+    pub arguments: Vec<String>,
+    /// After so long it is killed.
+    pub limit: Duration,
+    /// Understands what it prints.
+    pub parse: fn(&str) -> Result<Parsed, NotUnderstood>,
+}
+
+/// Bytes of output at most: a whole server of GPUs in XML is about half of it.
+const MOST_OUTPUT: usize = 4 << 20;
+/// Bytes that are kept as evidence.
+const MOST_EVIDENCE: usize = 64 * 1024;
+/// Where vendors put their tools, beside PATH.
+const PLACES: [&str; 7] = [
+    "/usr/local/bin",
+    "/usr/local/sbin",
+    "/usr/bin",
+    "/usr/sbin",
+    "/usr/local/Ascend/driver/tools",
+    "/usr/local/Ascend/toolbox/latest/Ascend-DMI/bin",
+    "/usr/local/Ascend/ascend-toolkit/latest/bin",
+];
+
+/// The checks that take seconds and stress nothing, of every tool that can make one by itself.
+pub fn quick_checks() -> Vec<Command> {
+    let command = |tool, arguments, seconds, parse| Command {
+        tool,
+        arguments,
+        limit: Duration::from_secs(seconds),
+        parse,
+    };
+    vec![
+        command(
+            VendorTool::NvidiaSmi,
+            nvidia_smi::arguments(),
+            60,
+            nvidia_smi::parse,
+        ),
+        command(VendorTool::Dcgmi, dcgm::arguments(1), 300, dcgm::parse),
+        command(
+            VendorTool::AscendDmi,
+            ascend_dmi::diagnosis(&["driver", "cann", "device", "network", "hbm"]),
+            300,
+            |text| ascend_dmi::parse(text, None),
+        ),
+    ]
+}
+
+/// Runs it, if it is there.
+pub fn run(command: &Command) -> VendorAnswer {
+    let program = command.tool.program();
+    let mut answer = VendorAnswer {
+        tool: command.tool,
+        command: format!("{program} {}", command.arguments.join(" ")),
+        result: VendorResult::NotPresent,
+        samples: Vec::new(),
+        output: String::new(),
+    };
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let Some(program) = find(program, std::env::split_paths(&path)) else {
+        return answer;
+    };
+    let arguments: Vec<&str> = command.arguments.iter().map(String::as_str).collect();
+    let environment = [
+        ("LC_ALL", "C"),
+        (
+            "PATH",
+            "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        ),
+        (
+            "LD_LIBRARY_PATH",
+            "/usr/local/Ascend/driver/lib64/common:/usr/local/Ascend/driver/lib64/driver:/usr/local/Ascend/driver/lib64",
+        ),
+    ];
+    let limits = Limits {
+        time: command.limit,
+        output_bytes: MOST_OUTPUT,
+    };
+    match command::run(
+        &program,
+        &arguments,
+        &environment,
+        limits,
+        &Running::default(),
+    ) {
+        Err(error) => answer.result = VendorResult::CouldNotRun(error.to_string()),
+        Ok(output) => {
+            answer.output = output.text.chars().take(MOST_EVIDENCE).collect();
+            // The status is not asked: a tool that found something bad fails too.
+            match (command.parse)(&output.text) {
+                Ok(parsed) => {
+                    answer.samples = parsed.samples;
+                    answer.result = VendorResult::Checks(parsed.checks);
+                }
+                Err(error) => answer.result = VendorResult::CouldNotRun(error.to_string()),
+            }
+        }
+    }
+    answer
+}
+
+fn find(program: &str, path: impl Iterator<Item = PathBuf>) -> Option<PathBuf> {
+    path.chain(PLACES.iter().map(PathBuf::from))
+        .filter(|directory| directory.is_absolute())
+        .map(|directory| directory.join(program))
+        .find(|file: &PathBuf| Path::is_file(file))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tool_that_is_not_there_is_not_present() {
+        assert_eq!(find("no-such-tool", std::iter::empty()), None);
+        assert!(find("sh", ["/bin".into(), "relative".into()].into_iter()).is_some());
+    }
+
+    #[test]
+    fn every_tool_has_a_name_and_quick_checks_are_quick() {
+        for tool in VendorTool::ALL {
+            assert!(!tool.program().is_empty());
+        }
+        for command in quick_checks() {
+            assert!(command.limit <= Duration::from_mins(5), "{command:?}");
+        }
+    }
+}

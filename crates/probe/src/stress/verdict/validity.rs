@@ -1,0 +1,166 @@
+//! Whether samples may be judged at all. A run beside a neighbour's load, or under a throttle that somebody set, says nothing about the
+//! part: it is invalid, which is neither good nor bad, and is made again.
+
+use serde::{Deserialize, Serialize};
+
+use crate::stress::child::Outcome;
+use crate::stress::number::real;
+use crate::stress::passive::Change;
+use crate::stress::sample::{Ended, Metric};
+use crate::stress::verdict::statistics::median;
+
+/// What samples are worth.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Validity {
+    /// They may be judged.
+    Valid,
+    /// Somebody else used what was measured.
+    Contended(String),
+    /// Something held the part back: heat, power, or a limit of its control group.
+    Throttled(String),
+    /// The test did not come to its end.
+    Incomplete(String),
+    /// The test could not run.
+    CouldNotRun(String),
+}
+
+/// A thread that got less of its processor than this was in somebody's way.
+const LEAST_CPU_SHARE: f64 = 0.97;
+/// Of the machine's processor time, others may have used so much while we measured.
+const MOST_OTHERS: f64 = 0.05;
+/// The hypervisor may have taken so much.
+const MOST_STEAL: f64 = 0.01;
+/// Ticks of `/proc/stat` in a second.
+const TICKS: f64 = 100.0;
+
+/// Judges one run: what the kernel said of itself and what the machine said meanwhile.
+pub fn validity(outcome: &Outcome, change: &Change) -> Validity {
+    match &outcome.ended {
+        Ended::Complete => {}
+        Ended::Incomplete(why) => return Validity::Incomplete(why.clone()),
+        Ended::CouldNotRun(why) => return Validity::CouldNotRun(why.clone()),
+    }
+    let ticks = |name: &str| {
+        real(
+            change
+                .grown
+                .get(&format!("cpu/{name}"))
+                .copied()
+                .unwrap_or(0),
+        )
+    };
+    let busy: f64 = ["user", "nice", "system"].into_iter().map(ticks).sum();
+    // Interrupts may be our own disk or network traffic: they are nobody's.
+    let interrupts = ticks("irq") + ticks("softirq");
+    let all = busy + interrupts + ticks("idle") + ticks("iowait") + ticks("steal");
+    if change.grown("throttle/", "") > 0 {
+        return Validity::Throttled("processors were slowed down because of heat".into());
+    }
+    let limited = change.grown("cgroup/", "throttled_usec");
+    if limited > 0 {
+        return Validity::Throttled(format!(
+            "the control group's limit held it back for {limited} us"
+        ));
+    }
+    if all > 0.0 {
+        let steal = ticks("steal") / all;
+        if steal > MOST_STEAL {
+            return Validity::Contended(format!(
+                "the hypervisor took {:.1} % of the processors",
+                steal * 100.0
+            ));
+        }
+        let others = (busy - outcome.cpu_seconds * TICKS) / all;
+        if others > MOST_OTHERS {
+            return Validity::Contended(format!(
+                "others used {:.0} % of the processors",
+                others * 100.0
+            ));
+        }
+    }
+    let shares = outcome
+        .samples
+        .iter()
+        .filter(|sample| sample.metric == Metric::CpuShare)
+        .map(|sample| sample.value);
+    if let Some(share) = median(shares).filter(|share| *share < LEAST_CPU_SHARE) {
+        return Validity::Contended(format!(
+            "its threads ran {:.1} % of the time in which they wanted to",
+            share * 100.0
+        ));
+    }
+    Validity::Valid
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stress::sample::{Part, Sample};
+
+    fn outcome(share: f64) -> Outcome {
+        Outcome {
+            samples: vec![Sample {
+                metric: Metric::CpuShare,
+                part: Part::Core(0),
+                value: share,
+                at_seconds: 0.0,
+            }],
+            cpu_seconds: 10.0,
+            ended: Ended::Complete,
+            ..Outcome::default()
+        }
+    }
+
+    fn change(grown: &[(&str, u64)]) -> Change {
+        Change {
+            grown: grown
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), *value))
+                .collect(),
+            ..Change::default()
+        }
+    }
+
+    #[test]
+    fn a_quiet_machine_is_valid() {
+        let quiet = change(&[("cpu/user", 1010), ("cpu/idle", 990)]);
+        assert_eq!(validity(&outcome(0.995), &quiet), Validity::Valid);
+    }
+
+    #[test]
+    fn neighbours_heat_and_limits_are_not_the_parts_fault() {
+        let contended = |share, grown: &[(&str, u64)]| {
+            matches!(
+                validity(&outcome(share), &change(grown)),
+                Validity::Contended(_)
+            )
+        };
+        assert!(contended(0.5, &[]), "its threads waited");
+        assert!(contended(1.0, &[("cpu/user", 1400), ("cpu/idle", 600)]));
+        assert!(contended(1.0, &[("cpu/user", 1000), ("cpu/steal", 100)]));
+        for name in ["throttle/cpu0/core", "cgroup/throttled_usec"] {
+            assert!(matches!(
+                validity(&outcome(1.0), &change(&[(name, 1)])),
+                Validity::Throttled(_)
+            ));
+        }
+    }
+
+    #[test]
+    fn what_did_not_end_is_not_judged() {
+        let stopped = Outcome {
+            ended: Ended::Incomplete("stopped".into()),
+            ..outcome(1.0)
+        };
+        assert_eq!(
+            validity(&stopped, &Change::default()),
+            Validity::Incomplete("stopped".into())
+        );
+        let absent = Outcome::could_not_run("no disk");
+        assert_eq!(
+            validity(&absent, &Change::default()),
+            Validity::CouldNotRun("no disk".into())
+        );
+    }
+}
