@@ -42,14 +42,6 @@ pub struct Span {
     pub len: usize,
 }
 
-impl Span {
-    fn overlaps(self, other: Self) -> bool {
-        self.space == other.space
-            && self.start < other.start + other.len
-            && other.start < self.start + self.len
-    }
-}
-
 /// What keeps sent bytes until the peer has them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Keep {
