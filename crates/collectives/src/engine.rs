@@ -499,6 +499,12 @@ impl Engine {
         }
     }
 
+    /// `peer` has gone and said that it needs nothing any more: it has what it did not acknowledge.
+    pub fn forget(&mut self, peer: Rank) {
+        self.outgoing[peer].stream.forget();
+        self.advance();
+    }
+
     /// Bytes that `peer` has not acknowledged.
     pub fn unacknowledged(&self, peer: Rank) -> u64 {
         self.outgoing[peer].stream.unacknowledged()

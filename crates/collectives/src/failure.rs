@@ -58,6 +58,14 @@ pub enum Failure {
         /// What does not fit.
         why: String,
     },
+    /// This process belongs to an older attempt than its peers.
+    #[error(
+        "rank {peer} runs a newer attempt of this group; this process is left over from an older one"
+    )]
+    Stale {
+        /// Who said so.
+        peer: Rank,
+    },
     /// Another rank stopped the group and said why.
     #[error("rank {by} stopped the group: {why}")]
     Told {

@@ -82,10 +82,6 @@ fn combine_avx2(data_type: DataType, reduction: Reduction, target: &mut [u8], so
 }
 
 #[inline(always)]
-#[expect(
-    clippy::inline_always,
-    reason = "each copy is compiled with the features of its caller"
-)]
 fn combine_with(data_type: DataType, reduction: Reduction, target: &mut [u8], source: &[u8]) {
     use Reduction::{Avg, Max, Min, Product, Sum};
     macro_rules! number {
@@ -164,10 +160,13 @@ macro_rules! extremes {
         fn $min(a: $type, b: $type) -> $type {
             if a.is_nan() || b.is_nan() {
                 <$type>::NAN
-            } else if a < b || (a == b && a.is_sign_negative()) {
+            } else if a < b {
                 a
-            } else {
+            } else if b < a {
                 b
+            } else {
+                // Equal: the same bits, or zeros of which one may be negative.
+                <$type>::from_bits(a.to_bits() | b.to_bits())
             }
         }
 
@@ -175,10 +174,12 @@ macro_rules! extremes {
         fn $max(a: $type, b: $type) -> $type {
             if a.is_nan() || b.is_nan() {
                 <$type>::NAN
-            } else if a > b || (a == b && a.is_sign_positive()) {
+            } else if a > b {
                 a
-            } else {
+            } else if b > a {
                 b
+            } else {
+                <$type>::from_bits(a.to_bits() & b.to_bits())
             }
         }
     };

@@ -134,13 +134,13 @@ impl SendStream {
         if offset > self.sent {
             return Err(self.impossible(offset));
         }
-        let mut left = usize::try_from(offset - self.base).expect("kept bytes fit in memory");
+        let mut missing = usize::try_from(offset - self.base).expect("kept bytes fit in memory");
         self.base = offset;
         self.cursor = self.cursor.max(offset);
-        while left > 0 {
+        while missing > 0 {
             let piece = self.pieces.front_mut().expect("kept bytes are in pieces");
-            let taken = left.min(piece.len);
-            left -= taken;
+            let taken = missing.min(piece.len);
+            missing -= taken;
             piece.len -= taken;
             match &mut piece.source {
                 Source::Window => drop(self.window.drain(..taken)),
@@ -161,6 +161,17 @@ impl SendStream {
         self.acknowledge(offset)?;
         self.cursor = offset;
         Ok(())
+    }
+
+    /// The peer needs nothing any more.
+    pub(crate) fn forget(&mut self) {
+        *self = Self {
+            base: self.end,
+            cursor: self.end,
+            end: self.end,
+            sent: self.end,
+            ..Self::default()
+        };
     }
 
     fn impossible(&self, claimed: u64) -> Impossible {
@@ -280,7 +291,7 @@ mod tests {
             match next {
                 Next::Window(bytes) => all.extend_from_slice(bytes),
                 Next::Lent { from, len } => {
-                    all.extend_from_slice(&memory[from.start..from.start + len])
+                    all.extend_from_slice(&memory[from.start..from.start + len]);
                 }
             }
         }

@@ -19,6 +19,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("agent", &["types", "api", "client", "probe"]),
     ("http", &["api", "control", "types"]),
     ("cli", &["api", "client", "types"]),
+    ("collectives", &[]),
     ("supernode", EVERYTHING),
     ("xtask", &[]),
     ("xtask-load", &["api", "client", "types"]),
