@@ -482,6 +482,12 @@ impl Engine {
         self.advance();
     }
 
+    /// `peer` has everything that was transmitted: it lies in memory that cannot get lost while the peer lives.
+    pub fn acknowledged_all(&mut self, peer: Rank) {
+        let sent = self.outgoing[peer].stream.position();
+        self.acknowledged(peer, sent);
+    }
+
     /// There is a new connection to `peer`, which has everything before `offset` and wants the rest.
     pub fn resume(&mut self, peer: Rank, offset: u64) {
         let result = self.outgoing[peer].stream.resume(offset);

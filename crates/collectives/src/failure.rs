@@ -66,6 +66,14 @@ pub enum Failure {
         /// Who said so.
         peer: Rank,
     },
+    /// The program of a rank asked for it.
+    #[error("the program of rank {rank} stopped the group: {why}")]
+    Aborted {
+        /// Whose.
+        rank: Rank,
+        /// In its words.
+        why: String,
+    },
     /// Another rank stopped the group and said why.
     #[error("rank {by} stopped the group: {why}")]
     Told {

@@ -54,6 +54,30 @@ impl Secret {
         }
     }
 
+    /// The code of a text in a context, for what is not a handshake of connections.
+    pub(crate) fn seal(&self, label: &[u8], context: &[&[u8]], text: &[u8]) -> [u8; MAC] {
+        let (epoch, mut parts) = (self.epoch.to_le_bytes(), vec![&self.group[..]]);
+        parts.push(&epoch);
+        parts.extend_from_slice(context);
+        parts.push(text);
+        self.sign(label, &parts)
+    }
+
+    /// Whether `code` is what [`Self::seal`] gives.
+    pub(crate) fn is_sealed(
+        &self,
+        label: &[u8],
+        context: &[&[u8]],
+        text: &[u8],
+        code: &[u8],
+    ) -> bool {
+        let (epoch, mut parts) = (self.epoch.to_le_bytes(), vec![&self.group[..]]);
+        parts.push(&epoch);
+        parts.extend_from_slice(context);
+        parts.push(text);
+        self.verify(label, &parts, code)
+    }
+
     fn sign(&self, label: &[u8], parts: &[&[u8]]) -> [u8; MAC] {
         let mut context = hmac::Context::with_key(&self.key);
         context.update(label);

@@ -77,6 +77,11 @@ impl SendStream {
         self.window.len()
     }
 
+    /// The next byte to send.
+    pub(crate) fn position(&self) -> u64 {
+        self.cursor
+    }
+
     /// Whether there is something that was not put on the present connection.
     pub(crate) fn has_unsent(&self) -> bool {
         self.cursor < self.end

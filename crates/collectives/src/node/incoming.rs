@@ -300,7 +300,7 @@ impl Node {
                     .extend_from_slice(&Record::Pong.encode());
             }
             (Channel::Control, Some(Record::Pong)) => connection.ping = None,
-            (Channel::Control, Some(Record::Leave)) => self.has_left(peer),
+            (Channel::Control, Some(Record::Leave)) => self.left(peer),
             (Channel::Control, Some(Record::Stop(len))) => {
                 let Some(len) = usize::try_from(len).ok().filter(|len| *len <= LONGEST_TEXT) else {
                     return Next::Close;
@@ -322,7 +322,7 @@ impl Node {
     }
 
     /// It has all that it needs; what it did not acknowledge, it has nevertheless.
-    fn has_left(&mut self, rank: Rank) {
+    fn left(&mut self, rank: Rank) {
         self.peers[rank].has_left = true;
         self.engine.forget(rank);
         if self.engine.needs(rank) && !self.has_stopped {

@@ -301,6 +301,11 @@ impl Node {
             || (!self.engine.is_busy() && (0..self.world()).all(is_flushed))
     }
 
+    /// Whether `rank` has said that it goes.
+    pub fn has_left(&self, rank: Rank) -> bool {
+        self.peers[rank].has_left
+    }
+
     /// Whether last words are still to be written.
     pub fn has_last_words(&self) -> bool {
         let says = |connection: &Connection| {

@@ -2,6 +2,9 @@
 
 mod every_cut;
 mod network;
+mod processes;
+mod proxy;
 mod random;
+mod real;
 mod seeds;
 mod workload;
