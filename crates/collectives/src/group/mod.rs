@@ -13,6 +13,7 @@
 //! It refuses to let go of memory that an operator still uses: a handle that is dropped waits.
 
 mod driver;
+pub mod environment;
 mod rendezvous;
 mod shared;
 mod tcp;
@@ -41,6 +42,7 @@ use crate::system;
 use driver::{Driver, Lane};
 use shared::Outbox;
 
+pub use environment::{Environment, EnvironmentError, JoinError};
 pub use rendezvous::{Card, RendezvousError, Roster};
 pub use shared::{Inbox, Location};
 

@@ -14,7 +14,7 @@ use supernode_collectives::operator::{Kind, Operator};
 use crate::real::{listener, secret};
 
 const PART: &str = "SUPERNODE_COLLECTIVES_TEST_PART";
-const WAIT: Duration = Duration::from_secs(60);
+const WAIT: Duration = Duration::from_mins(1);
 
 /// Not a test: what the other tests start. Prints a line for each operator, and how it ended.
 #[test]
