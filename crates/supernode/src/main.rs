@@ -1,6 +1,7 @@
 //! One binary with roles: `server`, `agent`, `dev`, `demo`, and the command line. Wiring only; what each does stands in the crates.
 
 mod agent;
+mod collective;
 mod demo;
 mod dev;
 mod logging;
@@ -38,6 +39,9 @@ enum Command {
     Dev(dev::DevArguments),
     /// See the whole story on this machine, step by step
     Demo(demo::DemoArguments),
+    /// Check and measure collective communication on processes of this machine
+    #[command(subcommand)]
+    Collective(collective::CollectiveCommand),
     /// Keeps one rank of a job running, for the agent
     #[command(hide = true)]
     RankSupervisor {
@@ -71,6 +75,7 @@ fn main() -> ExitCode {
         Command::Dev(arguments) => dev::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::DemoRing(arguments) => demo::run_ring(&arguments),
+        Command::Collective(command) => collective::run(command, options.output),
         Command::Openapi => openapi(),
         Command::RankSupervisor { .. } => unreachable!("handled above"),
         Command::Client(command) => {

@@ -24,6 +24,7 @@ use super::{Group, Inbox, Membership, WINDOW};
 use crate::handshake::Secret;
 use crate::node::Timing;
 use crate::operator::Rank;
+use crate::system;
 
 /// `host:port` of rank 0.
 pub const ROOT: &str = "SUPERNODE_COLLECTIVE_ROOT";
@@ -154,6 +155,8 @@ impl Environment {
             shares_memory,
         } = self;
         let root = find(&root)?;
+        // Before the lanes take any port.
+        let meeting = if rank == 0 { Some(listen(root)?) } else { None };
         if addresses.is_empty() {
             addresses.push(leading_to(root).map_err(JoinError::Setup)?);
         }
@@ -174,10 +177,9 @@ impl Environment {
                 .map_err(JoinError::Setup)?,
             location: inbox.as_ref().and_then(Inbox::location),
         };
-        let roster = if rank == 0 {
-            Roster::collect(&listen(root)?, &secret, card, world, wait)?
-        } else {
-            Roster::ask(root, addresses[0], &secret, rank, &card, world, wait)?
+        let roster = match meeting {
+            Some(meeting) => Roster::collect(&meeting, &secret, card, world, wait)?,
+            None => Roster::ask(root, addresses[0], &secret, rank, &card, world, wait)?,
         };
         Group::join(Membership {
             rank,
@@ -190,6 +192,17 @@ impl Environment {
         })
         .map_err(JoinError::Setup)
     }
+}
+
+/// An address on which rank 0 can listen in a moment, for who starts all ranks on one host. Its port is below those that the kernel gives
+/// out by itself, so that nobody gets it by accident meanwhile.
+pub fn unused_root(host: IpAddr) -> io::Result<SocketAddr> {
+    const PORTS: u16 = 10_000;
+    let first = u16::from_le_bytes(system::random()) % PORTS;
+    let mut ports = (0..PORTS).map(|offset| 10_000 + (first + offset) % PORTS);
+    ports
+        .find_map(|port| TcpListener::bind((host, port)).ok()?.local_addr().ok())
+        .ok_or_else(|| io::ErrorKind::AddrInUse.into())
 }
 
 fn listen(address: SocketAddr) -> Result<TcpListener, JoinError> {
@@ -245,9 +258,9 @@ mod tests {
             (ADDRESSES, "10.0.0.1,fd00::1"),
         ];
         Environment::read(|name| {
-            let changed = changes.iter().find(|(changed, _)| *changed == name);
+            let other = changes.iter().find(|(other, _)| *other == name);
             let usual = usual.iter().find(|(usual, _)| *usual == name);
-            match changed {
+            match other {
                 Some((_, value)) => value.map(str::to_owned),
                 None => usual.map(|(_, value)| (*value).to_owned()),
             }

@@ -53,7 +53,7 @@ const LOOK: Duration = Duration::from_micros(50);
 /// How long a group that is left waits for acknowledgements.
 const LINGER: Duration = Duration::from_secs(10);
 /// How long last words may take.
-const LAST_WORDS: Duration = Duration::from_millis(500);
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// What a process needs to be a member of a group.
 #[derive(Debug)]

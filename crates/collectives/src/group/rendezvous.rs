@@ -76,7 +76,9 @@ pub enum RendezvousError {
     },
 }
 
-const LONGEST: usize = 16 * 1024 * 1024;
+/// Bytes of a card, which comes from somebody who has not proven anything yet.
+const LONGEST_CARD: usize = 16 * 1024;
+const LONGEST_ROSTER: usize = 16 * 1024 * 1024;
 const NONCE: usize = 16;
 const PATIENCE: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(20);
@@ -251,7 +253,13 @@ impl Guest {
         stream.read_exact(&mut hello)?;
         let nonce: [u8; NONCE] = system::random();
         stream.write_all(&nonce)?;
-        let text = receive(&mut stream, secret, b"card", &[&hello, &nonce])?;
+        let text = receive(
+            &mut stream,
+            secret,
+            b"card",
+            &[&hello, &nonce],
+            LONGEST_CARD,
+        )?;
         let (rank, _) = hello.split_first_chunk::<8>().expect("it is longer");
         let rank = usize::try_from(u64::from_le_bytes(*rank)).ok();
         let rank = rank
@@ -291,7 +299,7 @@ fn ask_once(
     )?;
     // Now the others are waited for.
     stream.set_read_timeout(Some(wait))?;
-    let text = receive(&mut stream, secret, b"roster", &[&hello])?;
+    let text = receive(&mut stream, secret, b"roster", &[&hello], LONGEST_ROSTER)?;
     Ok(Roster::decode(&text).ok_or(io::ErrorKind::InvalidData)?)
 }
 
@@ -329,12 +337,13 @@ fn receive(
     secret: &Secret,
     label: &[u8],
     context: &[&[u8]],
+    longest: usize,
 ) -> io::Result<String> {
     let mut head = [0; 4 + 32];
     stream.read_exact(&mut head)?;
     let (len, code) = head.split_first_chunk::<4>().expect("it is longer");
     let len = u32::from_le_bytes(*len) as usize;
-    if len > LONGEST {
+    if len > longest {
         return Err(io::ErrorKind::InvalidData.into());
     }
     let mut text = Vec::new();

@@ -62,7 +62,7 @@ impl Dialing {
 impl Node {
     pub(super) fn dial_where_needed(&mut self) {
         // A process of an older attempt has nobody to talk to.
-        if self.is_leaving || matches!(self.engine.failure(), Some(Failure::Stale { .. })) {
+        if matches!(self.engine.failure(), Some(Failure::Stale { .. })) {
             return;
         }
         for peer in 0..self.world() {

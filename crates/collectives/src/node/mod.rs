@@ -306,13 +306,18 @@ impl Node {
         self.peers[rank].has_left
     }
 
-    /// Whether last words are still to be written.
+    /// Whether somebody has not been told yet why this rank stops or that it goes. Somebody who is gone is never told: do not wait for ever.
     pub fn has_last_words(&self) -> bool {
-        let says = |connection: &Connection| {
-            let is_control = matches!(connection.purpose(), Some((_, Channel::Control)));
-            connection.is_open() && is_control && !connection.outbound.is_empty()
+        let is_told = |rank: Rank| {
+            self.connections.values().any(|connection| {
+                connection.is_open()
+                    && connection.purpose() == Some((rank, Channel::Control))
+                    && connection.outbound.is_empty()
+            })
         };
-        self.connections.values().any(says)
+        let others = (0..self.world()).filter(|rank| *rank != self.config.rank);
+        let mut listening = others.filter(|rank| !self.peers[*rank].has_left);
+        !self.last_words.is_empty() && listening.any(|rank| !is_told(rank))
     }
 
     /// Tells everybody that this rank goes. Operators that were not finished fail.

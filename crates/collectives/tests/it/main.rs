@@ -1,7 +1,9 @@
-//! Integration tests of the collectives: the simulated network, and real processes.
+//! Integration tests of the collectives: the simulated network, real sockets, real processes, real links.
 
 mod every_cut;
+mod namespaces;
 mod network;
+mod part;
 mod processes;
 mod proxy;
 mod random;
