@@ -15,6 +15,7 @@
 //!
 //! Everything in the list above except `group` does no I/O and reads no clock. There is no async runtime, and no knowledge of the control plane.
 
+pub mod c;
 pub mod element;
 pub mod engine;
 pub mod failure;

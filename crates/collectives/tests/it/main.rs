@@ -1,6 +1,7 @@
 //! Integration tests of the collectives: the simulated network, real sockets, real processes, real links.
 
 mod every_cut;
+mod foreign;
 mod namespaces;
 mod network;
 mod part;
