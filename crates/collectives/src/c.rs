@@ -181,8 +181,10 @@ pub unsafe extern "C" fn supernode_collective_start(
 /// `request` came from [`supernode_collective_start`] and was not waited for.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn supernode_collective_test(request: *const Handle) -> i32 {
-    // SAFETY: it is valid by the promise of the caller.
-    guarded(-1, || Ok(i32::from(unsafe { &*request }.is_done())))
+    guarded(-1, || {
+        // SAFETY: it is valid by the promise of the caller.
+        Ok(i32::from(unsafe { &*request }.is_done()))
+    })
 }
 
 /// Waits until the operator has ended, and frees the request.
@@ -206,8 +208,10 @@ pub unsafe extern "C" fn supernode_collective_wait(request: *mut Handle) -> i32 
 /// `group` is joined.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn supernode_collective_resumed(group: *const Group) -> u64 {
-    // SAFETY: it is valid by the promise of the caller.
-    guarded(0, || Ok(unsafe { &*group }.statistics().resumed))
+    guarded(0, || {
+        // SAFETY: it is valid by the promise of the caller.
+        Ok(unsafe { &*group }.statistics().resumed)
+    })
 }
 
 /// # Safety
@@ -267,7 +271,7 @@ pub fn header() -> String {
         writeln!(codes, "#define SUPERNODE_COLLECTIVE_{name} {code}")
             .expect("writing to a string works");
     };
-    let none = || Kind::AllToAll {
+    let exchange = || Kind::AllToAll {
         send: Vec::new(),
         receive: Vec::new(),
     };
@@ -278,7 +282,7 @@ pub fn header() -> String {
         Kind::AllGather,
         Kind::Broadcast { root: 0 },
         Kind::Reduce { root: 0, reduction },
-        none(),
+        exchange(),
         Kind::Barrier,
     ] {
         let name = Kind::name_of(kind.code()).to_uppercase().replace('-', "_");

@@ -465,11 +465,6 @@ impl Engine {
         }
     }
 
-    /// Whether [`Self::transmit`] has something.
-    pub fn has_unsent(&self, peer: Rank) -> bool {
-        self.outgoing[peer].stream.has_unsent()
-    }
-
     /// `len` bytes went onto the connection to `peer`.
     pub fn transmitted(&mut self, peer: Rank, len: usize) {
         self.outgoing[peer].stream.sent(len);

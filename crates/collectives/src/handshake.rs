@@ -140,24 +140,16 @@ pub enum Refusal {
     NewerEpoch,
     /// The call is for somebody else.
     WrongRank,
-    /// There is a newer connection already.
-    Superseded,
 }
 
 impl Refusal {
-    const ALL: [Self; 4] = [
-        Self::StaleEpoch,
-        Self::NewerEpoch,
-        Self::WrongRank,
-        Self::Superseded,
-    ];
+    const ALL: [Self; 3] = [Self::StaleEpoch, Self::NewerEpoch, Self::WrongRank];
 
     const fn code(self) -> u8 {
         match self {
             Self::StaleEpoch => 1,
             Self::NewerEpoch => 2,
             Self::WrongRank => 3,
-            Self::Superseded => 4,
         }
     }
 }

@@ -83,14 +83,7 @@ impl fmt::Display for Header {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{} {}", Kind::name_of(self.kind), self.sequence)?;
         match DataType::from_code(self.data_type) {
-            Some(data_type)
-                if self.kind
-                    == (Kind::AllToAll {
-                        send: vec![],
-                        receive: vec![],
-                    })
-                    .code() =>
-            {
+            Some(data_type) if Kind::name_of(self.kind) == "all-to-all" => {
                 write!(formatter, " of {data_type}")?;
             }
             Some(data_type) => write!(formatter, " of {} {data_type}", self.count)?,

@@ -82,11 +82,6 @@ impl SendStream {
         self.cursor
     }
 
-    /// Whether there is something that was not put on the present connection.
-    pub(crate) fn has_unsent(&self) -> bool {
-        self.cursor < self.end
-    }
-
     /// Adds bytes that are copied.
     pub(crate) fn push_copy(&mut self, bytes: &[u8]) {
         if bytes.is_empty() {

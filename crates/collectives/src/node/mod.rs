@@ -415,11 +415,6 @@ impl Node {
             .is_some_and(|connection| !is_stalled(connection))
     }
 
-    /// Whether the connection is known; what happens to others does not matter.
-    pub fn knows(&self, id: ConnectionId) -> bool {
-        self.connections.contains_key(&id)
-    }
-
     /// Whether the node wants [`Self::path`] reports about it.
     pub fn wants_path(&self, id: ConnectionId) -> bool {
         self.connections.get(&id).is_some_and(|connection| {
@@ -452,7 +447,7 @@ impl Node {
             if let Some(moment) = peer.tell_at {
                 at(moment);
             }
-            if !self.has_stopped && self.cares_about(rank) {
+            if !self.has_stopped && self.engine.needs(rank) {
                 at(peer.heard + self.config.timing.gone);
                 at(peer.heard + self.config.timing.silent);
             }
@@ -567,7 +562,7 @@ impl Node {
             return;
         }
         for rank in 0..self.world() {
-            if rank == self.config.rank || !self.cares_about(rank) {
+            if rank == self.config.rank || !self.engine.needs(rank) {
                 continue;
             }
             let peer = &self.peers[rank];
@@ -585,11 +580,6 @@ impl Node {
             self.stop(failure);
             return;
         }
-    }
-
-    /// Whether this rank cannot go on without that one.
-    fn cares_about(&self, rank: Rank) -> bool {
-        self.engine.needs(rank)
     }
 
     fn wants_data_to(&self, rank: Rank) -> bool {
