@@ -25,6 +25,25 @@ fn must(arguments: &str) {
     assert!(output.status.success(), "ip {arguments}: {output:?}");
 }
 
+/// Removes what killed tests have left behind.
+fn remove_leftovers() {
+    let Ok(names) = std::fs::read_dir("/run/netns") else {
+        return;
+    };
+    for name in names
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok())
+    {
+        let owner = name
+            .strip_prefix("snc")
+            .and_then(|rest| rest.split_once('x'));
+        if owner.is_some_and(|(owner, _)| !std::path::Path::new("/proc").join(owner).exists()) {
+            // Another test may have been faster.
+            let _ = ip(&format!("netns del {name}"));
+        }
+    }
+}
+
 impl Net {
     /// `None`, said aloud, where namespaces cannot be made.
     fn new() -> Option<Self> {
@@ -33,6 +52,7 @@ impl Net {
             println!("SKIPPED: network namespaces need root");
             return None;
         }
+        remove_leftovers();
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let net = Self {
             prefix: format!("snc{}x{number}", std::process::id()),
