@@ -263,6 +263,7 @@ fn wish(attempt: &Attempt, rank: &Rank, devices: Vec<u32>) -> RankWish {
         workdir: job.spec.workdir.clone(),
         run_as_root: job.spec.run_as_root,
         place,
+        group_key: record.group_key.clone(),
         rank_table: attempt.rank_table.clone(),
     }))
 }

@@ -20,7 +20,7 @@ pub const DEFAULT_GRACE_SECONDS: u32 = 10;
 /// The most bytes that arguments and environment of a job have together.
 const MAXIMUM_COMMAND_BYTES: usize = 128 * 1024;
 /// Variables that the agent sets for each rank.
-const RESERVED: [&str; 8] = [
+const RESERVED: [&str; 12] = [
     "RANK",
     "LOCAL_RANK",
     "WORLD_SIZE",
@@ -29,6 +29,10 @@ const RESERVED: [&str; 8] = [
     "MASTER_ADDR",
     "MASTER_PORT",
     "RANK_TABLE_FILE",
+    "SUPERNODE_COLLECTIVE_ROOT",
+    "SUPERNODE_COLLECTIVE_KEY",
+    "SUPERNODE_COLLECTIVE_GROUP",
+    "SUPERNODE_COLLECTIVE_EPOCH",
 ];
 
 /// The job with this id.

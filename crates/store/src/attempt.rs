@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use supernode_types::job::{Lease, Rank, RankState};
+use supernode_types::job::{GroupKey, Lease, Rank, RankState};
 use supernode_types::{AttemptId, JobId, NodeId};
 
 use crate::{Row, StoreError, Tx, Value, params, record};
@@ -24,15 +24,17 @@ pub struct AttemptRecord {
     pub nodes: u32,
     /// Ranks of the gang.
     pub world_size: u32,
+    /// What its ranks share; absent in attempts of older versions.
+    pub group_key: Option<GroupKey>,
 }
 
 /// Stores a new attempt.
 pub fn attempt_insert(tx: &mut Tx<'_>, attempt: &AttemptRecord) -> Result<(), StoreError> {
     tx.execute(
-        "INSERT INTO attempt (id, job, number, master_address, master_port, nodes, world_size) VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        "INSERT INTO attempt (id, job, number, master_address, master_port, nodes, world_size, group_key) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
         params![
             attempt.id.as_str(), attempt.job.as_str(), attempt.number, attempt.master_address.as_str(), attempt.master_port, attempt.nodes,
-            attempt.world_size
+            attempt.world_size, attempt.group_key.as_ref().map_or("", GroupKey::expose)
         ],
     )?;
     Ok(())
@@ -56,6 +58,7 @@ pub fn attempt_get(
             master_port: row.get("master_port")?,
             nodes: row.get("nodes")?,
             world_size: row.get("world_size")?,
+            group_key: GroupKey::known(row.get("group_key")?),
         })
     })
     .transpose()

@@ -1,6 +1,7 @@
 //! One binary with roles: `server`, `agent`, `dev`, `demo`, and the command line. Wiring only; what each does stands in the crates.
 
 mod agent;
+mod collective;
 mod demo;
 mod dev;
 mod logging;
@@ -45,6 +46,9 @@ enum Command {
     /// One kernel of a stress test, told by its standard input
     #[command(hide = true, name = stress::KERNEL)]
     StressKernel,
+    /// Check and measure collective communication on processes of this machine
+    #[command(subcommand)]
+    Collective(collective::CollectiveCommand),
     /// Keeps one rank of a job running, for the agent
     #[command(hide = true)]
     RankSupervisor {
@@ -82,6 +86,7 @@ fn main() -> ExitCode {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::DemoRing(arguments) => demo::run_ring(&arguments),
         Command::Stress(command) => stress::run(command, options.output),
+        Command::Collective(command) => collective::run(command, options.output),
         Command::Openapi => openapi(),
         Command::RankSupervisor { .. } | Command::StressKernel => unreachable!("handled above"),
         Command::Client(command) => {

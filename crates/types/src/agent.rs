@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::environment::{EnvironmentDesired, ItemState};
 use crate::inventory::Inventory;
-use crate::job::RankState;
+use crate::job::{GroupKey, RankState};
 use crate::{AttemptId, Generation, JobId};
 
 /// What an agent observed.
@@ -99,6 +99,9 @@ pub struct RankLaunch {
     pub run_as_root: bool,
     /// Position of the rank in its gang.
     pub place: RankPlace,
+    /// What the ranks of this attempt share; servers of older versions send none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group_key: Option<GroupKey>,
     /// For Ascend: the rank table file's content.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rank_table: Option<serde_json::Value>,

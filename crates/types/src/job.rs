@@ -7,11 +7,12 @@
 //! ```
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{AttemptId, Generation, JobId, NodeId, OperationId, SuperNodeId, Timestamp};
+use crate::{AttemptId, Entropy, Generation, JobId, NodeId, OperationId, SuperNodeId, Timestamp};
 
 /// What a user asks to run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -359,4 +360,35 @@ pub struct Lease {
     pub job: JobId,
     /// The attempt that holds it.
     pub attempt: AttemptId,
+}
+/// What the ranks of one attempt share and nobody else knows: 64 hexadecimal digits. With it they know each other on the network.
+///
+/// `Debug` leaves it out; [`GroupKey::expose`] is for the ranks' environment and for the store.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct GroupKey(String);
+
+impl GroupKey {
+    /// A new random one.
+    pub fn new(entropy: &dyn Entropy) -> Self {
+        let mut bytes = [0; 32];
+        entropy.fill(&mut bytes);
+        Self(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
+    /// One that was stored; an empty text is none.
+    pub fn known(text: String) -> Option<Self> {
+        (!text.is_empty()).then_some(Self(text))
+    }
+
+    /// The digits.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for GroupKey {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("GroupKey(…)")
+    }
 }

@@ -19,10 +19,23 @@ struct Generated {
     cargo: &'static [&'static str],
 }
 
-const GENERATED: &[Generated] = &[Generated {
-    path: "docs/openapi.json",
-    cargo: &["run", "--quiet", "-p", "supernode", "--", "openapi"],
-}];
+const GENERATED: &[Generated] = &[
+    Generated {
+        path: "docs/openapi.json",
+        cargo: &["run", "--quiet", "-p", "supernode", "--", "openapi"],
+    },
+    Generated {
+        path: "crates/collectives/include/supernode_collectives.h",
+        cargo: &[
+            "run",
+            "--quiet",
+            "-p",
+            "supernode-collectives",
+            "--example",
+            "header",
+        ],
+    },
+];
 
 /// Compares every file that is checked in.
 pub(super) fn check_all() -> Result<Outcome> {

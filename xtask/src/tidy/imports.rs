@@ -23,6 +23,7 @@ const TABLE: &[(&str, &[&str])] = &[
         "sim",
         &["types", "api", "plan", "store", "control", "agent"],
     ),
+    ("collectives", &[]),
     ("supernode", EVERYTHING),
     ("xtask", &[]),
     ("xtask-load", &["api", "client", "types"]),

@@ -56,6 +56,7 @@ fn run() -> RankWish {
             devices: vec![0],
             restart_count: 0,
         },
+        group_key: None,
         rank_table: None,
     }))
 }

@@ -15,7 +15,7 @@ use super::job_user::JobUser;
 use super::{KILL, Shared, ended, shown, state};
 use crate::files::one_line;
 use crate::ledger::RankKey;
-use crate::ranks::environment::{RankPlace, VisibleDevices, rank_environment};
+use crate::ranks::environment::{RankPlace, VisibleDevices, group_environment, rank_environment};
 use crate::ranks::{Launch, RankObservation};
 
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -110,7 +110,17 @@ impl Shared {
             ("LANG".to_owned(), "C.UTF-8".to_owned()),
         ]);
         env.extend(launch.environment.clone());
-        env.extend(rank_environment(&place(key.rank, launch), &devices));
+        let rank_place = place(key.rank, launch);
+        env.extend(rank_environment(&rank_place, &devices));
+        if let Some(group_key) = &launch.group_key {
+            let number = launch.place.restart_count + 1;
+            env.extend(group_environment(
+                &rank_place,
+                key.attempt.as_str(),
+                number,
+                group_key,
+            ));
+        }
         Ok(Launch {
             attempt: key.attempt.to_string(),
             rank: key.rank,

@@ -7,6 +7,9 @@
 //! It refuses nothing and knows no job: values in, variables out.
 
 use std::collections::BTreeMap;
+use std::net::Ipv6Addr;
+
+use supernode_types::job::GroupKey;
 
 /// Where a rank stands in its gang.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,6 +77,30 @@ pub fn rank_environment(place: &RankPlace, devices: &VisibleDevices) -> BTreeMap
     variables
 }
 
+/// The variables with which the ranks of an attempt find and know each other for `supernode-collectives`. Rank 0 listens for the others
+/// where a launcher of `torch.distributed` would: a program uses the one or the other.
+pub fn group_environment(
+    place: &RankPlace,
+    attempt: &str,
+    number: u32,
+    key: &GroupKey,
+) -> BTreeMap<String, String> {
+    let address = match place.master_address.parse::<Ipv6Addr>() {
+        Ok(address) => format!("[{address}]"),
+        Err(_) => place.master_address.clone(),
+    };
+    let root = format!("{address}:{}", place.master_port);
+    BTreeMap::from([
+        ("SUPERNODE_COLLECTIVE_ROOT".to_owned(), root),
+        (
+            "SUPERNODE_COLLECTIVE_KEY".to_owned(),
+            key.expose().to_owned(),
+        ),
+        ("SUPERNODE_COLLECTIVE_GROUP".to_owned(), attempt.to_owned()),
+        ("SUPERNODE_COLLECTIVE_EPOCH".to_owned(), number.to_string()),
+    ])
+}
+
 fn comma_separated(devices: &[u32]) -> String {
     devices
         .iter()
@@ -84,6 +111,8 @@ fn comma_separated(devices: &[u32]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use supernode_types::entropy::SeededEntropy;
+
     use super::*;
 
     fn check(devices: &VisibleDevices, expected: &[&str]) {
@@ -114,6 +143,31 @@ mod tests {
             .collect();
         lines.sort_unstable();
         assert_eq!(lines, expected);
+    }
+
+    #[test]
+    fn ranks_are_told_how_to_find_each_other() {
+        let key = GroupKey::new(&SeededEntropy::new(1));
+        for (address, root) in [
+            ("10.0.0.1", "10.0.0.1:29500"),
+            ("fd00::1", "[fd00::1]:29500"),
+        ] {
+            let place = RankPlace {
+                rank: 0,
+                world_size: 1,
+                local_rank: 0,
+                local_world_size: 1,
+                node_rank: 0,
+                master_address: address.into(),
+                master_port: 29500,
+            };
+            let variables = group_environment(&place, "att-1", 2, &key);
+            assert_eq!(variables["SUPERNODE_COLLECTIVE_ROOT"], root);
+            assert_eq!(variables["SUPERNODE_COLLECTIVE_GROUP"], "att-1");
+            assert_eq!(variables["SUPERNODE_COLLECTIVE_EPOCH"], "2");
+            assert_eq!(variables["SUPERNODE_COLLECTIVE_KEY"].len(), 64);
+        }
+        assert_eq!(format!("{key:?}"), "GroupKey(…)");
     }
 
     #[test]

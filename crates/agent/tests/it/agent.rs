@@ -205,6 +205,7 @@ pub(crate) fn launch(arguments: &[&str]) -> RankLaunch {
             devices: vec![0],
             restart_count: 0,
         },
+        group_key: None,
         rank_table: None,
     }
 }

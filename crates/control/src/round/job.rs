@@ -8,7 +8,7 @@ use supernode_store::job::job_update;
 use supernode_store::{ConflictKind, StoreError};
 use supernode_types::event::{Severity, Subjects};
 use supernode_types::job::{
-    Job, JobOutcome, JobState, Lease, Rank, RankEnd, RankState, StopReason,
+    GroupKey, Job, JobOutcome, JobState, Lease, Rank, RankEnd, RankState, StopReason,
 };
 use supernode_types::{AttemptId, JobId, NodeId};
 
@@ -62,6 +62,7 @@ impl Round<'_, '_> {
             master_port,
             nodes: number_of(order.len()),
             world_size: number_of(ranks.len()),
+            group_key: Some(GroupKey::new(&*self.entropy)),
         };
         attempt_insert(self.tx, &record)?;
         for rank in &ranks {

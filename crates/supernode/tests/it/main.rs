@@ -1,5 +1,6 @@
 //! End-to-end tests: the real binary, real processes, real sockets, a real disk.
 
+mod collective;
 mod commands;
 mod contract;
 mod documents;

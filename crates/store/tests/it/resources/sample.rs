@@ -9,7 +9,7 @@ use supernode_store::spec::{SpecRecord, spec_insert};
 use supernode_store::super_node::super_node_insert;
 use supernode_store::{ConflictKind, DatabaseUrl, Options, Store, StoreError, Tx};
 use supernode_types::entropy::SeededEntropy;
-use supernode_types::job::{Job, JobSpec, JobState, Lease, Rank, RankState};
+use supernode_types::job::{GroupKey, Job, JobSpec, JobState, Lease, Rank, RankState};
 use supernode_types::node::{
     Membership, Node, NodeCondition, NodeHealth, NodePolicy, Position, SpecMatch,
 };
@@ -176,6 +176,7 @@ pub(super) fn attempt(job: &JobId, number: u32) -> AttemptRecord {
         master_port: 29_999,
         nodes: 1,
         world_size: 1,
+        group_key: Some(GroupKey::new(&entropy(u64::from(number)))),
     }
 }
 

@@ -1,0 +1,332 @@
+//! What arrives: handshakes, streams, acknowledgements, heartbeats and last words.
+
+use std::mem;
+
+use super::connection::{ConnectionId, LONGEST_TEXT, Phase, RECORD, Record, Side};
+use super::{ACKNOWLEDGE_BYTES, Accepting, End, Node};
+use crate::failure::Failure;
+use crate::handshake::{
+    Acceptor, Answer, CHALLENGE, Call, Channel, HELLO, PROOF, Refusal, WELCOME,
+};
+use crate::operator::Rank;
+
+/// Acknowledgements that may wait to be written, in bytes.
+const UNWRITTEN: usize = 8 * RECORD;
+
+/// What becomes of a connection after a message.
+enum Next {
+    /// Perhaps there is another message.
+    More,
+    /// Not before more bytes have arrived.
+    Wait,
+    /// It is of no use.
+    Close,
+}
+
+impl Node {
+    /// Bytes were read.
+    pub fn bytes(&mut self, id: ConnectionId, bytes: &[u8]) {
+        let Some(connection) = self.connections.get_mut(&id) else {
+            return;
+        };
+        if let (true, Side::Accepted(Some((peer, Channel::Data)))) =
+            (connection.is_open(), connection.side)
+        {
+            self.peers[peer].heard = self.now;
+            if self.connections[&id].inbound.is_empty() {
+                // The usual way: straight from the driver's buffer into the operator.
+                let taken = self.engine.receive(peer, bytes);
+                if taken < bytes.len()
+                    && let Some(connection) = self.connections.get_mut(&id)
+                {
+                    connection.inbound.extend_from_slice(&bytes[taken..]);
+                }
+            } else if let Some(connection) = self.connections.get_mut(&id) {
+                connection.inbound.extend_from_slice(bytes);
+            }
+            self.settle();
+            self.consider_telling(peer);
+            return;
+        }
+        connection.inbound.extend_from_slice(bytes);
+        loop {
+            match self.message(id) {
+                Next::More => {}
+                Next::Wait => break,
+                Next::Close => {
+                    self.give_up(id, End::Broken);
+                    break;
+                }
+            }
+        }
+        self.settle();
+    }
+
+    /// Streams that waited for an operator may go on now.
+    pub(super) fn offer_again(&mut self) {
+        for peer in 0..self.world() {
+            let Some(id) = self.peers[peer].incoming.connection else {
+                continue;
+            };
+            let Some(connection) = self.connections.get_mut(&id) else {
+                continue;
+            };
+            if connection.inbound.is_empty() {
+                continue;
+            }
+            let mut waiting = mem::take(&mut connection.inbound);
+            let taken = self.engine.receive(peer, &waiting);
+            waiting.drain(..taken);
+            if let Some(connection) = self.connections.get_mut(&id) {
+                connection.inbound = waiting;
+            }
+            if taken > 0 {
+                self.consider_telling(peer);
+            }
+        }
+    }
+
+    /// Acknowledges at once if there is much, a little later otherwise.
+    fn consider_telling(&mut self, rank: Rank) {
+        let missing = self.engine.received(rank) - self.peers[rank].told;
+        if missing >= ACKNOWLEDGE_BYTES {
+            self.tell(rank);
+        } else if missing > 0 && self.peers[rank].tell_at.is_none() {
+            self.peers[rank].tell_at = Some(self.now + self.config.timing.acknowledge);
+        }
+    }
+
+    pub(super) fn tell(&mut self, rank: Rank) {
+        let received = self.engine.received(rank);
+        let peer = &mut self.peers[rank];
+        peer.tell_at = None;
+        if received == peer.told {
+            return;
+        }
+        let connection = peer
+            .incoming
+            .connection
+            .and_then(|id| self.connections.get_mut(&id));
+        if let Some(connection) = connection {
+            if connection.outbound.len() > UNWRITTEN {
+                // The dialer reads slowly. Counts add up, so a later one says it all.
+                peer.tell_at = Some(self.now + self.config.timing.acknowledge);
+                return;
+            }
+            connection
+                .outbound
+                .extend_from_slice(&Record::Acknowledge(received).encode());
+            peer.told = received;
+        }
+    }
+
+    fn message(&mut self, id: ConnectionId) -> Next {
+        let Some(connection) = self.connections.get_mut(&id) else {
+            return Next::Wait;
+        };
+        match &mut connection.phase {
+            Phase::Connecting | Phase::Refused => Next::Close,
+            Phase::Expecting => match connection.take::<HELLO>() {
+                Some(hello) => self.hello(id, &hello),
+                None => Next::Wait,
+            },
+            Phase::Greeted(_) => match connection.take::<CHALLENGE>() {
+                Some(challenge) => self.challenge(id, &challenge),
+                None => Next::Wait,
+            },
+            Phase::Challenged(_) => match connection.take::<PROOF>() {
+                Some(proof) => self.proof(id, &proof),
+                None => Next::Wait,
+            },
+            Phase::Proven(_) => match connection.take::<WELCOME>() {
+                Some(welcome) => self.welcome(id, &welcome),
+                None => Next::Wait,
+            },
+            Phase::Open => self.record(id),
+        }
+    }
+
+    fn hello(&mut self, id: ConnectionId, hello: &[u8; HELLO]) -> Next {
+        let nonce = (self.nonces)();
+        let rank = self.config.rank;
+        let Some((result, answer)) = Acceptor::greeted(&self.config.secret, rank, hello, &nonce)
+        else {
+            self.statistics.strangers += 1;
+            return Next::Close;
+        };
+        let phase = match result {
+            Ok(acceptor) if !self.is_newest(acceptor.call()) => {
+                self.statistics.superseded += 1;
+                return Next::Close;
+            }
+            Ok(acceptor) => Phase::Challenged(acceptor),
+            Err(refusal) => {
+                let is_other = matches!(refusal, Refusal::StaleEpoch | Refusal::NewerEpoch);
+                self.statistics.other_epochs += u64::from(is_other);
+                Phase::Refused
+            }
+        };
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.outbound.extend_from_slice(&answer);
+            connection.phase = phase;
+        }
+        Next::More
+    }
+
+    /// The channel that a call is for, if there is such a channel.
+    fn accepting(&mut self, call: Call) -> Option<&mut Accepting> {
+        let peer = self.peers.get_mut(call.from)?;
+        match call.channel {
+            Channel::Data => Some(&mut peer.incoming),
+            Channel::Control => peer.incoming_control.get_mut(usize::from(call.lane)),
+        }
+    }
+
+    fn is_newest(&mut self, call: Call) -> bool {
+        self.accepting(call)
+            .is_some_and(|accepting| call.number > accepting.newest)
+    }
+
+    fn challenge(&mut self, id: ConnectionId, challenge: &[u8; CHALLENGE]) -> Next {
+        let Some(connection) = self.connections.get_mut(&id) else {
+            return Next::Wait;
+        };
+        let Phase::Greeted(mut dialer) = mem::replace(&mut connection.phase, Phase::Connecting)
+        else {
+            return Next::Close;
+        };
+        let purpose = connection.purpose();
+        match dialer.challenged(&self.config.secret, challenge) {
+            Answer::Proof(proof) => {
+                connection.outbound.extend_from_slice(&proof);
+                connection.phase = Phase::Proven(dialer);
+                Next::More
+            }
+            Answer::Refused(Refusal::StaleEpoch) => {
+                if let Some((peer, _)) = purpose {
+                    self.engine.fail(Failure::Stale { peer });
+                }
+                Next::Close
+            }
+            Answer::Refused(_) | Answer::Forged => Next::Close,
+        }
+    }
+
+    fn proof(&mut self, id: ConnectionId, proof: &[u8; PROOF]) -> Next {
+        let Some(connection) = self.connections.get_mut(&id) else {
+            return Next::Wait;
+        };
+        let Phase::Challenged(acceptor) = mem::replace(&mut connection.phase, Phase::Open) else {
+            return Next::Close;
+        };
+        let call = acceptor.call();
+        if !acceptor.is_proof(&self.config.secret, proof) {
+            self.statistics.strangers += 1;
+            return Next::Close;
+        }
+        // Another connection may have proven itself since the hello.
+        let newer = self
+            .accepting(call)
+            .filter(|accepting| call.number > accepting.newest);
+        let Some(accepting) = newer else {
+            self.statistics.superseded += 1;
+            return Next::Close;
+        };
+        accepting.newest = call.number;
+        // The older connection goes first: whatever it still brings does not count any more.
+        if let Some(older) = accepting.connection.replace(id) {
+            self.give_up(older, End::Broken);
+        }
+        let received = self.engine.received(call.from);
+        let peer = &mut self.peers[call.from];
+        peer.heard = self.now;
+        let offset = match call.channel {
+            Channel::Data => {
+                peer.tell_at = None;
+                peer.told = received;
+                received
+            }
+            Channel::Control => 0,
+        };
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.side = Side::Accepted(Some((call.from, call.channel)));
+            connection.lane = usize::from(call.lane);
+            let welcome = acceptor.welcome(&self.config.secret, offset);
+            connection.outbound.extend_from_slice(&welcome);
+            if call.channel == Channel::Control {
+                connection.outbound.extend_from_slice(&self.last_words);
+            }
+        }
+        Next::More
+    }
+
+    fn welcome(&mut self, id: ConnectionId, welcome: &[u8; WELCOME]) -> Next {
+        let Some(connection) = self.connections.get_mut(&id) else {
+            return Next::Wait;
+        };
+        let Side::Dialed { peer, channel } = connection.side else {
+            return Next::Close;
+        };
+        let Phase::Proven(dialer) = &connection.phase else {
+            return Next::Close;
+        };
+        let Some(offset) = dialer.welcomed(&self.config.secret, welcome) else {
+            return Next::Close;
+        };
+        self.peers[peer].heard = self.now;
+        self.opened(id, peer, channel, offset);
+        Next::More
+    }
+
+    fn record(&mut self, id: ConnectionId) -> Next {
+        let Some(connection) = self.connections.get_mut(&id) else {
+            return Next::Wait;
+        };
+        let Some((peer, channel)) = connection.purpose() else {
+            return Next::Close;
+        };
+        let Some(bytes) = connection.inbound.first_chunk::<RECORD>() else {
+            return Next::Wait;
+        };
+        let mut used = RECORD;
+        let record = Record::decode(bytes);
+        match (channel, record) {
+            (Channel::Data, Some(Record::Acknowledge(offset))) => {
+                self.engine.acknowledged(peer, offset);
+            }
+            (Channel::Control, Some(Record::Ping)) => {
+                connection
+                    .outbound
+                    .extend_from_slice(&Record::Pong.encode());
+            }
+            (Channel::Control, Some(Record::Pong)) => connection.ping = None,
+            (Channel::Control, Some(Record::Leave)) => self.left(peer),
+            (Channel::Control, Some(Record::Stop(len))) => {
+                let Some(len) = usize::try_from(len).ok().filter(|len| *len <= LONGEST_TEXT) else {
+                    return Next::Close;
+                };
+                used += len;
+                let Some(text) = connection.inbound.get(RECORD..used) else {
+                    return Next::Wait;
+                };
+                let why = String::from_utf8_lossy(text).into_owned();
+                self.engine.fail(Failure::Told { by: peer, why });
+            }
+            _ => return Next::Close,
+        }
+        self.peers[peer].heard = self.now;
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.inbound.drain(..used);
+        }
+        Next::More
+    }
+
+    /// It has all that it needs; what it did not acknowledge, it has nevertheless.
+    fn left(&mut self, rank: Rank) {
+        self.peers[rank].has_left = true;
+        self.engine.forget(rank);
+        if self.engine.needs(rank) && !self.has_stopped {
+            self.engine.fail(Failure::RankLeft { rank });
+        }
+    }
+}

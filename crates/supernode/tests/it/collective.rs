@@ -1,0 +1,75 @@
+//! `supernode collective`: real rank processes, without a server.
+
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+use crate::harness::binary;
+
+fn run(arguments: &[&str]) -> Output {
+    Command::new(binary())
+        .args(arguments)
+        .output()
+        .expect("the binary runs")
+}
+
+#[test]
+fn every_operator_is_right_over_sockets_and_through_shared_memory() {
+    for (ranks, transport) in [("3", "tcp"), ("4", "shared-memory"), ("1", "tcp")] {
+        let output = run(&[
+            "collective",
+            "check",
+            "--ranks",
+            ranks,
+            "--transport",
+            transport,
+        ]);
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{output:?}");
+        assert!(text.contains("every bit as the oracle says"), "{text}");
+    }
+}
+
+#[test]
+fn a_bench_gives_a_line_for_each_size() {
+    let sizes = "4,1K,1M";
+    let output = run(&[
+        "collective",
+        "bench",
+        "--sizes",
+        sizes,
+        "--iterations",
+        "3",
+        "--output",
+        "json",
+    ]);
+    assert!(output.status.success(), "{output:?}");
+    let found: Value = serde_json::from_slice(&output.stdout).expect("it is JSON");
+    let bytes: Vec<u64> = found
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter_map(|one| one["bytes"].as_u64())
+        .collect();
+    assert_eq!(bytes, [4, 1024, 1 << 20]);
+    assert!(
+        found[0]["median_microseconds"]
+            .as_f64()
+            .is_some_and(|time| time > 0.0)
+    );
+}
+
+#[test]
+fn an_algorithm_that_cannot_do_the_operator_is_refused() {
+    let output = run(&[
+        "collective",
+        "bench",
+        "--operator",
+        "broadcast",
+        "--algorithm",
+        "ring",
+    ]);
+    assert!(!output.status.success());
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("possible: tree, chain"), "{text}");
+}
