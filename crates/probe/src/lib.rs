@@ -16,6 +16,7 @@ mod npu;
 pub mod nvidia;
 mod pci;
 mod system;
+pub mod system_disk;
 pub mod tools;
 
 use std::path::Path;

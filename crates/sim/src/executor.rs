@@ -72,6 +72,8 @@ impl World {
                 }
                 self.connect_again(machine);
             }
+            // Simulated machines have no disks to grow.
+            Effect::ExpandDisk { .. } | Effect::RestartMachine { .. } => {}
             Effect::Prune { archived } => {
                 let delay = self.disk_time();
                 self.agent_event(machine, delay, AgentEvent::Work(Work::Prune(archived)));

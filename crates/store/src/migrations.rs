@@ -6,8 +6,15 @@
 use crate::db::Migration;
 
 /// Every step, oldest first, numbered 1, 2, 3, ….
-pub const MIGRATIONS: &[Migration] = &[Migration {
-    number: 1,
-    name: "initial",
-    sql: include_str!("../migrations/0001_initial.sql"),
-}];
+pub const MIGRATIONS: &[Migration] = &[
+    Migration {
+        number: 1,
+        name: "initial",
+        sql: include_str!("../migrations/0001_initial.sql"),
+    },
+    Migration {
+        number: 2,
+        name: "spec_maximum_disk",
+        sql: include_str!("../migrations/0002_spec_maximum_disk.sql"),
+    },
+];

@@ -19,18 +19,19 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::{
-    JoinParameters, ProvisionAction, ProvisionAnswer, ProvisionRequest, Provisioner, exec, local,
+    JoinParameters, ProvisionAction, ProvisionAnswer, ProvisionRequest, Provisioner, exec,
+    grow_disk, local,
 };
 use crate::Control;
 
 /// How often a provisioner that fails is called before a wish for a node is given up. A deletion is never given up.
-const MAXIMUM_CALLS: u32 = 6;
+pub(super) const MAXIMUM_CALLS: u32 = 6;
 /// How long a new node has to enrol after the first call.
 const JOIN_TOKEN_LIFETIME: Duration = Duration::from_hours(24);
 /// When to ask again after an answer that is still to come.
-const PENDING_PERIOD: Duration = Duration::from_secs(2);
+pub(super) const PENDING_PERIOD: Duration = Duration::from_secs(2);
 /// The most calls at once.
-const CONCURRENT_CALLS: usize = 8;
+pub(super) const CONCURRENT_CALLS: usize = 8;
 
 /// Makes a secret and its hash; the way secrets look belongs to the HTTP edge.
 pub type SecretHash = fn(&dyn Entropy) -> (String, String);
@@ -63,6 +64,11 @@ impl Runner {
 
     /// Calls the provisioner for every wish that is due, a few at a time, and waits for the answers.
     pub async fn run_due(&self) -> Result<(), StoreError> {
+        let (nodes, disks) = tokio::join!(self.run_due_nodes(), grow_disk::run_due(&self.control));
+        nodes.and(disks)
+    }
+
+    async fn run_due_nodes(&self) -> Result<(), StoreError> {
         let now = self.control.clock().now();
         let store = self.control.store();
         let open = store
@@ -96,7 +102,7 @@ impl Runner {
         let action = action(&wish);
         let token = match action {
             ProvisionAction::Create => self.secret(&wish).await?,
-            ProvisionAction::Delete => None,
+            ProvisionAction::Delete | ProvisionAction::GrowDisk => None,
         };
         let id = wish.id.clone();
         let store = self.control.store();
@@ -232,7 +238,7 @@ fn request(
         request_id: match action {
             ProvisionAction::Create => wish.id.to_string(),
             // Another change, so another key.
-            ProvisionAction::Delete => format!("{}-delete", wish.id),
+            ProvisionAction::Delete | ProvisionAction::GrowDisk => format!("{}-delete", wish.id),
         },
         node_name: wish.node_name.clone(),
         hyperplane: super_node
@@ -244,6 +250,7 @@ fn request(
             token,
             ..join.clone()
         }),
+        size_bytes: None,
     }
 }
 
@@ -289,7 +296,7 @@ fn record(
     };
     let message = match action {
         ProvisionAction::Create => format!("{} could not be made: {reason}", provision.node_name),
-        ProvisionAction::Delete => format!(
+        ProvisionAction::Delete | ProvisionAction::GrowDisk => format!(
             "{} was not deleted by its provisioner and may still run: {reason}",
             provision.node_name
         ),
@@ -317,13 +324,13 @@ fn judge(
 ) {
     let waiting = |message: String| match action {
         ProvisionAction::Create => ProvisionState::Creating { message },
-        ProvisionAction::Delete => ProvisionState::Deleting { message },
+        ProvisionAction::Delete | ProvisionAction::GrowDisk => ProvisionState::Deleting { message },
     };
     match answer {
-        ProvisionAnswer::Done => {
+        ProvisionAnswer::Done | ProvisionAnswer::DoneAfterRestart => {
             provision.state = match action {
                 ProvisionAction::Create => ProvisionState::Created,
-                ProvisionAction::Delete => ProvisionState::Deleted,
+                ProvisionAction::Delete | ProvisionAction::GrowDisk => ProvisionState::Deleted,
             };
         }
         ProvisionAnswer::Pending(message) => {
@@ -349,6 +356,6 @@ fn judge(
 }
 
 /// 1, 2, 4, … seconds, at most five minutes.
-fn back_off(calls: u32) -> Duration {
+pub(super) fn back_off(calls: u32) -> Duration {
     Duration::from_secs(1 << calls.saturating_sub(1).min(8)).min(Duration::from_mins(5))
 }

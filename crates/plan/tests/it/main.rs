@@ -4,6 +4,7 @@ mod backfill;
 mod build;
 mod choose;
 mod condition;
+mod disk_expand;
 mod environment;
 mod job;
 mod model;

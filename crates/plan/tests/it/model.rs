@@ -96,9 +96,11 @@ impl Model {
                 self.node(node).condition = condition.clone();
             }
             Action::SetPolicy { node, policy } => {
-                assert!(
-                    matches!(self.node(node).policy, NodePolicy::Draining { .. }),
-                    "only an operation's own drain is undone"
+                let drains = |policy: &NodePolicy| matches!(policy, NodePolicy::Draining { .. });
+                assert_ne!(
+                    drains(&self.node(node).policy),
+                    drains(policy),
+                    "an operation begins a drain, or undoes its own"
                 );
                 self.node(node).policy = policy.clone();
             }
@@ -212,12 +214,7 @@ impl Model {
                 if let StopReason::Evicted { operation } = reason {
                     let kind = &self.snapshot.operations[operation].kind;
                     assert!(
-                        matches!(
-                            kind,
-                            OperationKind::ScaleDown {
-                                mode: DrainMode::Evict { .. }
-                            }
-                        ),
+                        kind.eviction_grace_seconds().is_some(),
                         "only eviction evicts"
                     );
                 }
@@ -274,6 +271,18 @@ impl Model {
                 assert_eq!(target.node, None);
                 target.node = Some(node.clone());
             }
+            Action::SetTargetSteps {
+                operation,
+                slot,
+                steps,
+            } => {
+                let operation = self.snapshot.operations.get_mut(operation);
+                let targets = &mut operation.expect("it is open").targets;
+                targets[usize::try_from(*slot).expect("few")].steps = steps.clone();
+            }
+            Action::SetDisk { node, work } => {
+                self.node(node).disk.work = work.as_deref().cloned();
+            }
             Action::SetTarget {
                 operation,
                 slot,
@@ -296,9 +305,10 @@ impl Model {
                     .expect("the provision is known")
                     .state = state.clone();
             }
-            Action::Tell(event) => {
-                panic!("nothing needs to be told that no other action says: {event:?}")
-            }
+            Action::Tell(event) => assert_eq!(
+                event.kind, "node.disk_expanded",
+                "nothing else needs to be told that no other action says: {event:?}"
+            ),
         }
     }
 

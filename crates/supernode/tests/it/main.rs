@@ -2,6 +2,7 @@
 
 mod commands;
 mod contract;
+mod disk;
 mod documents;
 mod harness;
 mod jobs;
