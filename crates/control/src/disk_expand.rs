@@ -250,6 +250,13 @@ fn examine(
             ));
             continue;
         };
+        let (steps, at_size) = match verdict(&disk, wish.size_bytes) {
+            Ok(found) => found,
+            Err(why) => {
+                refused.push(format!("node {}: {why}", node.name));
+                continue;
+            }
+        };
         if disk.size_bytes > wish.size_bytes {
             return Err(Refusal::DiskSize(format!(
                 "node {}: its system disk has {} already, more than the {} that were asked for; a disk never shrinks",
@@ -258,16 +265,13 @@ fn examine(
                 size_words(wish.size_bytes)
             )));
         }
-        match verdict(&disk, wish.size_bytes) {
-            Ok((steps, at_size)) => planned.push(PlannedNode {
-                jobs: snapshot.jobs_on(&node.id),
-                node,
-                disk,
-                steps,
-                at_size,
-            }),
-            Err(why) => refused.push(format!("node {}: {why}", node.name)),
-        }
+        planned.push(PlannedNode {
+            jobs: snapshot.jobs_on(&node.id),
+            node,
+            disk,
+            steps,
+            at_size,
+        });
     }
     if let Some(first) = refused.first() {
         let more = refused.len() - 1;

@@ -148,7 +148,9 @@ mod tests {
         assert_eq!(next(&mut after, &wish(1, Some("boot-0")), true), "expand");
         core.not_restarted(&this.operation, "no".into());
         let report = core.report.clone().expect("a report");
-        assert!(matches!(report.state, DiskReportState::Failed { layer, .. } if layer == "restart"));
+        assert!(
+            matches!(report.state, DiskReportState::Failed { layer, .. } if layer == "restart")
+        );
         core.wish(None);
         assert_eq!(core.report, None, "nobody wants to know any more");
     }

@@ -33,10 +33,7 @@ pub(crate) async fn expand(stage: &mut Stage, node: &str) -> anyhow::Result<()> 
         .await;
     match planned {
         Ok(_) => {}
-        // The size, too: without a disk of its own, a node has that of its host, which may be larger.
-        Err(ClientError::Api(error))
-            if [ErrorCode::DiskLayout, ErrorCode::DiskSize].contains(&error.code) =>
-        {
+        Err(ClientError::Api(error)) if error.code == ErrorCode::DiskLayout => {
             if let Some(why) = stage.no_node_disks() {
                 saw(
                     begun,
