@@ -14,24 +14,30 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use supernode_api::agent::{LogPart, ReadLog};
-use supernode_types::JobId;
 use supernode_types::agent::RankLaunch;
+use supernode_types::disk::{DiskReport, DiskUsage, SystemDisk};
 use supernode_types::environment::{EnvironmentDesired, ItemState};
 use supernode_types::inventory::Inventory;
 use supernode_types::job::{RankEnd, RankState};
 use supernode_types::time::Timestamp;
+use supernode_types::{Clock, JobId, OperationId};
 use tokio::sync::mpsc;
 
 use crate::core::{Effect, EnvironmentTask};
+use crate::disk::{DiskExecutor, DiskOptions};
 use crate::environment::{EnvironmentError, EnvironmentExecutor, EnvironmentOptions};
-use crate::files::{Directory, FileError, one_line};
+use crate::files::{Directory, Durability, FileError, Permissions, one_line};
 use crate::ledger::{Ledger, RankKey, RankRecord};
 use crate::options::AgentOptions;
+use crate::ranks::records::boot_id;
 use crate::ranks::work::WorkError;
 use crate::ranks::{RankObservation, Ranks, RanksError, Watcher, Work};
 use job_user::JobUser;
 pub use job_user::JobUserError;
 
+/// Room that is given up when the ledger cannot be stored on a full disk.
+const RESERVE_FILE: &str = "reserve";
+const RESERVE_BYTES: usize = 1 << 20;
 /// Signal number of SIGTERM, with which stopping begins.
 const TERMINATE: i32 = 15;
 /// Signal number of SIGKILL.
@@ -90,6 +96,17 @@ pub enum Done {
     },
     /// These have no directory any more.
     Removed(Vec<RankKey>),
+    /// How an expansion of the system disk stands.
+    Disk(Box<DiskReport>),
+    /// An expansion ended; its last report came before.
+    DiskEnded(OperationId),
+    /// The machine was to be restarted and goes on.
+    NotRestarted {
+        /// On whose behalf.
+        operation: OperationId,
+        /// Why.
+        why: String,
+    },
 }
 
 /// What is shared with the blocking threads.
@@ -101,6 +118,7 @@ struct Shared {
     work: Work,
     /// One task at a time anyway.
     environment: Mutex<EnvironmentExecutor>,
+    disk: DiskExecutor,
     user: JobUser,
     options: Arc<AgentOptions>,
     /// Held while a work directory is made: its parts appear to other ranks of the attempt only when all is there.
@@ -162,7 +180,10 @@ pub struct Found {
 impl Executor {
     /// Opens everything in the data directory and looks at every rank in it: those that run go on, those that lost their supervisor
     /// are cleaned up. Blocks.
-    pub fn open(options: Arc<AgentOptions>) -> Result<(Self, Found), ExecutorError> {
+    pub fn open(
+        options: Arc<AgentOptions>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<(Self, Found), ExecutorError> {
         let user = JobUser::of(&options)?;
         let ranks = Ranks::open(&options.data_directory, options.supervisor.clone())?;
         let directory = Directory::open(&options.data_directory)?;
@@ -182,6 +203,15 @@ impl Executor {
             &data_directory.join("environment"),
             environment_options,
         )?;
+        let disk_options = DiskOptions {
+            place: options
+                .system_disk
+                .clone()
+                .unwrap_or_else(|| options.system_root.clone()),
+            tool_directories: options.tool_directories.clone(),
+            restart_program: options.restart_program.clone(),
+        };
+        let disk = DiskExecutor::open(&data_directory, disk_options, clock, boot_id())?;
         let (ledger, damage) = Ledger::load(&directory)?;
         if let Some(damage) = damage {
             tracing::error!(damage);
@@ -210,6 +240,7 @@ impl Executor {
             ranks,
             work,
             environment: Mutex::new(environment),
+            disk,
             user,
             options,
             making_work: Mutex::new(()),
@@ -243,8 +274,8 @@ impl Executor {
     pub fn perform(&mut self, effect: Effect, now: Timestamp) {
         match effect {
             Effect::StoreLedger { version, ledger } => self.blocking(move |shared| {
-                let result = ledger
-                    .store(&shared.directory)
+                let result = shared
+                    .store_ledger(&ledger)
                     .map_err(|error| one_line(&error));
                 Done::Ledger { version, result }
             }),
@@ -300,6 +331,20 @@ impl Executor {
             Effect::Prune { archived } => {
                 self.blocking(move |shared| Done::Removed(shared.prune(&archived, now)));
             }
+            Effect::ExpandDisk { wish } => {
+                let done = self.done.clone();
+                self.blocking(move |shared| {
+                    shared.disk.expand(&wish, &|report| {
+                        // Nobody listens when the agent ends; the next one begins again.
+                        let _ = done.send(Done::Disk(Box::new(report)));
+                    });
+                    Done::DiskEnded(wish.operation)
+                });
+            }
+            Effect::RestartMachine { operation } => self.blocking(move |shared| {
+                let why = shared.disk.restart();
+                Done::NotRestarted { operation, why }
+            }),
             Effect::Send(_) | Effect::Reconnect => {}
         }
     }
@@ -335,7 +380,12 @@ impl Executor {
                 }
                 self.go_on(key.clone());
             }
-            Done::Ledger { .. } | Done::Environment { .. } | Done::Removed(_) => {}
+            Done::Ledger { .. }
+            | Done::Environment { .. }
+            | Done::Removed(_)
+            | Done::Disk(_)
+            | Done::DiskEnded(_)
+            | Done::NotRestarted { .. } => {}
         }
     }
 
@@ -350,6 +400,18 @@ impl Executor {
         tokio::task::spawn_blocking(move || {
             answer(log::read(&shared.ranks, &ask, record.as_ref()));
         });
+    }
+
+    /// What looks at the system disk, for whoever may block.
+    pub fn disk_look(&self) -> impl Fn() -> SystemDisk + Send + Sync + Clone + 'static {
+        let shared = Arc::clone(&self.shared);
+        move || shared.disk.look()
+    }
+
+    /// What tells how full the system disk is, for whoever may block.
+    pub fn disk_usage(&self) -> impl Fn() -> Option<DiskUsage> + Send + Sync + Clone + 'static {
+        let shared = Arc::clone(&self.shared);
+        move || shared.disk.usage()
     }
 
     fn blocking(&self, work: impl FnOnce(&Shared) -> Done + Send + 'static) {
@@ -430,6 +492,21 @@ impl Executor {
 }
 
 impl Shared {
+    /// On a full disk the ledger takes the place of the reserve, which is there for this: without a ledger nothing is done, and what
+    /// is to be done may be to make room.
+    fn store_ledger(&self, ledger: &Ledger) -> Result<(), FileError> {
+        match ledger.store(&self.directory) {
+            Err(error) if error.errno() == Some(rustix::io::Errno::NOSPC) => {
+                self.directory.remove_file(RESERVE_FILE)?;
+                ledger.store(&self.directory)
+            }
+            result => {
+                reserve(&self.directory);
+                result
+            }
+        }
+    }
+
     fn rank_task(&self, key: &RankKey, task: RankTask) -> Result<Option<RankState>, String> {
         let said = |error: RanksError| one_line(&error);
         match task {
@@ -490,6 +567,16 @@ fn state(observation: RankObservation, patient: bool) -> Option<RankState> {
             last_lines: exit.last_lines,
         }),
     }
+}
+
+/// Keeps some room for the ledger; on a disk that has none, later.
+fn reserve(directory: &Directory) {
+    if matches!(directory.status(RESERVE_FILE), Ok(Some(_))) {
+        return;
+    }
+    let content = vec![0xA5; RESERVE_BYTES];
+    let permissions = Permissions::mode(0o600);
+    let _ = directory.write_atomic(RESERVE_FILE, &content, permissions, Durability::Process);
 }
 
 /// The name of a directory as text, for messages.

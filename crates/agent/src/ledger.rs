@@ -13,6 +13,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use supernode_types::agent::DesiredRank;
+use supernode_types::disk::DiskWish;
 use supernode_types::environment::{EnvironmentDesired, ItemState};
 use supernode_types::job::RankEnd;
 use supernode_types::{AttemptId, Generation};
@@ -137,6 +138,8 @@ pub struct Ledger {
     pub wishes: Vec<DesiredRank>,
     /// The environment.
     pub environment: LedgerEnvironment,
+    /// What to do with the system disk.
+    pub disk_expand: Option<DiskWish>,
     /// What was decided about each rank.
     pub ranks: BTreeMap<RankKey, RankRecord>,
 }

@@ -1,9 +1,10 @@
 //! The node agent: what runs on every node and does there what the control plane decided.
 //!
-//! [`core`] decides, without input or output; [`executor`] does it with [`ranks`] and [`environment`]; `session` talks to the
+//! [`core`] decides, without input or output; [`executor`] does it with [`ranks`], [`environment`] and [`disk`]; `session` talks to the
 //! server; [`service`] puts them together. [`supervisor`] is a program of its own, one process for each rank, which outlives the agent.
 
 pub mod core;
+pub mod disk;
 pub mod environment;
 pub mod executor;
 pub mod files;

@@ -63,6 +63,12 @@ pub struct AgentOptions {
     pub data_directory: PathBuf,
     /// Below which environments are applied: `/`, or a directory of its own for one of several agents on a host.
     pub system_root: PathBuf,
+    /// The path whose file system counts as the node's system disk, or a device below `/dev`; the system root when absent.
+    pub system_disk: Option<PathBuf>,
+    /// Where the tools that grow disks are looked for before the usual places.
+    pub tool_directories: Vec<PathBuf>,
+    /// The program that restarts the machine, run without arguments; absent where the machine is not the agent's to restart.
+    pub restart_program: Option<PathBuf>,
     /// The user that jobs run as; absent means `nobody` where the agent is root, and the agent's own user elsewhere.
     pub job_user: Option<String>,
     /// Whether jobs that an admin wants to run as root may.
@@ -94,6 +100,9 @@ impl AgentOptions {
             position: Position::default(),
             data_directory,
             system_root: PathBuf::from("/"),
+            system_disk: None,
+            tool_directories: Vec::new(),
+            restart_program: None,
             job_user: None,
             allow_root_jobs: false,
             supervisor: SupervisorCommand::own_executable(),

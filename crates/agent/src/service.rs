@@ -17,11 +17,12 @@ use std::time::Duration;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use supernode_api::agent::{FromAgent, ReadLog, ToAgent};
 use supernode_probe::SystemTools;
+use supernode_types::disk::{DiskUsage, SystemDisk};
 use supernode_types::inventory::Inventory;
 use supernode_types::{Clock, Entropy};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -40,6 +41,8 @@ const LOCK_FILE: &str = "agent.lock";
 const LOOK_PERIOD: Duration = Duration::from_secs(5);
 /// How often the machine is discovered anew.
 const DISCOVERY_PERIOD: Duration = Duration::from_mins(1);
+/// How often it is looked how full the system disk is.
+const USAGE_PERIOD: Duration = Duration::from_secs(5);
 /// How many events of the session may wait.
 const EVENTS: usize = 64;
 
@@ -111,8 +114,8 @@ pub async fn run(
     let options = Arc::new(options);
     let (directory, _lock) = claim(&options.data_directory)?;
     let opened = {
-        let options = Arc::clone(&options);
-        tokio::task::spawn_blocking(move || Executor::open(options)).await
+        let (options, clock) = (Arc::clone(&options), Arc::clone(&clock));
+        tokio::task::spawn_blocking(move || Executor::open(options, clock)).await
     };
     let (executor, found) = opened.map_err(|error| AgentError::System {
         step: "look at the data directory",
@@ -150,7 +153,14 @@ pub async fn run(
     let mut tasks = JoinSet::new();
     tasks.spawn(session.run());
     tasks.spawn(async move { keeper.renew_for_ever(identity, tls_sender).await });
-    tasks.spawn(discover_for_ever(inventory_sender));
+    let discover_again = Arc::new(Notify::new());
+    tasks.spawn(discover_for_ever(
+        inventory_sender,
+        executor.disk_look(),
+        Arc::clone(&discover_again),
+    ));
+    let (usage_sender, usages) = mpsc::channel(1);
+    tasks.spawn(measure_for_ever(usage_sender, executor.disk_usage()));
 
     let Found {
         ledger,
@@ -161,7 +171,7 @@ pub async fn run(
     let core_options = CoreOptions {
         boot_id: boot_id(),
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-        capabilities: vec!["read_log".to_owned()],
+        capabilities: vec!["read_log".to_owned(), "disk_expand".to_owned()],
         address: options.address.clone(),
     };
     let core = AgentCore::new(core_options, ledger, ranks);
@@ -176,6 +186,7 @@ pub async fn run(
         executor,
         clock,
         connection: None,
+        discover_again,
     };
     agent
         .run(
@@ -184,6 +195,7 @@ pub async fn run(
                 done,
                 events,
                 inventories,
+                usages,
                 watcher,
             },
         )
@@ -232,14 +244,20 @@ fn claim(path: &Path) -> Result<(Directory, std::os::fd::OwnedFd), AgentError> {
     }
 }
 
-/// Discovers the machine now and then. A discovery that hangs delays the next one and nothing else.
-async fn discover_for_ever(inventories: mpsc::Sender<Inventory>) {
+/// Discovers the machine now and then, and when it is asked to. A discovery that hangs delays the next one and nothing else.
+async fn discover_for_ever(
+    inventories: mpsc::Sender<Inventory>,
+    disk: impl Fn() -> SystemDisk + Send + Sync + Clone + 'static,
+    again: Arc<Notify>,
+) {
     let tools = SystemTools::default();
     loop {
-        let tools = tools.clone();
-        let discovered =
-            tokio::task::spawn_blocking(move || supernode_probe::discover(Path::new("/"), &tools))
-                .await;
+        let (tools, disk) = (tools.clone(), disk.clone());
+        let discovered = tokio::task::spawn_blocking(move || Inventory {
+            system_disk: Some(disk()),
+            ..supernode_probe::discover(Path::new("/"), &tools)
+        })
+        .await;
         match discovered {
             Ok(inventory) => {
                 if inventories.send(inventory).await.is_err() {
@@ -250,7 +268,23 @@ async fn discover_for_ever(inventories: mpsc::Sender<Inventory>) {
                 tracing::error!(%error, "the discovery of this machine failed; trying again in a minute");
             }
         }
-        tokio::time::sleep(DISCOVERY_PERIOD).await;
+        let _ = tokio::time::timeout(DISCOVERY_PERIOD, again.notified()).await;
+    }
+}
+
+/// Looks how full the system disk is. On a file system that hangs, the last answer stays.
+async fn measure_for_ever(
+    usages: mpsc::Sender<DiskUsage>,
+    measure: impl Fn() -> Option<DiskUsage> + Send + Sync + Clone + 'static,
+) {
+    loop {
+        let measured = tokio::task::spawn_blocking(measure.clone()).await;
+        if let Ok(Some(usage)) = measured
+            && usages.send(usage).await.is_err()
+        {
+            return;
+        }
+        tokio::time::sleep(USAGE_PERIOD).await;
     }
 }
 
@@ -259,6 +293,7 @@ struct Sources {
     done: mpsc::UnboundedReceiver<Done>,
     events: mpsc::Receiver<SessionEvent>,
     inventories: mpsc::Receiver<Inventory>,
+    usages: mpsc::Receiver<DiskUsage>,
     watcher: AsyncFd<Watcher>,
 }
 
@@ -267,6 +302,7 @@ struct Agent {
     executor: Executor,
     clock: Arc<dyn Clock>,
     connection: Option<mpsc::Sender<FromAgent>>,
+    discover_again: Arc<Notify>,
 }
 
 impl Agent {
@@ -281,6 +317,7 @@ impl Agent {
                 Some(done) = sources.done.recv() => self.take_done(done),
                 Some(event) = sources.events.recv() => self.take_event(event),
                 Some(inventory) = sources.inventories.recv() => self.take_inventory(inventory),
+                Some(usage) = sources.usages.recv() => self.core.on_disk_usage(usage),
                 ready = sources.watcher.readable_mut() => {
                     if let Ok(mut ready) = ready {
                         self.look(ready.get_inner_mut());
@@ -427,6 +464,15 @@ impl Agent {
                 self.core.on_environment_done(task, result, now);
             }
             Done::Removed(keys) => self.core.on_ranks_removed(&keys),
+            Done::Disk(report) => self.core.on_disk_reported(*report),
+            Done::DiskEnded(operation) => {
+                self.core.on_disk_ended(&operation);
+                self.discover_again.notify_one();
+            }
+            Done::NotRestarted { operation, why } => {
+                tracing::warn!(%operation, why, "the machine was to be restarted and goes on");
+                self.core.on_not_restarted(&operation, why);
+            }
         }
     }
 

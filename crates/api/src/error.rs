@@ -50,6 +50,10 @@ error_codes! {
     NotEnoughNodes = "not_enough_nodes" 409,
     /// More nodes than the spec allows in one super node.
     OverMaximum = "over_maximum" 409,
+    /// The size is not larger than the present one, or above the maximum of the node's spec.
+    DiskSize = "disk_size" 409,
+    /// The layout of a node's system disk cannot be grown, or a tool for it is missing.
+    DiskLayout = "disk_layout" 409,
     /// The node does not have the super node's spec or hyperplane.
     SpecMismatch = "spec_mismatch" 409,
     /// `If-Match` names another generation than the object has.

@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod audit;
+pub mod disk;
 pub mod environment;
 pub mod error;
 pub mod event;

@@ -73,6 +73,7 @@ fn collect() -> Collector {
     crate::node::visit(&mut collector);
     crate::spec::visit(&mut collector);
     crate::super_node::visit(&mut collector);
+    crate::disk::visit(&mut collector);
     crate::environment::visit(&mut collector);
     crate::job::visit(&mut collector);
     crate::operation::visit(&mut collector);

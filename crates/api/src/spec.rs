@@ -18,6 +18,8 @@ pub struct SpecView {
     pub definition: SpecDefinition,
     /// The most nodes of it in one super node.
     pub maximum_nodes: u32,
+    /// The largest system disk of a node of it, in GiB.
+    pub maximum_disk_gib: u32,
     /// How many nodes match it.
     pub matching_nodes: u32,
     /// Increases with every change.
@@ -41,6 +43,9 @@ pub struct SpecCreate {
     /// The most nodes in one super node; 48 when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub maximum_nodes: Option<u32>,
+    /// The largest system disk of a node, in GiB; 1024 when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub maximum_disk_gib: Option<u32>,
 }
 
 /// The maximum when a spec does not say.

@@ -11,6 +11,7 @@ mod audit;
 mod change;
 pub mod context;
 mod context_command;
+mod disk;
 mod doctor;
 mod document;
 mod environment;
@@ -65,6 +66,9 @@ pub enum Command {
     /// Groups of nodes of one spec: create, scale, delete
     #[command(subcommand, visible_alias = "sn")]
     SuperNode(super_node::SuperNodeCommand),
+    /// System disks of nodes: look, and grow them
+    #[command(subcommand)]
+    Disk(disk::DiskCommand),
     /// The network and software configuration of a super node's members
     #[command(subcommand, visible_alias = "env")]
     Environment(environment::EnvironmentCommand),
@@ -128,6 +132,7 @@ pub async fn run(command: Command, options: &Options, root: fn() -> clap::Comman
         Command::Node(command) => node::run(&session, command).await,
         Command::Spec(command) => spec::run(&session, command).await,
         Command::SuperNode(command) => super_node::run(&session, command).await,
+        Command::Disk(command) => disk::run(&session, command).await,
         Command::Environment(command) => environment::run(&session, command).await,
         Command::Job(command) => job::run(&session, command).await,
         Command::Run(arguments) => run::run(&session, *arguments).await,

@@ -243,7 +243,40 @@ fn show(view: &OperationView, look: &Look) -> String {
     if !operation.targets.is_empty() {
         text += &section("targets", &table.render(look));
     }
+    text += &steps(view, look);
     text
+}
+
+/// The steps of targets that have any, with their evidence.
+pub(crate) fn steps(view: &OperationView, look: &Look) -> String {
+    let mut table = Table::new(&[
+        "TARGET", "LAYER", "OF", "STATE", "BEFORE", "AFTER", "DETAIL",
+    ]);
+    let mut any = false;
+    for target in &view.operation.targets {
+        let slot = usize::try_from(target.slot).unwrap_or(usize::MAX);
+        let name = or_dash(view.target_names.get(slot).cloned().flatten());
+        for step in &target.steps {
+            any = true;
+            table.row([
+                cell(&name),
+                cell(&step.layer),
+                cell(&step.subject),
+                state(step.state.word()),
+                cell(or_dash(step.before_bytes)),
+                cell(or_dash(step.after_bytes)),
+                cell(&step.detail),
+            ]);
+        }
+    }
+    if any {
+        section(
+            "steps, with the size of each layer in bytes",
+            &table.render(look),
+        )
+    } else {
+        String::new()
+    }
 }
 
 #[cfg(test)]

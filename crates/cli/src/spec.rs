@@ -38,6 +38,9 @@ pub enum SpecCommand {
         /// The most nodes in one super node [default: 48]
         #[arg(long, value_name = "N")]
         maximum_nodes: Option<u32>,
+        /// The largest system disk of a node, in GiB [default: 1024]
+        #[arg(long, value_name = "GIB")]
+        maximum_disk: Option<u32>,
         #[command(flatten)]
         key: KeyOption,
     },
@@ -75,6 +78,7 @@ pub(crate) async fn run(session: &Session<'_>, command: SpecCommand) -> Result<(
             from_node,
             file,
             maximum_nodes,
+            maximum_disk,
             key,
         } => {
             let definition = file
@@ -85,6 +89,7 @@ pub(crate) async fn run(session: &Session<'_>, command: SpecCommand) -> Result<(
                 definition,
                 learn_from: from_node,
                 maximum_nodes,
+                maximum_disk_gib: maximum_disk,
             };
             let view = session
                 .client()?
@@ -182,6 +187,10 @@ fn show(view: &SpecView, look: &Look) -> String {
         ("id", view.id.to_string()),
         ("matching nodes", view.matching_nodes.to_string()),
         ("maximum in a super node", view.maximum_nodes.to_string()),
+        (
+            "maximum system disk",
+            format!("{} GiB", view.maximum_disk_gib),
+        ),
         ("accelerators", accelerators(&view.definition)),
         ("cpu", cpu(&view.definition)),
         ("memory", memory.size_bytes.map_or("any".to_owned(), bytes)),
@@ -208,7 +217,7 @@ mod tests {
     #[test]
     fn a_spec_says_what_it_asks_in_words() {
         let view: SpecView = serde_json::from_value(json!({
-            "id": "spec-01kb000000000000000000000a", "name": "a3", "maximum_nodes": 48, "matching_nodes": 2, "generation": 1,
+            "id": "spec-01kb000000000000000000000a", "name": "a3", "maximum_nodes": 48, "maximum_disk_gib": 1024, "matching_nodes": 2, "generation": 1,
             "created_at": "2025-11-23T12:13:10Z",
             "definition": {"accelerator": {"vendor": "ascend", "count": 16}, "memory": {"size_bytes": 2_199_023_255_552_u64}}
         }))

@@ -318,7 +318,7 @@ async fn scale_down(session: &Session<'_>, arguments: ScaleDownArguments) -> Res
     operation::finish(session, &client, started, scale.wait.wait).await
 }
 
-fn drain(mode: Mode, grace: Option<Duration>) -> Result<DrainMode, Failure> {
+pub(crate) fn drain(mode: Mode, grace: Option<Duration>) -> Result<DrainMode, Failure> {
     match (mode, grace) {
         (Mode::Refuse, None) => Ok(DrainMode::Refuse),
         (Mode::Wait, None) => Ok(DrainMode::Wait),

@@ -1,5 +1,6 @@
 //! Lists, page after page.
 
+use supernode_api::disk::DiskListQuery;
 use supernode_api::job::JobListQuery;
 use supernode_api::node::NodeListQuery;
 use supernode_api::operation::OperationListQuery;
@@ -38,7 +39,12 @@ macro_rules! paged {
         }
     )*};
 }
-paged!(NodeListQuery, JobListQuery, OperationListQuery);
+paged!(
+    DiskListQuery,
+    NodeListQuery,
+    JobListQuery,
+    OperationListQuery
+);
 
 impl Client {
     /// All items of a list.

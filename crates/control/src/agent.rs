@@ -8,6 +8,7 @@ use supernode_store::spec::{SpecRecord, spec_list};
 use supernode_store::super_node::{super_node_get, super_node_update};
 use supernode_store::{StoreError, Tx};
 use supernode_types::agent::{Observed, ObservedRank};
+use supernode_types::disk::{DiskPressure, DiskReport, DiskReportState, DiskUsage, size_words};
 use supernode_types::environment::ItemState;
 use supernode_types::event::{NewEvent, Severity, Subjects};
 use supernode_types::inventory::Inventory;
@@ -99,6 +100,15 @@ fn record_observed(
         node.address.clone_from(&observed.address);
         renew_environment(tx, node)?;
     }
+    if let Some(usage) = observed.disk_usage {
+        record_disk_usage(tx, node, usage, now)?;
+    }
+    if let Some(report) = &observed.disk_expand
+        && let Some(work) = &mut node.disk.work
+        && work.operation == report.operation
+    {
+        work.report = Some(shortened_report(report));
+    }
     if let Some(inventory) = &observed.inventory {
         changed |= record_inventory(tx, node, inventory, now)?;
     }
@@ -147,6 +157,69 @@ fn catch_up(tx: &mut Tx<'_>, node: &mut Node, stored: Generation) -> Result<(), 
         node.desired_generation = stored + 1;
     }
     Ok(())
+}
+
+/// Takes in how full the system disk is, and tells people when that matters more or less than before.
+fn record_disk_usage(
+    tx: &mut Tx<'_>,
+    node: &mut Node,
+    usage: DiskUsage,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let (before, after) = (node.disk.pressure, node.disk.pressure.after(usage));
+    node.disk.usage = Some(usage);
+    node.disk.pressure = after;
+    if after == before {
+        return Ok(());
+    }
+    let (kind, severity, advice) = match after {
+        DiskPressure::Full => (
+            "node.disk_full",
+            Severity::Error,
+            "; free space or grow it with `supernode disk expand`",
+        ),
+        DiskPressure::Filling if before == DiskPressure::None => (
+            "node.disk_filling",
+            Severity::Warning,
+            "; free space or grow it with `supernode disk expand`",
+        ),
+        DiskPressure::Filling | DiskPressure::None => ("node.disk_relieved", Severity::Info, ""),
+    };
+    let message = format!(
+        "the system disk of {} is {} % used ({} of {}){advice}",
+        node.name,
+        usage.percent(),
+        size_words(usage.used_bytes),
+        size_words(usage.size_bytes)
+    );
+    let subjects = Subjects {
+        node: Some(node.id.clone()),
+        super_node: node.membership.super_node().cloned(),
+        ..Subjects::default()
+    };
+    let event = NewEvent {
+        kind,
+        severity,
+        message,
+        subjects,
+    };
+    event_insert(tx, &event, now).map(drop)
+}
+
+fn shortened_report(report: &DiskReport) -> DiskReport {
+    let mut report = report.clone();
+    report.steps.truncate(MAXIMUM_LINES);
+    for step in &mut report.steps {
+        step.detail = cut(&step.detail);
+        step.subject = cut(&step.subject);
+    }
+    match &mut report.state {
+        DiskReportState::NeedsRestart { why, .. } | DiskReportState::Failed { why, .. } => {
+            *why = cut(why);
+        }
+        DiskReportState::Working | DiskReportState::Done => {}
+    }
+    report
 }
 
 fn shortened(state: &RankState) -> RankState {

@@ -14,11 +14,11 @@ use supernode_store::{StoreError, Tx};
 use supernode_types::agent::{
     Desired, DesiredRank, EnvironmentWish, RankLaunch, RankPlace, RankWish,
 };
+use supernode_types::disk::DiskWork;
 use supernode_types::environment::{EnvironmentDesired, EnvironmentDocument, Member};
 use supernode_types::job::{Job, JobState, Rank, StopReason};
 use supernode_types::node::{Membership, Node, NodePolicy};
-use supernode_types::operation::OperationKind;
-use supernode_types::super_node::{DrainMode, SuperNode};
+use supernode_types::super_node::SuperNode;
 use supernode_types::{AttemptId, NodeId, SuperNodeId};
 
 use crate::rank_table::rank_table;
@@ -43,6 +43,7 @@ pub fn desired(
                 generation: node.desired_generation,
                 environment,
                 ranks,
+                disk_expand: node.disk.work.as_ref().and_then(DiskWork::wish),
             },
         );
     }
@@ -224,9 +225,7 @@ fn grace_seconds(tx: &mut Tx<'_>, job: &Job) -> Result<u32, StoreError> {
         ..
     } = &job.state
         && let Some(drain) = operation_get(tx, operation)?
-        && let OperationKind::ScaleDown {
-            mode: DrainMode::Evict { grace_seconds },
-        } = drain.operation.kind
+        && let Some(grace_seconds) = drain.operation.kind.eviction_grace_seconds()
     {
         return Ok(grace_seconds);
     }

@@ -12,6 +12,7 @@ use supernode_store::node::{NodeOrigin, node_find_named, node_get, node_insert, 
 use supernode_store::provision::{provision_get, provision_update};
 use supernode_store::token::{JoinTokenRecord, join_token_find, join_token_use};
 use supernode_store::{StoreError, Tx};
+use supernode_types::disk::NodeDisk;
 use supernode_types::event::{NewEvent, Severity, Subjects};
 use supernode_types::node::{
     Membership, Node, NodeCondition, NodeHealth, NodePolicy, Position, SpecMatch,
@@ -173,6 +174,7 @@ fn enrol_new(
         provision: token.provision.clone(),
         environment_applied: 0,
         environment_problems: Vec::new(),
+        disk: NodeDisk::default(),
         desired_generation: 1,
         generation: 1,
         enrolled_at: intent.now,

@@ -10,6 +10,7 @@
 mod agent;
 mod control;
 mod desired;
+pub mod disk_expand;
 mod enrolment;
 pub mod environment;
 pub mod hub;

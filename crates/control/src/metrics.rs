@@ -8,6 +8,7 @@ use supernode_store::attempt::lease_list;
 use supernode_store::job::job_count;
 use supernode_store::node::node_list;
 use supernode_store::operation::operation_list_running;
+use supernode_types::disk::DiskUsage;
 
 use crate::service::LoopMetrics;
 use crate::{Control, Refusal};
@@ -45,6 +46,26 @@ pub async fn render(control: &Control, loop_metrics: &LoopMetrics) -> Result<Str
     );
     for (labels, count) in by_state {
         text.sample("supernode_nodes", &labels, count);
+    }
+    let disk_families: [(&str, &str, fn(DiskUsage) -> u64); 2] = [
+        (
+            "supernode_node_disk_size_bytes",
+            "Size of a node's system disk as programs can use it.",
+            |usage| usage.size_bytes,
+        ),
+        (
+            "supernode_node_disk_used_bytes",
+            "Used bytes of a node's system disk.",
+            |usage| usage.used_bytes,
+        ),
+    ];
+    for (family, help, value) in disk_families {
+        text.family(family, "gauge", help);
+        for node in &nodes {
+            if let Some(usage) = node.disk.usage {
+                text.sample(family, &format!("node=\"{}\"", node.name), value(usage));
+            }
+        }
     }
     text.family(
         "supernode_jobs",

@@ -73,5 +73,6 @@ pub(crate) fn add_target(
         state: TargetState::Active {
             step: "accepted".into(),
         },
+        steps: Vec::new(),
     });
 }

@@ -51,6 +51,17 @@ pub enum Refusal {
     /// More nodes than the spec allows.
     #[error("{0}")]
     OverMaximum(String),
+    /// A disk cannot have this size.
+    #[error("{0}")]
+    DiskSize(String),
+    /// A disk cannot grow at all.
+    #[error("{message}")]
+    DiskLayout {
+        /// Which and why.
+        message: String,
+        /// One line for each node.
+        nodes: Vec<String>,
+    },
     /// A node is of another kind.
     #[error("{0}")]
     SpecMismatch(String),
@@ -95,6 +106,7 @@ impl Refusal {
             Self::NotEnoughNodes { excluded, .. } if !excluded.is_empty() => {
                 Some(json!({ "excluded": excluded }))
             }
+            Self::DiskLayout { nodes, .. } => Some(json!({ "nodes": nodes })),
             Self::PreconditionFailed { wanted, found, .. } => {
                 Some(json!({ "wanted": wanted, "found": found }))
             }

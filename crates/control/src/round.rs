@@ -277,6 +277,15 @@ impl<'r, 't> Round<'r, 't> {
                 self.target(&operation, slot)?.state = state;
                 Ok(())
             }
+            Action::SetTargetSteps {
+                operation,
+                slot,
+                steps,
+            } => {
+                self.target(&operation, slot)?.steps = steps;
+                Ok(())
+            }
+            Action::SetDisk { node, work } => self.set_disk(&node, work.map(|work| *work)),
             Action::SetOperation { operation, state } => self.set_operation(&operation, state),
             Action::SetProvision { provision, state } => self.set_provision(&provision, state),
             Action::Tell(event) => {

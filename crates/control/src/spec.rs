@@ -4,6 +4,7 @@ use supernode_store::node::{inventory_get, node_find, node_list, node_update};
 use supernode_store::spec::{SpecRecord, spec_delete, spec_find, spec_insert};
 use supernode_store::super_node::super_node_list;
 use supernode_store::{StoreError, Tx};
+use supernode_types::disk::DEFAULT_MAXIMUM_SYSTEM_DISK_GIB;
 use supernode_types::spec::SpecDefinition;
 use supernode_types::{Name, SpecId};
 
@@ -20,6 +21,25 @@ pub enum Source {
     Node(String),
 }
 
+/// What a spec allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Maximums {
+    /// Nodes in one super node.
+    pub nodes: u32,
+    /// GiB of the system disk of a node.
+    pub disk_gib: u32,
+}
+
+impl Maximums {
+    /// So many nodes, and the usual system disk.
+    pub fn nodes(nodes: u32) -> Self {
+        Self {
+            nodes,
+            disk_gib: DEFAULT_MAXIMUM_SYSTEM_DISK_GIB,
+        }
+    }
+}
+
 /// The spec with this name or id.
 pub fn find(tx: &mut Tx<'_>, id_or_name: &str) -> Result<SpecRecord, Refusal> {
     spec_find(tx, id_or_name)?.ok_or_else(|| Refusal::not_found("spec", "spec", id_or_name))
@@ -31,12 +51,18 @@ pub fn declare(
     intent: &Intent,
     name: &Name,
     source: &Source,
-    maximum_nodes: u32,
+    maximums: Maximums,
 ) -> Result<SpecRecord, Refusal> {
-    if !(1..=100_000).contains(&maximum_nodes) {
-        return Err(Refusal::Invalid(format!(
-            "maximum_nodes is {maximum_nodes}; it must be between 1 and 100000"
-        )));
+    let limits = [
+        ("maximum_nodes", maximums.nodes),
+        ("maximum_disk_gib", maximums.disk_gib),
+    ];
+    for (field, value) in limits {
+        if !(1..=100_000).contains(&value) {
+            return Err(Refusal::Invalid(format!(
+                "{field} is {value}; it must be between 1 and 100000"
+            )));
+        }
     }
     let definition = match source {
         Source::Definition(definition) => (**definition).clone(),
@@ -65,7 +91,8 @@ pub fn declare(
         id: SpecId::new(intent.now, &*intent.entropy),
         name: name.clone(),
         definition,
-        maximum_nodes,
+        maximum_nodes: maximums.nodes,
+        maximum_disk_gib: maximums.disk_gib,
         generation: 1,
         created_at: intent.now,
     };

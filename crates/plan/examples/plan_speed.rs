@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use supernode_plan::{Action, Contact, Limits, Snapshot, SpecLimit, reconcile};
+use supernode_types::disk::NodeDisk;
 use supernode_types::entropy::SeededEntropy;
 use supernode_types::job::{Job, JobSpec, JobState, Lease, Rank, RankState};
 use supernode_types::node::{
@@ -51,6 +52,7 @@ fn cluster(nodes: u32, devices: u32, entropy: &SeededEntropy) -> (Snapshot, Supe
             provision: None,
             environment_applied: 1,
             environment_problems: Vec::new(),
+            disk: NodeDisk::default(),
             desired_generation: 1,
             generation: 1,
             enrolled_at: now,

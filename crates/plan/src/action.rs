@@ -1,5 +1,6 @@
 //! What a plan asks `control` to do. Each is applied inside the transaction that the snapshot was read in.
 
+use supernode_types::disk::{DiskWork, StepReport};
 use supernode_types::event::NewEvent;
 use supernode_types::job::{JobOutcome, RankEnd, StopReason};
 use supernode_types::node::{NodeCondition, NodePolicy};
@@ -25,7 +26,7 @@ pub enum Action {
         /// Its new condition.
         condition: NodeCondition,
     },
-    /// Changes what is wanted of a node (only ever at the end or cancel of an operation that owned it).
+    /// Changes what is wanted of a node: an operation begins to drain it, or has ended or was cancelled and gives it back.
     SetPolicy {
         /// The node.
         node: NodeId,
@@ -142,6 +143,22 @@ pub enum Action {
         slot: u32,
         /// Where it stands.
         state: TargetState,
+    },
+    /// Says how far the steps of a target are.
+    SetTargetSteps {
+        /// The operation.
+        operation: OperationId,
+        /// The target.
+        slot: u32,
+        /// Its steps, with their evidence.
+        steps: Vec<StepReport>,
+    },
+    /// Begins, changes or ends the expansion of a node's system disk. Its agent is told if that changes what it has to do.
+    SetDisk {
+        /// The node.
+        node: NodeId,
+        /// The expansion; `None` ends it.
+        work: Option<Box<DiskWork>>,
     },
     /// Says where an operation stands, or ends it.
     SetOperation {

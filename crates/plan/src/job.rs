@@ -12,8 +12,6 @@ use supernode_types::job::{
     Job, JobOutcome, JobState, Rank, RankEnd, RankFailure, RankState, StopReason,
 };
 use supernode_types::node::{Node, NodeCondition, NodePolicy};
-use supernode_types::operation::OperationKind;
-use supernode_types::super_node::DrainMode;
 use supernode_types::{AttemptId, OperationId, Timestamp};
 
 use crate::index::Index;
@@ -133,18 +131,10 @@ fn node_name(snapshot: &Snapshot, rank: &Rank) -> String {
 
 /// Operations that stop the jobs on the nodes that they drain.
 fn evictions(snapshot: &Snapshot) -> HashSet<&OperationId> {
-    let evicts = |kind: &OperationKind| {
-        matches!(
-            kind,
-            OperationKind::ScaleDown {
-                mode: DrainMode::Evict { .. }
-            }
-        )
-    };
     let operations = snapshot.operations.values();
     let open = operations
         .filter(|operation| !operation.cancel_requested && snapshot.now < operation.deadline);
-    open.filter(|operation| evicts(&operation.kind))
+    open.filter(|operation| operation.kind.eviction_grace_seconds().is_some())
         .map(|operation| &operation.id)
         .collect()
 }

@@ -19,6 +19,7 @@ pub mod nvidia;
 mod pci;
 pub mod stress;
 mod system;
+pub mod system_disk;
 pub mod tools;
 
 use std::path::Path;

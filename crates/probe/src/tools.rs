@@ -14,7 +14,46 @@ pub enum Tool {
     NpuSmi,
     /// `nvcc --version` of the CUDA toolkit.
     Nvcc,
+    /// `lsblk`, for block devices.
+    Lsblk,
+    /// `findmnt`, for mounted file systems.
+    Findmnt,
+    /// `sfdisk --json`, for partition tables.
+    Sfdisk,
+    /// `lvm pvs`, `lvm vgs` and `lvm lvs`.
+    Lvm,
 }
+
+impl Tool {
+    fn name(self) -> &'static str {
+        match self {
+            Self::NpuSmi => "npu-smi",
+            Self::Nvcc => "nvcc",
+            Self::Lsblk => "lsblk",
+            Self::Findmnt => "findmnt",
+            Self::Sfdisk => "sfdisk",
+            Self::Lvm => "lvm",
+        }
+    }
+
+    /// Where it is installed when it is not in `PATH`.
+    fn usual_places(self) -> &'static [&'static str] {
+        match self {
+            Self::NpuSmi => &[
+                "/usr/local/bin",
+                "/usr/local/sbin",
+                "/usr/local/Ascend/driver/tools",
+                "/usr/local/Ascend/driver/bin",
+                "/usr/bin",
+            ],
+            Self::Nvcc => &["/usr/local/cuda/bin", "/usr/bin"],
+            Self::Lsblk | Self::Findmnt | Self::Sfdisk | Self::Lvm => SYSTEM_PLACES,
+        }
+    }
+}
+
+/// Where the system's own tools are.
+const SYSTEM_PLACES: &[&str] = &["/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 
 /// The size and the used bytes of a file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +72,8 @@ pub trait Tools {
     fn nvml(&self) -> Result<NvmlReport, String>;
     /// The size of the file system that a path is on.
     fn space(&self, path: &Path) -> Option<Space>;
+    /// Whether one of the system's own programs is there. It is not run.
+    fn installed(&self, program: &str) -> bool;
 }
 
 /// The tools of this machine. Keep one for the life of the agent: it remembers a call that hangs.
@@ -52,20 +93,8 @@ impl SystemTools {
         }
     }
 
-    fn find(&self, tool: Tool) -> Option<PathBuf> {
-        let (name, usual): (&str, &[&str]) = match tool {
-            Tool::NpuSmi => (
-                "npu-smi",
-                &[
-                    "/usr/local/bin",
-                    "/usr/local/sbin",
-                    "/usr/local/Ascend/driver/tools",
-                    "/usr/local/Ascend/driver/bin",
-                    "/usr/bin",
-                ],
-            ),
-            Tool::Nvcc => ("nvcc", &["/usr/local/cuda/bin", "/usr/bin"]),
-        };
+    /// Where a program is: in the directories that were given, in `PATH`, or where it usually is.
+    fn find(&self, name: &str, usual: &[&str]) -> Option<PathBuf> {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let places = self
             .directories
@@ -78,17 +107,20 @@ impl SystemTools {
             .map(|directory| directory.join(name))
             .find(|file| file.is_file())
     }
+
+    /// Where one of the system's own programs is, for those who may run it.
+    pub fn system_program(&self, name: &str) -> Option<PathBuf> {
+        self.find(name, SYSTEM_PLACES)
+    }
 }
 
 impl Tools for SystemTools {
     fn run(&self, tool: Tool, arguments: &[&str]) -> Result<ToolOutput, ToolError> {
-        let name = match tool {
-            Tool::NpuSmi => "npu-smi",
-            Tool::Nvcc => "nvcc",
-        };
-        let program = self
-            .find(tool)
-            .ok_or_else(|| ToolError::NotFound { tool: name.into() })?;
+        let program =
+            self.find(tool.name(), tool.usual_places())
+                .ok_or_else(|| ToolError::NotFound {
+                    tool: tool.name().into(),
+                })?;
         let environment = [
             ("LC_ALL", "C"),
             (
@@ -119,6 +151,10 @@ impl Tools for SystemTools {
                 limit.as_secs()
             ))
         })
+    }
+
+    fn installed(&self, program: &str) -> bool {
+        self.system_program(program).is_some()
     }
 
     fn space(&self, path: &Path) -> Option<Space> {

@@ -84,6 +84,8 @@ impl World {
                 }
                 self.connect_again(machine);
             }
+            // Simulated machines have no disks to grow.
+            Effect::ExpandDisk { .. } | Effect::RestartMachine { .. } => {}
             Effect::Prune { archived } => {
                 let delay = self.disk_time();
                 self.agent_event(machine, delay, AgentEvent::Work(Work::Prune(archived)));
@@ -328,7 +330,12 @@ impl World {
                 }
                 self.go_on(machine, key.clone());
             }
-            Done::Ledger { .. } | Done::Environment { .. } | Done::Removed(_) => {}
+            Done::Ledger { .. }
+            | Done::Environment { .. }
+            | Done::Removed(_)
+            | Done::Disk(_)
+            | Done::DiskEnded(_)
+            | Done::NotRestarted { .. } => {}
         }
         let Some(core) = self.core(machine) else {
             return;
@@ -354,6 +361,8 @@ impl World {
             }
             Done::Environment { task, result } => core.on_environment_done(task, result, clock),
             Done::Removed(keys) => core.on_ranks_removed(&keys),
+            // No disk grows here, see `Effect::ExpandDisk`.
+            Done::Disk(_) | Done::DiskEnded(_) | Done::NotRestarted { .. } => {}
         }
     }
 }

@@ -198,7 +198,7 @@ impl World {
             let declared = control.change_inline(
                 change_request("spec_declare", String::new()),
                 move |tx, intent| {
-                    spec::declare(tx, intent, &name, &source, 48)?;
+                    spec::declare(tx, intent, &name, &source, spec::Maximums::nodes(48))?;
                     Ok(())
                 },
             );

@@ -17,4 +17,9 @@ pub const MIGRATIONS: &[Migration] = &[
         name: "group_key",
         sql: include_str!("../migrations/0002_group_key.sql"),
     },
+    Migration {
+        number: 3,
+        name: "spec_maximum_disk",
+        sql: include_str!("../migrations/0003_spec_maximum_disk.sql"),
+    },
 ];

@@ -16,6 +16,8 @@ pub struct SpecRecord {
     pub definition: SpecDefinition,
     /// The most nodes of it in one super node.
     pub maximum_nodes: u32,
+    /// The largest system disk of a node of it, in GiB.
+    pub maximum_disk_gib: u32,
     /// Increases with every change.
     pub generation: Generation,
     /// When it was declared.
@@ -28,6 +30,7 @@ fn read(row: &Row) -> Result<SpecRecord, StoreError> {
         name: record::parsed(row, "name")?,
         definition: row.json("definition")?,
         maximum_nodes: row.get("maximum_nodes")?,
+        maximum_disk_gib: row.get("maximum_disk_gib")?,
         generation: row.get("generation")?,
         created_at: Timestamp(row.get("created_at")?),
     })
@@ -36,8 +39,8 @@ fn read(row: &Row) -> Result<SpecRecord, StoreError> {
 /// Stores a new spec.
 pub fn spec_insert(tx: &mut Tx<'_>, spec: &SpecRecord) -> Result<(), StoreError> {
     tx.execute(
-        "INSERT INTO spec (id, name, maximum_nodes, generation, definition, created_at) VALUES ($1, $2, $3, $4, $5, $6)",
-        params![spec.id.as_str(), spec.name.as_str(), spec.maximum_nodes, spec.generation, Value::json(&spec.definition)?, spec.created_at.0],
+        "INSERT INTO spec (id, name, maximum_nodes, maximum_disk_gib, generation, definition, created_at) VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        params![spec.id.as_str(), spec.name.as_str(), spec.maximum_nodes, spec.maximum_disk_gib, spec.generation, Value::json(&spec.definition)?, spec.created_at.0],
     )?;
     Ok(())
 }

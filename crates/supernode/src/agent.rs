@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, ToSocketAddrs, UdpSocket};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -59,6 +59,13 @@ pub(crate) struct AgentArguments {
     /// Below which the environment is applied
     #[arg(long, default_value = "/")]
     system_root: PathBuf,
+    /// The mount point, or the device, of the node's system disk; the one of the system root when absent
+    #[arg(long, value_name = "PATH")]
+    system_disk: Option<PathBuf>,
+    /// The program that restarts this machine for `disk expand --allow-restart`; without it, only with the system root / and then
+    /// /sbin/reboot
+    #[arg(long, value_name = "PROGRAM")]
+    restart_program: Option<PathBuf>,
     /// The user that jobs run as when the agent is root; nobody when absent
     #[arg(long)]
     job_user: Option<String>,
@@ -110,6 +117,11 @@ fn options(arguments: AgentArguments) -> anyhow::Result<AgentOptions> {
         leaf: arguments.leaf,
     };
     options.system_root = std::path::absolute(arguments.system_root)?;
+    options.system_disk = arguments.system_disk;
+    // One of several agents on a host must not restart it.
+    options.restart_program = arguments
+        .restart_program
+        .or_else(|| (options.system_root == Path::new("/")).then(|| PathBuf::from("/sbin/reboot")));
     options.job_user = arguments.job_user;
     options.allow_root_jobs = arguments.allow_root_jobs;
     Ok(options)

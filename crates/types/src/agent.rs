@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::disk::{DiskReport, DiskUsage, DiskWish};
 use crate::environment::{EnvironmentDesired, ItemState};
 use crate::inventory::Inventory;
 use crate::job::{GroupKey, RankState};
@@ -29,6 +30,12 @@ pub struct Observed {
     /// Every rank that the agent has a record of.
     #[serde(default)]
     pub ranks: Vec<ObservedRank>,
+    /// How the expansion of the system disk stands, while one is wanted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_expand: Option<DiskReport>,
+    /// How full the system disk is; said again when it changes by a percent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_usage: Option<DiskUsage>,
     /// What was discovered; sent on connect and when it changes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inventory: Option<Inventory>,
@@ -54,6 +61,9 @@ pub struct Desired {
     pub environment: EnvironmentWish,
     /// The ranks to run or to stop. A rank that is not listed may be forgotten once it has ended, and is stopped if it runs.
     pub ranks: Vec<DesiredRank>,
+    /// What to do with the system disk; nothing when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_expand: Option<DiskWish>,
 }
 
 /// A rank that should run, or should not any more.

@@ -10,6 +10,8 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::disk::SystemDisk;
+
 /// Everything discovered on one node.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
@@ -34,6 +36,9 @@ pub struct Inventory {
     pub disks: Vec<Disk>,
     /// Mounted file systems that hold data, by mount point.
     pub file_systems: Vec<FileSystem>,
+    /// The system disk with its layout, and whether it can grow; absent if the agent does not know.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub system_disk: Option<SystemDisk>,
     /// Physical network interfaces, by name.
     pub nics: Vec<Nic>,
     /// Accelerators seen on the PCI bus, whether or not a driver answers for them, by address.

@@ -4,6 +4,7 @@
 //! screen. Nothing here does I/O; the only two places that touch the machine are [`time::SystemClock`] and [`entropy::SystemEntropy`].
 
 pub mod agent;
+pub mod disk;
 pub mod entropy;
 pub mod environment;
 pub mod event;

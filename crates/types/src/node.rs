@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::disk::NodeDisk;
 use crate::{Generation, Name, NodeId, OperationId, ProvisionId, SpecId, SuperNodeId, Timestamp};
 
 /// Who took a node out of scheduling, and why.
@@ -362,6 +363,9 @@ pub struct Node {
     pub environment_applied: Generation,
     /// What of the environment is not as wanted, one line per item.
     pub environment_problems: Vec<String>,
+    /// How full its system disk is, and the expansion that it is in.
+    #[serde(default, skip_serializing_if = "NodeDisk::is_empty")]
+    pub disk: NodeDisk,
     /// Increases when what the node should do changes.
     pub desired_generation: Generation,
     /// Increases with every change of this record.

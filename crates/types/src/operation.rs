@@ -9,6 +9,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::disk::StepReport;
 use crate::super_node::DrainMode;
 use crate::{Generation, NodeId, OperationId, ProvisionId, SuperNodeId, Timestamp};
 
@@ -36,9 +37,53 @@ pub enum OperationKind {
     },
     /// Takes a spare out for good.
     NodeRemove,
+    /// Grows the system disks of nodes.
+    DiskExpand(DiskExpansion),
+}
+
+/// What an expansion of system disks is to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DiskExpansion {
+    /// The size that every target's disk is to have.
+    pub size_bytes: u64,
+    /// Whether nodes may be restarted where growth needs it, and how their jobs are treated then.
+    pub restart: RestartConsent,
+    /// How many nodes may be restarting at a time; with `fail_fast`, how many may be in work at a time.
+    pub parallel: u32,
+    /// Whether a failure on one node keeps the others from beginning.
+    pub fail_fast: bool,
+}
+
+/// Whether an operation may restart a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "consent", rename_all = "snake_case")]
+pub enum RestartConsent {
+    /// It may not: what needs a restart fails.
+    Refused,
+    /// It may, after the node was drained.
+    Allowed {
+        /// How running jobs are treated.
+        drain: DrainMode,
+    },
 }
 
 impl OperationKind {
+    /// The seconds between signal and kill of jobs on the nodes that it drains, if it evicts them.
+    pub fn eviction_grace_seconds(&self) -> Option<u32> {
+        let drain = match self {
+            Self::ScaleDown { mode } => mode,
+            Self::DiskExpand(DiskExpansion {
+                restart: RestartConsent::Allowed { drain },
+                ..
+            }) => drain,
+            _ => return None,
+        };
+        match drain {
+            DrainMode::Evict { grace_seconds } => Some(*grace_seconds),
+            DrainMode::Refuse | DrainMode::Wait => None,
+        }
+    }
+
     /// The word for this kind, as the API and the database say it.
     pub fn word(&self) -> &'static str {
         match self {
@@ -48,6 +93,7 @@ impl OperationKind {
             Self::SuperNodeDelete => "super_node_delete",
             Self::EnvironmentChange { .. } => "environment_change",
             Self::NodeRemove => "node_remove",
+            Self::DiskExpand(_) => "disk_expand",
         }
     }
 }
@@ -105,6 +151,9 @@ pub struct Target {
     pub chosen_because: String,
     /// Where it stands.
     pub state: TargetState,
+    /// The steps that its agent does, with their evidence, for kinds of operations that have any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<StepReport>,
 }
 
 /// Where a target stands.

@@ -373,6 +373,8 @@ impl Agent {
                     state: known.state.clone(),
                 })
                 .collect(),
+            disk_expand: None,
+            disk_usage: None,
             inventory: (!self.inventory_told).then(|| inventory(self.number)),
         }
     }

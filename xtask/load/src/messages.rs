@@ -86,6 +86,7 @@ mod tests {
                 generation: 5,
                 environment,
                 ranks: vec![rank.clone()],
+                disk_expand: None,
             })))
         };
         let message = desired(EnvironmentWish::Have(Box::new(environment)));

@@ -29,10 +29,37 @@ const NEEDS: &[Need] = &[
     },
 ];
 
+/// What tests of real disks need. They run as root only, so nobody else is asked for it.
+const DISK_NEEDS: &[Need] = &[
+    Need {
+        package: "cloud-guest-utils",
+        program: "growpart",
+    },
+    Need {
+        package: "fdisk",
+        program: "sfdisk",
+    },
+    Need {
+        package: "xfsprogs",
+        program: "xfs_growfs",
+    },
+    Need {
+        package: "btrfs-progs",
+        program: "btrfs",
+    },
+    Need {
+        package: "lvm2",
+        program: "lvm",
+    },
+];
+
 pub(super) fn run() -> Result<Outcome> {
     rust_components()?;
+    let may_install = may_install()?;
+    let for_disks = if may_install { DISK_NEEDS } else { &[] };
     let missing: Vec<&str> = NEEDS
         .iter()
+        .chain(for_disks)
         .filter(|need| find_program(need.program).is_none())
         .map(|need| need.package)
         .chain(python::with_torch().is_none().then_some("python3-torch"))
@@ -40,7 +67,7 @@ pub(super) fn run() -> Result<Outcome> {
     if missing.is_empty() {
         return Ok(Outcome::Note("nothing is missing".to_owned()));
     }
-    if !may_install()? {
+    if !may_install {
         return Ok(Outcome::NeedsPerson(format!(
             "missing: {}. On Debian or Ubuntu paste:\n{}",
             missing.join(", "),

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use supernode_api::agent::Sync;
-use supernode_types::JobId;
 use supernode_types::agent::RankLaunch;
+use supernode_types::disk::DiskWish;
 use supernode_types::environment::EnvironmentDesired;
+use supernode_types::{JobId, OperationId};
 
 use crate::ledger::{Ledger, RankKey};
 
@@ -65,6 +66,17 @@ pub enum Effect {
     },
     /// Take back all that was put on the node; answer with `on_environment_done`.
     CleanEnvironment,
+    /// Grow the system disk; answer with `on_disk_reported` as often as something changes, then with `on_disk_ended`. There is at most
+    /// one under way. Repeated by an agent that was started anew.
+    ExpandDisk {
+        /// What to have.
+        wish: Box<DiskWish>,
+    },
+    /// Restart the machine; answer with `on_not_restarted` if it goes on.
+    RestartMachine {
+        /// On whose behalf.
+        operation: OperationId,
+    },
     /// Send this on the present connection.
     Send(Sync),
     /// Drop the connection, which no longer works, and open another. The core counts as disconnected already.

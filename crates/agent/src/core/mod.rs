@@ -15,6 +15,7 @@
 //!   before, or had no lease) starts only when this connection has shown that it is still wanted.
 //! - *Levels.* Every decision is made anew from wishes, records and what was seen; nothing depends on a message having arrived.
 
+mod disk;
 mod effect;
 mod environment;
 mod link;
@@ -25,16 +26,18 @@ mod tests;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use supernode_types::Generation;
 use supernode_types::agent::{Desired, Observed};
+use supernode_types::disk::{DiskReport, DiskUsage};
 use supernode_types::environment::ItemState;
 use supernode_types::inventory::Inventory;
 use supernode_types::job::RankState;
+use supernode_types::{Generation, OperationId};
 
 pub use effect::Effect;
 pub use environment::EnvironmentTask;
 
 use crate::ledger::{Ledger, RankKey, RankRecord};
+use disk::DiskCore;
 use environment::EnvironmentCore;
 use link::Link;
 use ranks::Live;
@@ -90,6 +93,7 @@ pub struct AgentCore {
     store_after: Option<Duration>,
     live: BTreeMap<RankKey, Live>,
     environment: EnvironmentCore,
+    disk: DiskCore,
     inventory: Option<Inventory>,
     inventory_version: u64,
     link: Link,
@@ -138,6 +142,7 @@ impl AgentCore {
             store_after: None,
             live,
             environment: EnvironmentCore::default(),
+            disk: DiskCore::default(),
             inventory: None,
             inventory_version: 0,
             link: Link::new(),
@@ -163,6 +168,8 @@ impl AgentCore {
         }
         self.ledger.generation = desired.generation;
         self.ledger.wishes = desired.ranks;
+        self.ledger.disk_expand = desired.disk_expand;
+        self.disk.wish(self.ledger.disk_expand.as_ref());
         self.environment
             .wish(desired.environment, &mut self.ledger.environment);
         ranks::take_wishes(&mut self.ledger, &self.options.boot_id);
@@ -209,6 +216,26 @@ impl AgentCore {
         self.environment
             .done(task, result, &mut self.ledger.environment, now);
         self.version += u64::from(before != self.ledger.environment);
+    }
+
+    /// The executor says how an expansion of the system disk stands.
+    pub fn on_disk_reported(&mut self, report: DiskReport) {
+        self.disk.reported(report, self.ledger.disk_expand.as_ref());
+    }
+
+    /// The executor has done what it can for an expansion, and has reported it.
+    pub fn on_disk_ended(&mut self, operation: &OperationId) {
+        self.disk.ended(operation);
+    }
+
+    /// The machine goes on although a restart was asked for.
+    pub fn on_not_restarted(&mut self, operation: &OperationId, why: String) {
+        self.disk.not_restarted(operation, why);
+    }
+
+    /// How full the system disk is.
+    pub fn on_disk_usage(&mut self, usage: DiskUsage) {
+        self.disk.used(usage);
     }
 
     /// The inventory was discovered.
@@ -287,6 +314,9 @@ impl AgentCore {
                 heard,
                 now,
             ));
+            let may_restart = self.link.confirmed && self.open_ranks().next().is_none();
+            let wish = self.ledger.disk_expand.as_ref();
+            effects.extend(self.disk.next(wish, &self.options.boot_id, may_restart));
         }
         // Whoever has ranks to tell of does not wait.
         let unsure = self.ledger.generation > 0
@@ -354,6 +384,8 @@ impl AgentCore {
             environment_applied: self.environment.applied(environment),
             environment_items: environment.items.clone(),
             ranks: ranks::observed(&self.ledger, &self.live),
+            disk_expand: self.disk.report.clone(),
+            disk_usage: self.disk.usage,
             inventory: None,
         }
     }

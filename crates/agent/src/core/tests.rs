@@ -84,6 +84,7 @@ fn desired(generation: Generation, ranks: Vec<DesiredRank>) -> Desired {
         generation,
         environment: EnvironmentWish::Clean,
         ranks,
+        disk_expand: None,
     }
 }
 

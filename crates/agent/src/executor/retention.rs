@@ -144,7 +144,11 @@ mod tests {
         );
         options.system_root = data.join("root");
         options.retention = retention;
-        let (executor, _found) = Executor::open(Arc::new(options)).expect("it opens");
+        let (executor, _found) = Executor::open(
+            Arc::new(options),
+            Arc::new(supernode_types::time::SystemClock),
+        )
+        .expect("it opens");
         let keys: Vec<RankKey> = (0..3)
             .map(|number| {
                 let attempt = AttemptId::new(Timestamp(number * 1_000_000), &SeededEntropy::new(1));

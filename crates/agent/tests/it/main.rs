@@ -1,6 +1,7 @@
 //! Tests of the agent's executors with real processes and real files.
 
 mod agent;
+mod disk;
 mod environment;
 mod jobs;
 mod ranks;

@@ -142,6 +142,7 @@ impl Server {
             generation: 0,
             environment: EnvironmentWish::Clean,
             ranks: Vec::new(),
+            disk_expand: None,
         };
         Self::start_with(
             authority,

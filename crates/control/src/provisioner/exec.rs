@@ -28,6 +28,8 @@ struct Answer {
     status: String,
     #[serde(default)]
     message: String,
+    #[serde(default)]
+    restart: bool,
 }
 
 /// Why there is no answer.
@@ -158,6 +160,10 @@ fn judge(action: ProvisionAction, answer: &Answer) -> ProvisionAnswer {
     match (action, answer.status.as_str()) {
         (ProvisionAction::Create, "created" | "exists")
         | (ProvisionAction::Delete, "deleted" | "absent") => ProvisionAnswer::Done,
+        (ProvisionAction::GrowDisk, "grown" | "exists") if answer.restart => {
+            ProvisionAnswer::DoneAfterRestart
+        }
+        (ProvisionAction::GrowDisk, "grown" | "exists") => ProvisionAnswer::Done,
         (_, "pending") => ProvisionAnswer::Pending(message),
         (_, other) => ProvisionAnswer::Retry(format!(
             "the provisioner answered `{}`: {message}",

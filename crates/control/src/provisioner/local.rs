@@ -14,6 +14,9 @@ pub const AGENT_FILE: &str = "agent.json";
 /// File that says that the agent is no longer wanted.
 pub const REMOVED_FILE: &str = "removed";
 
+/// File that is the system disk of a local node, where it has one of its own.
+pub const DISK_FILE: &str = "disk.img";
+
 /// Makes the directory of a node; making it again only replaces its parameters.
 pub fn create(directory: &Path, node_name: &str, join: &JoinParameters) -> ProvisionAnswer {
     let node = directory.join(node_name);
@@ -36,6 +39,31 @@ pub fn delete(directory: &Path, node_name: &str) -> ProvisionAnswer {
     match write_private(&node.join(REMOVED_FILE), b"") {
         Ok(()) => ProvisionAnswer::Done,
         Err(error) => ProvisionAnswer::Retry(format!("{}: {error}", node.display())),
+    }
+}
+
+/// Makes the file behind the system disk of a node longer; its agent makes the loop device follow. Never shorter.
+pub fn grow_disk(directory: &Path, node_name: &str, size_bytes: u64) -> ProvisionAnswer {
+    let image = directory.join(node_name).join(DISK_FILE);
+    let grow = || {
+        let file = fs::OpenOptions::new().write(true).open(&image)?;
+        let present = file.metadata()?.len();
+        if present < size_bytes {
+            file.set_len(size_bytes)?;
+            file.sync_all()?;
+        }
+        Ok::<_, io::Error>(present)
+    };
+    match grow() {
+        Ok(present) if present > size_bytes => ProvisionAnswer::Refused(format!(
+            "{} has {present} bytes already: a disk never shrinks",
+            image.display()
+        )),
+        Ok(_) => ProvisionAnswer::Done,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => ProvisionAnswer::Refused(
+            "this local node has no disk of its own; start `supernode dev` with --node-disk".into(),
+        ),
+        Err(error) => ProvisionAnswer::Retry(format!("{}: {error}", image.display())),
     }
 }
 

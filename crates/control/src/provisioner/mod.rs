@@ -5,6 +5,7 @@
 //! call harmless. Secrets of join tokens are stored only as hashes; a restarted server makes a further one, and the former stay good.
 
 pub mod exec;
+mod grow_disk;
 pub mod local;
 mod runner;
 pub mod wish;
@@ -54,6 +55,9 @@ pub enum ProvisionAction {
     Create,
     /// Take it away.
     Delete,
+    /// Make its system disk larger.
+    #[serde(rename = "grow-disk")]
+    GrowDisk,
 }
 
 /// How the new node finds the server.
@@ -90,6 +94,9 @@ pub struct ProvisionRequest {
     /// How it finds the server; absent when it is to be deleted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub join: Option<JoinParameters>,
+    /// The size that its system disk is to have; only with `grow-disk`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size_bytes: Option<u64>,
 }
 
 /// What a provisioner says.
@@ -97,6 +104,8 @@ pub struct ProvisionRequest {
 pub enum ProvisionAnswer {
     /// Done, now or before.
     Done,
+    /// Done, and the node sees it after a restart.
+    DoneAfterRestart,
     /// Under way: ask again.
     Pending(String),
     /// Not possible this time; worth another try.

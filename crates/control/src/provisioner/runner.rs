@@ -15,12 +15,13 @@ use tokio::task::JoinSet;
 
 use super::wish::{action, is_due, record, same_wish, token_insert};
 use super::{
-    JoinParameters, ProvisionAction, ProvisionAnswer, ProvisionRequest, Provisioner, exec, local,
+    JoinParameters, ProvisionAction, ProvisionAnswer, ProvisionRequest, Provisioner, exec,
+    grow_disk, local,
 };
 use crate::Control;
 
 /// The most calls at once.
-const CONCURRENT_CALLS: usize = 8;
+pub(super) const CONCURRENT_CALLS: usize = 8;
 
 /// Makes a secret and its hash; the way secrets look belongs to the HTTP edge.
 pub type SecretHash = fn(&dyn Entropy) -> (String, String);
@@ -53,6 +54,11 @@ impl Runner {
 
     /// Calls the provisioner for every wish that is due, a few at a time, and waits for the answers.
     pub async fn run_due(&self) -> Result<(), StoreError> {
+        let (nodes, disks) = tokio::join!(self.run_due_nodes(), grow_disk::run_due(&self.control));
+        nodes.and(disks)
+    }
+
+    async fn run_due_nodes(&self) -> Result<(), StoreError> {
         let now = self.control.clock().now();
         let store = self.control.store();
         let open = store
@@ -86,7 +92,7 @@ impl Runner {
         let action = action(&wish);
         let token = match action {
             ProvisionAction::Create => self.secret(&wish).await?,
-            ProvisionAction::Delete => None,
+            ProvisionAction::Delete | ProvisionAction::GrowDisk => None,
         };
         let id = wish.id.clone();
         let store = self.control.store();
@@ -171,7 +177,7 @@ fn request(
         request_id: match action {
             ProvisionAction::Create => wish.id.to_string(),
             // Another change, so another key.
-            ProvisionAction::Delete => format!("{}-delete", wish.id),
+            ProvisionAction::Delete | ProvisionAction::GrowDisk => format!("{}-delete", wish.id),
         },
         node_name: wish.node_name.clone(),
         hyperplane: super_node
@@ -183,6 +189,7 @@ fn request(
             token,
             ..join.clone()
         }),
+        size_bytes: None,
     }
 }
 

@@ -16,11 +16,11 @@ use supernode_types::{JoinTokenId, ProvisionId, Timestamp};
 use super::{ProvisionAction, ProvisionAnswer};
 
 /// How often a provisioner that fails is called before a wish for a node is given up. A deletion is never given up.
-const MAXIMUM_CALLS: u32 = 6;
+pub(super) const MAXIMUM_CALLS: u32 = 6;
 /// How long a new node has to enrol after the first call.
 const JOIN_TOKEN_LIFETIME: Duration = Duration::from_hours(24);
 /// When to ask again after an answer that is still to come.
-const PENDING_PERIOD: Duration = Duration::from_secs(2);
+pub(super) const PENDING_PERIOD: Duration = Duration::from_secs(2);
 
 /// Whether the provisioner has to be called for a wish now.
 pub fn is_due(provision: &Provision, now: Timestamp) -> bool {
@@ -97,7 +97,7 @@ pub fn record(
     };
     let message = match action {
         ProvisionAction::Create => format!("{} could not be made: {reason}", provision.node_name),
-        ProvisionAction::Delete => format!(
+        ProvisionAction::Delete | ProvisionAction::GrowDisk => format!(
             "{} was not deleted by its provisioner and may still run: {reason}",
             provision.node_name
         ),
@@ -125,13 +125,13 @@ fn judge(
 ) {
     let waiting = |message: String| match action {
         ProvisionAction::Create => ProvisionState::Creating { message },
-        ProvisionAction::Delete => ProvisionState::Deleting { message },
+        ProvisionAction::Delete | ProvisionAction::GrowDisk => ProvisionState::Deleting { message },
     };
     match answer {
-        ProvisionAnswer::Done => {
+        ProvisionAnswer::Done | ProvisionAnswer::DoneAfterRestart => {
             provision.state = match action {
                 ProvisionAction::Create => ProvisionState::Created,
-                ProvisionAction::Delete => ProvisionState::Deleted,
+                ProvisionAction::Delete | ProvisionAction::GrowDisk => ProvisionState::Deleted,
             };
         }
         ProvisionAnswer::Pending(message) => {
@@ -157,6 +157,6 @@ fn judge(
 }
 
 /// 1, 2, 4, … seconds, at most five minutes.
-fn back_off(calls: u32) -> Duration {
+pub(super) fn back_off(calls: u32) -> Duration {
     Duration::from_secs(1 << calls.saturating_sub(1).min(8)).min(Duration::from_mins(5))
 }

@@ -3,6 +3,7 @@
 use supernode_store::StoreError;
 use supernode_store::certificate::certificate_revoke_all;
 use supernode_store::node::{inventory_get, node_update};
+use supernode_types::disk::DiskWork;
 use supernode_types::event::{Severity, Subjects};
 use supernode_types::node::{Membership, Node, NodeCondition, NodePolicy};
 use supernode_types::{NodeId, OperationId, SuperNodeId};
@@ -63,6 +64,22 @@ impl Round<'_, '_> {
         policy: NodePolicy,
     ) -> Result<(), StoreError> {
         self.node(node)?.policy = policy;
+        Ok(())
+    }
+
+    /// Only what the agent has to do is told to it: what it reported itself is no news to it.
+    pub(super) fn set_disk(
+        &mut self,
+        id: &NodeId,
+        work: Option<DiskWork>,
+    ) -> Result<(), StoreError> {
+        let node = self.node(id)?;
+        let wish = |work: &Option<DiskWork>| work.as_ref().and_then(DiskWork::wish);
+        let news = wish(&node.disk.work) != wish(&work);
+        node.disk.work = work;
+        if news {
+            self.told.insert(id.clone());
+        }
         Ok(())
     }
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use supernode_types::agent::{Desired, EnvironmentWish, Observed, ObservedRank, RankWish};
+use supernode_types::disk::{DiskReport, DiskUsage};
 use supernode_types::environment::{EnvironmentDesired, ItemCondition, ItemState};
 use supernode_types::inventory::{Cpu, Inventory};
 use supernode_types::job::{RankEnd, RankState};
@@ -33,6 +34,8 @@ pub(crate) struct Agent {
     /// Every rank that was ever started here.
     pub(crate) started: BTreeSet<Key>,
     pub(crate) ranks: BTreeMap<Key, RankState>,
+    pub(crate) disk_expand: Option<DiskReport>,
+    pub(crate) disk_usage: Option<DiskUsage>,
 }
 
 /// A plain host.
@@ -57,6 +60,8 @@ impl Agent {
             connected: true,
             boot: 1,
             address,
+            disk_expand: None,
+            disk_usage: None,
             inventory: inventory(),
             stored: 0,
             desired: None,
@@ -91,6 +96,8 @@ impl Agent {
             environment_applied: self.applied,
             environment_items: self.items.clone(),
             ranks: ranks.collect(),
+            disk_expand: self.disk_expand.clone(),
+            disk_usage: self.disk_usage,
             inventory: Some(self.inventory.clone()),
         }
     }

@@ -5,6 +5,7 @@ mod agent;
 mod world;
 
 mod audit;
+mod disk_expand;
 mod enrolment;
 mod environment;
 mod job;

@@ -23,6 +23,7 @@ fn request(action: ProvisionAction) -> ProvisionRequest {
         hyperplane: None,
         spec: serde_json::json!({ "name": "std", "definition": {} }),
         join: (action == ProvisionAction::Create).then(join),
+        size_bytes: None,
     }
 }
 

@@ -90,13 +90,13 @@ fn the_maximum_counts_those_that_join(engine: Engine) {
     let mut world = World::with_spares(engine, 4);
     world
         .change("spec_create", |tx, intent| {
-            use supernode_control::spec::{Source, declare};
+            use supernode_control::spec::{Maximums, Source, declare};
             declare(
                 tx,
                 intent,
                 &crate::world::name("small"),
                 &Source::Node("n1".into()),
-                3,
+                Maximums::nodes(3),
             )
             .map(drop)
         })

@@ -26,7 +26,7 @@ fn memory(gib: u64) -> SpecDefinition {
 fn declare(world: &World, spec_name: &str, definition: SpecDefinition) -> Result<(), Refusal> {
     let (spec_name, source) = (name(spec_name), Source::Definition(Box::new(definition)));
     world.change("spec_create", move |tx, intent| {
-        spec::declare(tx, intent, &spec_name, &source, 4).map(drop)
+        spec::declare(tx, intent, &spec_name, &source, spec::Maximums::nodes(4)).map(drop)
     })
 }
 
@@ -117,21 +117,28 @@ fn declaring_is_refused_for_good_reasons(engine: Engine) {
     let from = |node: &str| {
         let (spec_name, source) = (name("other"), Source::Node(node.into()));
         world.change("spec_create", move |tx, intent| {
-            spec::declare(tx, intent, &spec_name, &source, 4).map(drop)
+            spec::declare(tx, intent, &spec_name, &source, spec::Maximums::nodes(4)).map(drop)
         })
     };
     assert!(matches!(from("n9"), Err(Refusal::NotFound { .. })));
     for bad in [0, 100_001] {
         let source = Source::Definition(Box::new(memory(64)));
         let outcome = world.change("spec_create", move |tx, intent| {
-            spec::declare(tx, intent, &name("other"), &source, bad).map(drop)
+            spec::declare(
+                tx,
+                intent,
+                &name("other"),
+                &source,
+                spec::Maximums::nodes(bad),
+            )
+            .map(drop)
         });
         assert!(matches!(outcome, Err(Refusal::Invalid(_))), "{outcome:?}");
     }
     world.enrol("n2");
     let (spec_name, source) = (name("other"), Source::Node("n2".into()));
     let early = world.change("spec_create", move |tx, intent| {
-        spec::declare(tx, intent, &spec_name, &source, 4).map(drop)
+        spec::declare(tx, intent, &spec_name, &source, spec::Maximums::nodes(4)).map(drop)
     });
     assert!(
         matches!(early, Err(Refusal::Conflict(_))),

@@ -275,7 +275,7 @@ impl World {
     pub(crate) fn declare(&self, spec_name: &str, node: &str) {
         let (spec_name, source) = (name(spec_name), Source::Node(node.into()));
         self.change("spec_create", move |tx, intent| {
-            spec::declare(tx, intent, &spec_name, &source, 48).map(drop)
+            spec::declare(tx, intent, &spec_name, &source, spec::Maximums::nodes(48)).map(drop)
         })
         .expect("declared");
     }

@@ -172,6 +172,8 @@ pub(crate) fn failure(refusal: &Refusal) -> Failure {
         Refusal::LastNode(_) => ErrorCode::LastNode,
         Refusal::NotEnoughNodes { .. } => ErrorCode::NotEnoughNodes,
         Refusal::OverMaximum(_) => ErrorCode::OverMaximum,
+        Refusal::DiskSize(_) => ErrorCode::DiskSize,
+        Refusal::DiskLayout { .. } => ErrorCode::DiskLayout,
         Refusal::SpecMismatch(_) => ErrorCode::SpecMismatch,
         Refusal::PreconditionFailed { .. } => ErrorCode::PreconditionFailed,
         Refusal::IdempotencyKeyReused => ErrorCode::IdempotencyKeyReused,

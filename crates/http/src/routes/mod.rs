@@ -5,6 +5,7 @@
 
 mod audit;
 mod context;
+mod disk;
 mod environment;
 mod event;
 mod job;
@@ -33,6 +34,7 @@ pub fn mount(edge: Edge, context: &Context) -> Edge {
     let edge = node::mount(edge, context);
     let edge = spec::mount(edge, context);
     let edge = super_node::mount(edge, context);
+    let edge = disk::mount(edge, context);
     let edge = environment::mount(edge, context);
     let edge = job::mount(edge, context);
     let edge = operation::mount(edge, context);

@@ -4,8 +4,9 @@ use supernode_api::spec::{
     DEFAULT_MAXIMUM_NODES, SpecDeclare, SpecDelete, SpecList, SpecShow, SpecView,
 };
 use supernode_control::query::{self, SpecRecord};
-use supernode_control::spec::{self, Source};
+use supernode_control::spec::{self, Maximums, Source};
 use supernode_control::{Refusal, Tx};
+use supernode_types::disk::DEFAULT_MAXIMUM_SYSTEM_DISK_GIB;
 
 use super::Context;
 use super::context::{DONE, whole};
@@ -58,13 +59,16 @@ pub(super) fn mount(edge: Edge, context: &Context) -> Edge {
                     ));
                 }
             };
-            let (name, maximum_nodes) = (
-                body.name,
-                body.maximum_nodes.unwrap_or(DEFAULT_MAXIMUM_NODES),
-            );
+            let name = body.name;
+            let maximums = Maximums {
+                nodes: body.maximum_nodes.unwrap_or(DEFAULT_MAXIMUM_NODES),
+                disk_gib: body
+                    .maximum_disk_gib
+                    .unwrap_or(DEFAULT_MAXIMUM_SYSTEM_DISK_GIB),
+            };
             context
                 .change(&request, name.to_string(), move |tx, intent| {
-                    let spec = spec::declare(tx, intent, &name, &source, maximum_nodes)?;
+                    let spec = spec::declare(tx, intent, &name, &source, maximums)?;
                     view(tx, spec)
                 })
                 .await
@@ -94,6 +98,7 @@ fn view(tx: &mut Tx<'_>, spec: SpecRecord) -> Result<SpecView, Refusal> {
         name: spec.name,
         definition: spec.definition,
         maximum_nodes: spec.maximum_nodes,
+        maximum_disk_gib: spec.maximum_disk_gib,
         matching_nodes: u32::try_from(matching).unwrap_or(u32::MAX),
         generation: spec.generation,
         created_at: spec.created_at,

@@ -195,14 +195,15 @@ fn mount_scale(edge: Edge, context: &Context) -> Edge {
 }
 
 /// What a plan sees: the same checks as the real thing, on a snapshot, without a transaction to write in.
-async fn planned<O, F>(
+pub(super) async fn planned<O, P, F>(
     context: &Context,
     request: &Request<O>,
     mut plan: F,
-) -> Result<ScalePlan, Failure>
+) -> Result<P, Failure>
 where
     O: supernode_api::Operation,
-    F: FnMut(&mut Tx<'_>, &Intent) -> Result<ScalePlan, Refusal> + Send + 'static,
+    P: Send + 'static,
+    F: FnMut(&mut Tx<'_>, &Intent) -> Result<P, Refusal> + Send + 'static,
 {
     let control = context.control.clone();
     let (actor, if_match) = (request.caller.name.to_string(), request.if_match);
@@ -269,7 +270,7 @@ fn down_selection(body: &ScaleDownRequest) -> Result<Selection, Failure> {
     }
 }
 
-fn deadline(seconds: Option<u64>) -> Result<Duration, Failure> {
+pub(super) fn deadline(seconds: Option<u64>) -> Result<Duration, Failure> {
     match seconds.unwrap_or(DEFAULT_DEADLINE_SECONDS) {
         seconds @ 1..=MAXIMUM_DEADLINE_SECONDS => Ok(Duration::from_secs(seconds)),
         _ => Err(Failure::invalid_request(format!(

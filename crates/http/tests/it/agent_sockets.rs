@@ -115,6 +115,7 @@ fn large() -> ToAgent {
         generation: 1,
         environment: EnvironmentWish::Clean,
         ranks: vec![rank],
+        disk_expand: None,
     }))
 }
 

@@ -22,6 +22,7 @@ fn contract_server() -> Server {
         node: NodeList NodeShow NodePatch NodeCordon NodeUncordon NodeRemove;
         spec: SpecList SpecShow SpecDeclare SpecDelete;
         super_node: SuperNodeList SuperNodeShow SuperNodeCreate SuperNodeCreatePlan SuperNodePatch SuperNodeDelete ScaleUp ScaleUpPlan ScaleDown ScaleDownPlan;
+        disk: DiskList DiskExpand DiskPlan;
         environment: EnvironmentShow EnvironmentHistory EnvironmentSet;
         job: JobSubmit JobList JobShow JobCancel JobLog;
         operation: OperationList OperationShow OperationCancel;

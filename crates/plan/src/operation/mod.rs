@@ -5,6 +5,7 @@
 //! back may need an agent to clean a node, and gets [`FOLLOW_UP`] for it. After that a node is released as it is: as a spare that
 //! is not ready until its agent has cleaned it, so nothing depends on the operation any more.
 
+mod disk_expand;
 mod environment_change;
 mod node_remove;
 mod provision;
@@ -62,6 +63,9 @@ pub(crate) fn plan(index: &Index<'_>) -> Vec<Action> {
                 );
             }
             OperationKind::NodeRemove => node_remove::plan(&mut planner, operation),
+            OperationKind::DiskExpand(expansion) => {
+                disk_expand::plan(&mut planner, operation, expansion);
+            }
         }
     }
     planner.actions

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use supernode_plan::{Contact, Limits, SpecLimit, choose};
+use supernode_types::disk::NodeDisk;
 use supernode_types::job::{Job, JobSpec, JobState, RankEnd, RankState};
 use supernode_types::node::{
     Membership, Node, NodeCondition, NodeHealth, NodePolicy, Position, SpecMatch,
@@ -94,6 +95,7 @@ impl Model {
             provision: None,
             environment_applied: 0,
             environment_problems: Vec::new(),
+            disk: NodeDisk::default(),
             desired_generation: 0,
             generation: 0,
             enrolled_at: self.snapshot.now,
@@ -259,6 +261,7 @@ impl Model {
             state: TargetState::Active {
                 step: "accepted".into(),
             },
+            steps: Vec::new(),
         };
         let operation = Operation {
             id: id.clone(),
@@ -336,6 +339,7 @@ impl Model {
                 state: TargetState::Active {
                     step: "accepted".into(),
                 },
+                steps: Vec::new(),
             });
         }
         Some(id)

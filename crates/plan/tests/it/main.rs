@@ -5,6 +5,7 @@ mod build;
 mod choose;
 mod condition;
 mod cron;
+mod disk_expand;
 mod environment;
 mod job;
 mod model;

@@ -11,7 +11,6 @@ use supernode_types::entropy::SeededEntropy;
 use supernode_types::job::{JobOutcome, JobState, Lease, Rank, RankState, StopReason};
 use supernode_types::node::{Membership, NodeCondition, NodePolicy};
 use supernode_types::operation::{OperationKind, OperationState};
-use supernode_types::super_node::DrainMode;
 use supernode_types::{AttemptId, JobId, NodeId, OperationId, SuperNodeId, Timestamp};
 
 /// More rounds than any plan needs before there is nothing left to do.
@@ -96,9 +95,11 @@ impl Model {
                 self.node(node).condition = condition.clone();
             }
             Action::SetPolicy { node, policy } => {
-                assert!(
-                    matches!(self.node(node).policy, NodePolicy::Draining { .. }),
-                    "only an operation's own drain is undone"
+                let drains = |policy: &NodePolicy| matches!(policy, NodePolicy::Draining { .. });
+                assert_ne!(
+                    drains(&self.node(node).policy),
+                    drains(policy),
+                    "an operation begins a drain, or undoes its own"
                 );
                 self.node(node).policy = policy.clone();
             }
@@ -212,12 +213,7 @@ impl Model {
                 if let StopReason::Evicted { operation } = reason {
                     let kind = &self.snapshot.operations[operation].kind;
                     assert!(
-                        matches!(
-                            kind,
-                            OperationKind::ScaleDown {
-                                mode: DrainMode::Evict { .. }
-                            }
-                        ),
+                        kind.eviction_grace_seconds().is_some(),
                         "only eviction evicts"
                     );
                 }
@@ -274,6 +270,18 @@ impl Model {
                 assert_eq!(target.node, None);
                 target.node = Some(node.clone());
             }
+            Action::SetTargetSteps {
+                operation,
+                slot,
+                steps,
+            } => {
+                let operation = self.snapshot.operations.get_mut(operation);
+                let targets = &mut operation.expect("it is open").targets;
+                targets[usize::try_from(*slot).expect("few")].steps = steps.clone();
+            }
+            Action::SetDisk { node, work } => {
+                self.node(node).disk.work = work.as_deref().cloned();
+            }
             Action::SetTarget {
                 operation,
                 slot,
@@ -296,9 +304,10 @@ impl Model {
                     .expect("the provision is known")
                     .state = state.clone();
             }
-            Action::Tell(event) => {
-                panic!("nothing needs to be told that no other action says: {event:?}")
-            }
+            Action::Tell(event) => assert_eq!(
+                event.kind, "node.disk_expanded",
+                "nothing else needs to be told that no other action says: {event:?}"
+            ),
         }
     }
 

@@ -319,6 +319,10 @@ impl Tools for Answers {
         })
     }
 
+    fn installed(&self, _program: &str) -> bool {
+        false
+    }
+
     fn space(&self, _path: &Path) -> Option<Space> {
         Some(Space {
             size_bytes: 1 << 40,

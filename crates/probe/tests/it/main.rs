@@ -2,6 +2,7 @@
 
 mod ascend;
 mod command;
+mod layouts;
 mod machine;
 mod machines;
 mod nvidia;

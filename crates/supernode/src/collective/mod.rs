@@ -152,6 +152,10 @@ enum Task {
 
 /// Runs the command.
 pub(crate) fn run(command: CollectiveCommand, format: Format) -> anyhow::Result<ExitCode> {
+    if format == Format::Html {
+        eprintln!("error: only reports of `stress` can be HTML; use --output table or json");
+        return Ok(ExitCode::from(2));
+    }
     match command {
         CollectiveCommand::Check(CheckArguments { options, seed }) => {
             let answers = ranks::run(options, &Task::Check { seed })?;

@@ -3,6 +3,7 @@
 //! Everything is real: separate processes, mutual TLS, a database on disk, programs with exit codes, `kill -9`. The demo is an ordinary
 //! client of the API; what it knows beyond that is only where `dev` keeps process ids.
 
+mod disk;
 mod ring;
 mod stage;
 mod story;

@@ -15,6 +15,8 @@ use supernode_api::system::SystemShow;
 use supernode_client::Client;
 use tokio::time::Instant;
 
+use super::disk::NODE_DISK_GIB;
+
 /// How long a single wait of the demo may take.
 const PATIENCE: Duration = Duration::from_secs(45);
 
@@ -26,6 +28,8 @@ pub(crate) struct Stage {
     client: Option<Client>,
     begun: Instant,
     step: u32,
+    /// Why nodes have no disks of their own here.
+    no_node_disks: Option<String>,
 }
 
 impl Stage {
@@ -45,6 +49,7 @@ impl Stage {
             client: None,
             begun: Instant::now(),
             step: 0,
+            no_node_disks: None,
         })
     }
 
@@ -63,6 +68,11 @@ impl Stage {
         self.client
             .as_ref()
             .context("the server has not been started")
+    }
+
+    /// Why nodes have no disks of their own on this machine, if they have none.
+    pub(crate) fn no_node_disks(&self) -> Option<&str> {
+        self.no_node_disks.as_deref()
     }
 
     /// Announces a step.
@@ -88,7 +98,12 @@ impl Stage {
                 &format!("127.0.0.1:{port}"),
                 "--data",
             ])
-            .arg(&data)
+            .arg(&data);
+        match crate::dev::disks::try_out(&self.directory) {
+            Ok(()) => drop(command.args(["--node-disk", &format!("{NODE_DISK_GIB}GiB")])),
+            Err(error) => self.no_node_disks = Some(format!("{error:#}")),
+        }
+        command
             .env("SUPERNODE_CONFIG", self.directory.join("config.toml"))
             .env_remove("SUPERNODE_DATABASE")
             .stdin(Stdio::null())

@@ -1,4 +1,5 @@
-//! The story: form a super node, grow it, run a distributed program, refuse to remove a busy node, survive `kill -9`, shrink.
+//! The story: form a super node, grow it, run a distributed program, grow a disk below it, refuse to remove a busy node, survive
+//! `kill -9`, shrink.
 
 use anyhow::{Context as _, bail, ensure};
 use supernode_api::environment::EnvironmentSet;
@@ -20,6 +21,7 @@ use supernode_types::operation::OperationState;
 use supernode_types::super_node::DrainMode;
 use tokio::time::Instant;
 
+use super::disk;
 use super::stage::{Stage, saw};
 use crate::dev::call;
 
@@ -33,6 +35,7 @@ pub(crate) async fn tell(stage: &mut Stage) -> anyhow::Result<()> {
     configure(stage).await?;
     compute(stage).await?;
     let job = occupy(stage).await?;
+    expand_disk(stage, &job).await?;
     refuse(stage, &job).await?;
     kill_server(stage, &job).await?;
     kill_agent(stage, &job).await?;
@@ -175,6 +178,16 @@ async fn occupy(stage: &mut Stage) -> anyhow::Result<JobView> {
         &format!("{} runs on {}", job.job.id, nodes.join(", ")),
     );
     Ok(job)
+}
+
+async fn expand_disk(stage: &mut Stage, job: &JobView) -> anyhow::Result<()> {
+    let found = detail(stage, job).await?;
+    let first = found.ranks.first().context("the job has no rank")?;
+    let (begun, node) = (Instant::now(), first.node_name.to_string());
+    disk::expand(stage, &node).await?;
+    still_undisturbed(stage, job).await?;
+    saw(begun, "the long program runs on, first attempt, all ranks");
+    Ok(())
 }
 
 async fn refuse(stage: &mut Stage, job: &JobView) -> anyhow::Result<()> {

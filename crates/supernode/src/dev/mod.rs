@@ -5,6 +5,7 @@
 //! ranks of jobs do not: they belong to their supervisors and end by the fence if nobody comes back.
 
 mod children;
+pub(crate) mod disks;
 mod nodes;
 
 use std::fs;
@@ -52,6 +53,9 @@ pub(crate) struct DevArguments {
     /// Let admins submit jobs that run as root
     #[arg(long)]
     pub(crate) allow_root_jobs: bool,
+    /// Give every node a system disk of its own of this size, a file with a file system; needs root
+    #[arg(long, value_name = "SIZE", value_parser = supernode_types::disk::parse_size)]
+    pub(crate) node_disk: Option<u64>,
     /// The name of the context that is written for the command line
     #[arg(long, default_value = "dev")]
     pub(crate) context_name: String,
@@ -125,12 +129,29 @@ async fn work(arguments: &DevArguments) -> anyhow::Result<()> {
         }
         Err(error) => {
             children.stop().await;
+            release_disks(&data);
             return Err(error);
         }
     }
     children.stop().await;
+    release_disks(&data);
     println!("stopped; `supernode dev --data {}` resumes", data.display());
     Ok(())
+}
+
+/// Nothing of `dev` stays mounted.
+fn release_disks(data: &Path) {
+    let Ok(entries) = fs::read_dir(data.join("nodes")) else {
+        return;
+    };
+    for node in entries.filter_map(Result::ok) {
+        if let Err(error) = disks::unmount(&node.path()) {
+            eprintln!(
+                "the disk of {} stays mounted: {error:#}",
+                node.path().display()
+            );
+        }
+    }
 }
 
 fn server(arguments: &DevArguments, data: &Path) -> anyhow::Result<Program> {
@@ -167,6 +188,7 @@ async fn start(
     children.agents(nodes::AgentDefaults {
         job_user: arguments.job_user.clone(),
         allow_root_jobs: arguments.allow_root_jobs,
+        node_disk: arguments.node_disk,
     });
     let (context, client) = children
         .until("the server to answer", Duration::from_secs(30), || {
@@ -269,6 +291,7 @@ async fn declare_spec(client: &Client) -> anyhow::Result<()> {
         definition: None,
         learn_from: Some(first.node.name.to_string()),
         maximum_nodes: None,
+        maximum_disk_gib: None,
     };
     call::<SpecDeclare>(client, &[], &body).await?;
     Ok(())

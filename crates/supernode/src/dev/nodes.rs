@@ -21,6 +21,8 @@ pub(crate) struct AgentDefaults {
     pub(crate) job_user: Option<String>,
     /// Whether jobs may run as root.
     pub(crate) allow_root_jobs: bool,
+    /// The size of a new node's own system disk; nodes share that of their host when absent.
+    pub(crate) node_disk: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -91,6 +93,9 @@ pub(crate) fn program(node: &Path, defaults: &AgentDefaults) -> anyhow::Result<P
         .context("agent.json cannot be read")?;
     // Jobs' unprivileged user has to reach its scratch directory below.
     fs::set_permissions(node, fs::Permissions::from_mode(0o711))?;
+    if let Some(size_bytes) = defaults.node_disk {
+        super::disks::mount(node, size_bytes).context("its system disk")?;
+    }
     write_private(&node.join("join-token"), &join.token)?;
     write_private(&node.join("ca.pem"), &join.ca_pem)?;
     let mut arguments: Vec<std::ffi::OsString> = vec!["agent".into()];

@@ -17,6 +17,7 @@ const PATIENCE: Duration = Duration::from_mins(1);
 pub(crate) struct Dev {
     directory: tempfile::TempDir,
     arguments: Vec<String>,
+    variables: Vec<(String, String)>,
     child: Option<Child>,
 }
 
@@ -28,6 +29,11 @@ impl Dev {
 
     /// [`Dev::start`] with more options.
     pub(crate) fn start_with(nodes: u32, more: &[&str]) -> Self {
+        Self::start_in(nodes, more, &[])
+    }
+
+    /// [`Dev::start_with`] in an environment that differs in these variables.
+    pub(crate) fn start_in(nodes: u32, more: &[&str], variables: &[(&str, &str)]) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         // Jobs run as an unprivileged user when the tests run as root.
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755))
@@ -51,6 +57,10 @@ impl Dev {
         let mut dev = Self {
             directory,
             arguments,
+            variables: variables
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect(),
             child: None,
         };
         dev.resume();
@@ -71,6 +81,7 @@ impl Dev {
             .args(&self.arguments)
             .env("SUPERNODE_CONFIG", &config)
             .env_remove("SUPERNODE_DATABASE")
+            .envs(self.variables.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null());
         command
             .stdout(log.try_clone().expect("a second handle"))

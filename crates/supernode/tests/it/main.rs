@@ -3,6 +3,7 @@
 mod collective;
 mod commands;
 mod contract;
+mod disk;
 mod documents;
 mod harness;
 mod jobs;

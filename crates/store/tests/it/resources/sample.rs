@@ -8,6 +8,7 @@ use supernode_store::operation::operation_insert;
 use supernode_store::spec::{SpecRecord, spec_insert};
 use supernode_store::super_node::super_node_insert;
 use supernode_store::{ConflictKind, DatabaseUrl, Options, Store, StoreError, Tx};
+use supernode_types::disk::NodeDisk;
 use supernode_types::entropy::SeededEntropy;
 use supernode_types::job::{GroupKey, Job, JobSpec, JobState, Lease, Rank, RankState};
 use supernode_types::node::{
@@ -86,6 +87,7 @@ pub(super) fn spec(spec_name: &str, seed: u64) -> SpecRecord {
         name: name(spec_name),
         definition,
         maximum_nodes: 48,
+        maximum_disk_gib: 1024,
         generation: 1,
         created_at: NOW,
     }
@@ -124,6 +126,7 @@ pub(super) fn node(node_name: &str, seed: u64) -> Node {
         provision: None,
         environment_applied: 0,
         environment_problems: Vec::new(),
+        disk: NodeDisk::default(),
         desired_generation: 1,
         generation: 1,
         enrolled_at: NOW,

@@ -35,6 +35,7 @@ fn names_are_unique_and_maxima_positive(engine: Engine) {
     );
     let none = SpecRecord {
         maximum_nodes: 0,
+        maximum_disk_gib: 1024,
         name: name("none"),
         ..spec("x", 9)
     };
