@@ -13,6 +13,9 @@ use supernode_types::disk::DiskUsage;
 use crate::service::LoopMetrics;
 use crate::{Control, Refusal};
 
+/// What a gauge shows of a disk.
+type Figure = fn(DiskUsage) -> u64;
+
 /// All metrics of this server.
 pub async fn render(control: &Control, loop_metrics: &LoopMetrics) -> Result<String, Refusal> {
     let now = control.clock().now();
@@ -47,7 +50,7 @@ pub async fn render(control: &Control, loop_metrics: &LoopMetrics) -> Result<Str
     for (labels, count) in by_state {
         text.sample("supernode_nodes", &labels, count);
     }
-    let disk_families: [(&str, &str, fn(DiskUsage) -> u64); 2] = [
+    let disk_families: [(&str, &str, Figure); 2] = [
         (
             "supernode_node_disk_size_bytes",
             "Size of a node's system disk as programs can use it.",

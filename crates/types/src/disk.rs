@@ -499,13 +499,13 @@ mod tests {
 
     #[test]
     fn pressure_rises_at_the_threshold_and_falls_a_little_below_it() {
-        let mut pressure = DiskPressure::None;
+        use DiskPressure::{Filling, Full, None};
+        let mut pressure = None;
         let mut seen = Vec::new();
         for percent in [79, 80, 78, 76, 95, 93, 91, 99, 10] {
             pressure = pressure.after(used(percent));
             seen.push(pressure);
         }
-        use DiskPressure::{Filling, Full, None};
         assert_eq!(
             seen,
             [

@@ -158,12 +158,12 @@ fn shown(text: &str) -> String {
 fn judge(action: ProvisionAction, answer: &Answer) -> ProvisionAnswer {
     let message = shown(&answer.message);
     match (action, answer.status.as_str()) {
-        (ProvisionAction::Create, "created" | "exists")
-        | (ProvisionAction::Delete, "deleted" | "absent") => ProvisionAnswer::Done,
         (ProvisionAction::GrowDisk, "grown" | "exists") if answer.restart => {
             ProvisionAnswer::DoneAfterRestart
         }
-        (ProvisionAction::GrowDisk, "grown" | "exists") => ProvisionAnswer::Done,
+        (ProvisionAction::Create, "created" | "exists")
+        | (ProvisionAction::Delete, "deleted" | "absent")
+        | (ProvisionAction::GrowDisk, "grown" | "exists") => ProvisionAnswer::Done,
         (_, "pending") => ProvisionAnswer::Pending(message),
         (_, other) => ProvisionAnswer::Retry(format!(
             "the provisioner answered `{}`: {message}",

@@ -277,7 +277,9 @@ impl Model {
             } => {
                 let operation = self.snapshot.operations.get_mut(operation);
                 let targets = &mut operation.expect("it is open").targets;
-                targets[usize::try_from(*slot).expect("few")].steps = steps.clone();
+                targets[usize::try_from(*slot).expect("few")]
+                    .steps
+                    .clone_from(steps);
             }
             Action::SetDisk { node, work } => {
                 self.node(node).disk.work = work.as_deref().cloned();

@@ -48,7 +48,7 @@ impl Layout {
                     let value = words.next().expect("a fact has a value").to_owned();
                     layout.facts.insert(name, value);
                 }
-                Some(name) => section = name.to_owned(),
+                Some(name) => name.clone_into(&mut section),
                 None if section.is_empty() => {}
                 None => {
                     let content = layout.sections.entry(section.clone()).or_default();
@@ -102,8 +102,9 @@ fn render(disk: &SystemDisk) -> String {
             let detail = match step {
                 DiskStep::Device { bus, .. } => format!("{bus:?}"),
                 DiskStep::Partition { number, table, .. } => format!("{table:?} {number}"),
-                DiskStep::LogicalVolume { name, .. } => name.clone(),
-                DiskStep::FileSystem { name, .. } => name.clone(),
+                DiskStep::LogicalVolume { name, .. } | DiskStep::FileSystem { name, .. } => {
+                    name.clone()
+                }
                 DiskStep::PhysicalVolume { .. } | DiskStep::Verify => String::new(),
             };
             let line = format!("step {}: {} {detail}", step.word(), step.subject());

@@ -8,17 +8,15 @@ use anyhow::{Context as _, bail};
 use supernode_collectives::group::environment::{
     ADDRESSES, GROUP, KEY, ROOT, SHARED_MEMORY, unused_root,
 };
-use supernode_types::Entropy as _;
 use supernode_types::entropy::SystemEntropy;
+use supernode_types::job::GroupKey;
 
 use super::{RankOptions, Task, Transport};
 
 /// Runs a task on all ranks and gives what each of them printed.
 pub(super) fn run(options: RankOptions, task: &Task) -> anyhow::Result<Vec<String>> {
     let task = serde_json::to_string(task)?;
-    let mut key = [0; 32];
-    SystemEntropy.fill(&mut key);
-    let key: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+    let key = GroupKey::new(&SystemEntropy);
     let root = unused_root([127, 0, 0, 1].into()).context("loopback has no free port")?;
     let shares = match options.transport {
         Transport::SharedMemory => "1",
@@ -32,7 +30,7 @@ pub(super) fn run(options: RankOptions, task: &Task) -> anyhow::Result<Vec<Strin
             .env("RANK", rank.to_string())
             .env("WORLD_SIZE", options.ranks.to_string())
             .env(ROOT, root.to_string())
-            .env(KEY, &key)
+            .env(KEY, key.expose())
             .env(GROUP, "supernode collective")
             .env(ADDRESSES, "127.0.0.1")
             .env(SHARED_MEMORY, shares)

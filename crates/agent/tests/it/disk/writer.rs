@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 
 use crate::support::wait_for;
 
-const BODY_BYTES: usize = 4096 - 8;
+const BODY_BYTES: u64 = 4096 - 8;
 
 pub(crate) struct Writer {
     path: PathBuf,
@@ -23,7 +23,7 @@ pub(crate) struct Writer {
 /// Record `number`: its checksum, then its body.
 fn record(number: u64) -> Vec<u8> {
     let body: Vec<u8> = (0..BODY_BYTES)
-        .map(|index| (number as usize * 31 + index * 7).to_le_bytes()[0])
+        .map(|index| (number * 31 + index * 7).to_le_bytes()[0])
         .collect();
     let mut hasher = DefaultHasher::new();
     (number, &body).hash(&mut hasher);
@@ -76,7 +76,7 @@ impl Writer {
         self.thread.join().expect("every write succeeded");
         let written = self.written.load(Ordering::SeqCst);
         let mut file = File::open(&self.path).expect("it is there");
-        let mut bytes = vec![0; BODY_BYTES + 8];
+        let mut bytes = vec![0; 4096];
         for number in 0..written {
             file.read_exact(&mut bytes).expect("nothing is missing");
             assert!(
