@@ -4,7 +4,7 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
-use crate::harness::binary;
+use crate::harness::{Dev, binary};
 
 fn run(arguments: &[&str]) -> Output {
     Command::new(binary())
@@ -72,4 +72,33 @@ fn an_algorithm_that_cannot_do_the_operator_is_refused() {
     assert!(!output.status.success());
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(text.contains("possible: tree, chain"), "{text}");
+}
+
+/// A job's ranks find each other with nothing but the variables that they were given.
+#[test]
+fn the_ranks_of_a_job_find_and_know_each_other() {
+    let dev = Dev::start(2);
+    dev.ok(&["super-node", "create", "train", "--nodes", "2", "--wait"]);
+    // Where the unprivileged user of jobs can read it.
+    let program = dev.path().join("program");
+    std::fs::copy(binary(), &program).expect("there is room for a copy");
+    let program = program.display().to_string();
+    let task = r#"{"check":{"seed":1}}"#;
+    let output = dev.ok(&[
+        "run",
+        "--super-node",
+        "train",
+        "--nodes",
+        "2",
+        "--",
+        &program,
+        "collective",
+        "rank",
+        task,
+    ]);
+    let right = output
+        .lines()
+        .filter(|line| line.contains(r#""wrong":[]"#))
+        .count();
+    assert_eq!(right, 2, "{output}");
 }
