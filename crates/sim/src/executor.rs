@@ -353,7 +353,6 @@ impl World {
                 deadline,
                 result: Ok(()),
             } => core.on_lease_written(deadline),
-            Done::Lease { result: Err(_), .. } => {}
             Done::Rank { key, result } => {
                 if let Ok(Some(state)) = result {
                     core.on_rank_observed(&key, state);
@@ -362,7 +361,10 @@ impl World {
             Done::Environment { task, result } => core.on_environment_done(task, result, clock),
             Done::Removed(keys) => core.on_ranks_removed(&keys),
             // No disk grows here, see `Effect::ExpandDisk`.
-            Done::Disk(_) | Done::DiskEnded(_) | Done::NotRestarted { .. } => {}
+            Done::Lease { result: Err(_), .. }
+            | Done::Disk(_)
+            | Done::DiskEnded(_)
+            | Done::NotRestarted { .. } => {}
         }
     }
 }

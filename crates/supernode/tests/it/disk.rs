@@ -162,10 +162,10 @@ fn a_full_disk_is_told_of_and_grows() {
         return;
     }
     let dev = with_disks(1);
-    let file = dev.path().join("data/nodes/node-1/root/checkpoint");
-    let file = std::fs::File::create(&file).expect("it is mounted");
+    let path = dev.path().join("data/nodes/node-1/root/checkpoint");
+    let checkpoint = std::fs::File::create(&path).expect("it is mounted");
     let fill = |bytes: u64| {
-        nix::fcntl::posix_fallocate(&file, 0, i64::try_from(bytes).expect("it fits"))
+        nix::fcntl::posix_fallocate(&checkpoint, 0, i64::try_from(bytes).expect("it fits"))
             .expect("there is room");
     };
     fill(800 << 20);
