@@ -17,7 +17,7 @@ fn train(nodes: u32) -> Dev {
     dev
 }
 
-fn submit(dev: &Dev, options: &[&str], program: &[&str]) -> String {
+pub(crate) fn submit(dev: &Dev, options: &[&str], program: &[&str]) -> String {
     let mut words = vec!["job", "submit", "--super-node", "train"];
     words.extend(options);
     words.push("--output");
