@@ -1,6 +1,6 @@
 //! An agent as a process of its own, which tests can kill and measure.
 //!
-//! `agent SERVER CA_FILE TOKEN NAME DATA_DIRECTORY` runs one until SIGTERM; `agent rank-supervisor DIR --lease FILE` supervises a rank.
+//! `agent SERVER CA_FILE TOKEN NAME DATA_DIRECTORY` runs one until SIGTERM; `agent rank-supervisor RANKS --lease FILE` supervises ranks.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -16,8 +16,8 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments.as_slice() {
-        ["rank-supervisor", directory, "--lease", lease] => {
-            supernode_agent::supervisor::main(Path::new(directory), Path::new(lease))
+        ["rank-supervisor", ranks, "--lease", lease] => {
+            supernode_agent::supervisor::main(Path::new(ranks), Path::new(lease))
         }
         [server, ca_file, token, name, data_directory] => {
             let data_directory = PathBuf::from(data_directory);
@@ -35,7 +35,7 @@ fn main() -> ExitCode {
         }
         _ => {
             eprintln!(
-                "usage: agent SERVER CA_FILE TOKEN NAME DATA_DIRECTORY | agent rank-supervisor DIR --lease FILE"
+                "usage: agent SERVER CA_FILE TOKEN NAME DATA_DIRECTORY | agent rank-supervisor RANKS --lease FILE"
             );
             ExitCode::from(2)
         }

@@ -1,6 +1,6 @@
 //! The rank supervisor as a program of its own, and a stand-in for an agent that can be killed: what the tests start.
 //!
-//! `rank_supervisor DIR --lease FILE` supervises a rank, as `supernode rank-supervisor` does.
+//! `rank_supervisor RANKS --lease FILE` supervises ranks, as `supernode rank-supervisor` does.
 //! `rank_supervisor --launch DATA ID FILE` launches the rank that FILE describes and then waits for ever.
 
 use std::path::{Path, PathBuf};
@@ -13,11 +13,11 @@ fn main() -> ExitCode {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments.as_slice() {
         ["--launch", data, id, file] => launch(Path::new(data), id, Path::new(file)),
-        [directory, "--lease", lease] => {
-            supernode_agent::supervisor::main(Path::new(directory), Path::new(lease))
+        [ranks, "--lease", lease] => {
+            supernode_agent::supervisor::main(Path::new(ranks), Path::new(lease))
         }
         _ => {
-            eprintln!("usage: rank_supervisor DIR --lease FILE | --launch DATA ID FILE");
+            eprintln!("usage: rank_supervisor RANKS --lease FILE | --launch DATA ID FILE");
             ExitCode::from(2)
         }
     }

@@ -49,11 +49,11 @@ enum Command {
     /// Check and measure collective communication on processes of this machine
     #[command(subcommand)]
     Collective(collective::CollectiveCommand),
-    /// Keeps one rank of a job running, for the agent
+    /// Keeps the ranks of jobs running that the agent asks for on standard input
     #[command(hide = true)]
     RankSupervisor {
-        /// The rank's directory
-        directory: PathBuf,
+        /// The directory with the ranks
+        ranks: PathBuf,
         /// The file with the moment until which the rank may run
         #[arg(long)]
         lease: PathBuf,
@@ -71,8 +71,8 @@ enum Command {
 fn main() -> ExitCode {
     let Arguments { options, command } = Arguments::parse();
     // First of all and without threads: it forks.
-    if let Command::RankSupervisor { directory, lease } = &command {
-        return supernode_agent::supervisor::main(directory, lease);
+    if let Command::RankSupervisor { ranks, lease } = &command {
+        return supernode_agent::supervisor::main(ranks, lease);
     }
     if let Command::StressKernel = command {
         return supernode_probe::stress::kernel::main();

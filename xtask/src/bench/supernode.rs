@@ -68,19 +68,18 @@ fn build(package: &str) -> Result<()> {
 }
 
 impl Supernode {
-    /// `binary` is measured instead of a fresh release build.
+    /// `binary`, and the `xtask-load` beside it, are measured and used instead of a fresh release build.
     pub(crate) fn new(nodes: u32, binary: Option<&Path>) -> Result<Self> {
-        let release = workspace::target_directory().join("release");
-        build("xtask-load")?;
         let binary = if let Some(binary) = binary {
             std::path::absolute(binary)?
         } else {
+            build("xtask-load")?;
             build("supernode")?;
-            release.join("supernode")
+            workspace::target_directory().join("release/supernode")
         };
         Ok(Self {
+            load: binary.with_file_name("xtask-load"),
             binary,
-            load: release.join("xtask-load"),
             nodes,
             stage: Stage::Empty,
             files: 0,

@@ -46,6 +46,8 @@ use ranks::Live;
 const STORE_RETRY: Duration = Duration::from_secs(1);
 /// How often old directories are looked for when nothing else asks for it.
 const PRUNE_PERIOD: Duration = Duration::from_hours(1);
+/// How soon it is done again when ranks have ended: it reads every directory, and starting the next ranks comes first.
+const PRUNE_PAUSE: Duration = Duration::from_secs(10);
 
 /// What an agent says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,7 +103,9 @@ pub struct AgentCore {
     lease: Option<Duration>,
     lease_asked: Option<Duration>,
     lease_written: Option<Duration>,
-    prune_after: Option<Duration>,
+    /// When old output was last removed, and whether there may be more since.
+    pruned_at: Option<Duration>,
+    prune_again: bool,
 }
 
 impl AgentCore {
@@ -149,7 +153,8 @@ impl AgentCore {
             lease: None,
             lease_asked: None,
             lease_written: None,
-            prune_after: None,
+            pruned_at: None,
+            prune_again: false,
         }
     }
 
@@ -178,7 +183,7 @@ impl AgentCore {
             .retain(|key, _| matches!(records.get(key), Some(RankRecord::Launched { .. })));
         self.version += 1;
         self.intent_version = self.version;
-        self.prune_after = Some(Duration::ZERO);
+        self.prune_again = true;
         Reception::Accepted
     }
 
@@ -349,7 +354,7 @@ impl AgentCore {
         let acting = [
             self.environment.wake(),
             ranks::wake(&self.live),
-            self.prune_after,
+            self.prune_at(),
         ];
         let acting = acting.into_iter().filter(|_| self.settled());
         [self.link.wake(), store]
@@ -423,11 +428,21 @@ impl AgentCore {
         });
     }
 
+    fn prune_at(&self) -> Option<Duration> {
+        let pause = if self.prune_again {
+            PRUNE_PAUSE
+        } else {
+            PRUNE_PERIOD
+        };
+        self.pruned_at.map(|pruned| pruned + pause)
+    }
+
     fn prune(&mut self, now: Duration, effects: &mut Vec<Effect>) {
-        if self.prune_after.is_some_and(|after| now < after) {
+        if self.prune_at().is_some_and(|at| now < at) {
             return;
         }
-        self.prune_after = Some(now + PRUNE_PERIOD);
+        self.pruned_at = Some(now);
+        self.prune_again = false;
         let kept =
             |record: &RankRecord| matches!(record, RankRecord::Archived { removed: false, .. });
         let archived: Vec<RankKey> = self

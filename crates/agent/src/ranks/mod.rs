@@ -17,15 +17,14 @@ mod error;
 pub mod id;
 pub mod log;
 pub mod records;
+mod spawner;
 mod strays;
 pub mod watcher;
 pub mod work;
 
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -36,7 +35,6 @@ use serde::de::DeserializeOwned;
 use supernode_types::job::RankEnd;
 
 use crate::files::{Directory, Durability, FileError, Permissions};
-use crate::supervisor::GRANTED;
 use crate::supervisor::lease::{LeaseFile, NO_DEADLINE};
 use crate::supervisor::tree;
 pub use error::RanksError;
@@ -47,6 +45,7 @@ use records::{
     StartedRecord, StopRecord, boot_id, wall_micros,
 };
 pub use records::{Launch, RankExit, User};
+use spawner::Spawner;
 pub use watcher::Watcher;
 pub use work::Work;
 
@@ -55,7 +54,7 @@ const REMOVED: &str = ".removed-";
 /// How long a supervisor that has written its last record may take to end.
 const SUPERVISOR_END: Duration = Duration::from_secs(2);
 
-/// How a supervisor is started: the program and the arguments before the rank directory.
+/// How the process that supervisors come from is started: the program and the arguments before the directory of the ranks.
 #[derive(Debug, Clone)]
 pub struct SupervisorCommand {
     /// The program.
@@ -95,7 +94,7 @@ pub enum RankObservation {
 pub struct Ranks {
     directory: Directory,
     lease: LeaseFile,
-    supervisor: SupervisorCommand,
+    spawner: Spawner,
     /// Held while a stop record is written: one writer per file.
     stopping: Mutex<()>,
 }
@@ -125,10 +124,17 @@ impl Ranks {
                 source,
             })?;
         let directory = Directory::open_or_create(&canonical.join("ranks"), 0o700)?;
+        let lease = canonical.join("lease");
+        let spawner = Spawner {
+            command: supervisor,
+            ranks: directory.path().to_owned(),
+            lease: lease.clone(),
+            process: Mutex::new(None),
+        };
         let ranks = Self {
             directory,
-            lease: LeaseFile::new(canonical.join("lease")),
-            supervisor,
+            lease: LeaseFile::new(lease),
+            spawner,
             stopping: Mutex::new(()),
         };
         ranks.finish_removals()?;
@@ -198,36 +204,12 @@ impl Ranks {
         if observation != RankObservation::NotStarted {
             return Ok(observation);
         }
-        let answer = Command::new(&self.supervisor.program)
-            .arg0("supernode")
-            .args(&self.supervisor.arguments)
-            .arg(self.directory.path().join(id.as_str()))
-            .arg("--lease")
-            .arg(self.lease.path())
-            .env_clear()
-            .env(GRANTED, granted.to_string())
-            .current_dir("/")
-            .process_group(0)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .output()
-            .map_err(|error| RanksError::Supervisor {
-                id: id.clone(),
-                why: error.to_string(),
-            })?;
-        if !answer.status.success() {
-            let said = String::from_utf8_lossy(&answer.stderr).trim().to_owned();
-            let why = if said.is_empty() {
-                answer.status.to_string()
-            } else {
-                said
-            };
-            return Err(RanksError::Supervisor {
+        self.spawner
+            .supervise(id, granted)
+            .map_err(|why| RanksError::Supervisor {
                 id: id.clone(),
                 why,
-            });
-        }
+            })?;
         self.observe(id)
     }
 

@@ -1,12 +1,14 @@
 //! The rank supervisor: a small process of its own for every rank, which outlives the agent.
 //!
-//! The hidden subcommand `supernode rank-supervisor DIR --lease FILE` calls [`main`] before any thread or runtime exists. The
-//! supervisor leaves the agent's session, starts the program, and stays until nothing of the program's process tree is left. It
-//! takes no input but the files of its rank directory, the lease file, [`GRANTED`] and SIGTERM ("look at `stop.json` now"), so an agent
-//! that was killed with `kill -9` finds everything again by reading the directory.
+//! The hidden subcommand `supernode rank-supervisor RANKS --lease FILE` calls [`main`] before any thread or runtime exists. That
+//! process reads on its standard input which ranks are to be supervised, forks itself for each, and ends with the agent, whose end of
+//! the socket then closes. The fork is the supervisor: it leaves the agent's session, starts the program, and stays until nothing of
+//! the program's process tree is left. From then on it takes no input but the files of its rank directory, the lease file and SIGTERM
+//! ("look at `stop.json` now"), so an agent that was killed with `kill -9` finds everything again by reading the directory.
 //!
 //! ```text
 //!  agent                                   rank directory                         supervisor
+//!  "rank, deadline of the grant" --------- standard input ----------------------> fork; "ok", or why not
 //!  launch: write aside, rename ----------> launch.json  ------------------------> read once; refused in another boot
 //!                                          lock         <------------------------ flock, held while it lives
 //!                                          started.json <-- O_EXCL, then rename - before the program is started / with its process id
@@ -35,8 +37,10 @@ mod spawn;
 pub mod tree;
 mod watch;
 
-use std::io::{Read, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -46,56 +50,107 @@ use nix::unistd::ForkResult;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 
 use crate::files::{Directory, Durability, Permissions, one_line};
+use crate::ranks::RankId;
 use crate::ranks::records::{
     LAUNCH, LOCK, LaunchRecord, RECORD_LIMIT_BYTES, STARTED, StartedRecord, boot_id, wall_micros,
 };
 
-/// The environment variable with the deadline of the lease under which the launch was decided, in nanoseconds of the boot clock. The
-/// rank does not get it.
-pub const GRANTED: &str = "SUPERNODE_LEASE_GRANTED";
-
-const STARTED_WELL: &[u8] = b"ok";
+/// The answer to a rank that is supervised now.
+pub(crate) const STARTED_WELL: &str = "ok";
 /// Somebody may hold the lock for a moment, to look whether it is held.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Supervises the rank in `directory` under the lease in `lease_file`.
-///
-/// The calling process returns as soon as the rank is claimed (or was claimed before): success, or a sentence on standard error.
-/// A child of it, detached in a session of its own, does the work and returns from here when the rank has ended.
-pub fn main(directory: &Path, lease_file: &Path) -> ExitCode {
-    // Nothing may end this process half way; the child looks at the signals that it wants.
-    let _ = nix::sys::signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None);
-    let (answer, ready) = match nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC) {
-        Ok(pipe) => pipe,
-        Err(errno) => return refuse(&format!("cannot make a pipe: {errno}")),
-    };
-    // SAFETY: the caller guarantees that there are no threads, so the child may run any code.
-    match unsafe { nix::unistd::fork() } {
-        Err(errno) => refuse(&format!("cannot start a process: {errno}")),
-        Ok(ForkResult::Parent { .. }) => {
-            drop(ready);
-            await_claim(answer)
+/// A rank that is to be supervised, as one line: its id, and the deadline of the lease under which that was decided, in nanoseconds
+/// of the boot clock.
+struct Request {
+    rank: RankId,
+    granted: i64,
+}
+
+impl Request {
+    /// `None` when nobody asks any more.
+    fn read(from: &mut impl BufRead) -> Option<Result<Self, String>> {
+        let mut line = String::new();
+        match from.read_line(&mut line) {
+            Ok(0) | Err(_) => return None,
+            Ok(_) => {}
         }
-        Ok(ForkResult::Child) => {
-            drop(answer);
-            let mut ready = std::fs::File::from(ready);
-            match detach().and_then(|()| claim(directory)) {
-                Err(why) => {
-                    // The parent prints it; if the parent is gone, nobody asks any more.
-                    let _ = ready.write_all(why.as_bytes());
-                    ExitCode::FAILURE
-                }
-                Ok(claim) => {
-                    let _ = ready.write_all(STARTED_WELL);
-                    drop(ready);
-                    match claim {
-                        Some(claim) => watch::supervise(claim, lease_file),
-                        None => ExitCode::SUCCESS,
-                    }
-                }
+        let parse = || {
+            let (rank, granted) = line.trim_end().split_once(' ')?;
+            let (rank, granted) = (RankId::parse(rank).ok()?, granted.parse().ok()?);
+            Some(Self { rank, granted })
+        };
+        Some(parse().ok_or_else(|| format!("{line:?} is not a rank and a deadline")))
+    }
+}
+
+/// Supervises the ranks in the directory `ranks` that are asked for on standard input, under the lease in `lease_file`.
+///
+/// Each request is answered with one line on the same socket as soon as the rank is claimed (or was claimed before):
+/// [`STARTED_WELL`], or why not. It returns in the process that was called when nobody asks any more, and in every supervisor that
+/// was forked from it when its rank has ended.
+pub fn main(ranks: &Path, lease_file: &Path) -> ExitCode {
+    // Nothing may end a supervisor half way; it looks at the signals that it wants. Whoever ended is not waited for.
+    let _ = nix::sys::signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None);
+    wait_for_children(false);
+    // SAFETY: standard input belongs to this function alone.
+    let mut channel = BufReader::new(unsafe { UnixStream::from_raw_fd(0) });
+    while let Some(request) = Request::read(&mut channel) {
+        let answer = match request.and_then(|request| Ok((fork()?, request))) {
+            Err(why) => why,
+            Ok((Fork::Parent(answer), _)) => await_claim(answer),
+            Ok((Fork::Supervisor(mut ready), request)) => {
+                let claimed = detach().and_then(|()| claim(&ranks.join(request.rank.as_str())));
+                // If the other end is gone, nobody asks any more.
+                let said = claimed.as_ref().err().map_or(STARTED_WELL, String::as_str);
+                let _ = ready.write_all(said.as_bytes());
+                drop(ready);
+                return match claimed {
+                    Ok(Some(claim)) => watch::supervise(claim, request.granted, lease_file),
+                    Ok(None) => ExitCode::SUCCESS,
+                    Err(_) => ExitCode::FAILURE,
+                };
             }
+        };
+        if writeln!(channel.get_mut(), "{answer}").is_err() {
+            break;
         }
     }
+    ExitCode::SUCCESS
+}
+
+/// Where a fork returned.
+enum Fork {
+    /// In the process that goes on listening: from here comes what the supervisor says.
+    Parent(File),
+    /// In the supervisor: what it says goes here.
+    Supervisor(File),
+}
+
+fn fork() -> Result<Fork, String> {
+    let (answer, ready) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)
+        .map_err(|errno| format!("cannot make a pipe: {errno}"))?;
+    // SAFETY: the caller of `main` guarantees that there are no threads, so the child may run any code.
+    match unsafe { nix::unistd::fork() } {
+        Err(errno) => Err(format!("cannot start a process: {errno}")),
+        Ok(ForkResult::Parent { .. }) => Ok(Fork::Parent(answer.into())),
+        Ok(ForkResult::Child) => {
+            wait_for_children(true);
+            Ok(Fork::Supervisor(ready.into()))
+        }
+    }
+}
+
+/// Whether children that have ended stay until somebody asks how.
+fn wait_for_children(wait: bool) {
+    use nix::sys::signal::{SigHandler, Signal, signal};
+    let handler = if wait {
+        SigHandler::SigDfl
+    } else {
+        SigHandler::SigIgn
+    };
+    // SAFETY: neither disposition runs code of ours.
+    let _ = unsafe { signal(Signal::SIGCHLD, handler) };
 }
 
 /// The right to start the rank: held by one process, once.
@@ -122,22 +177,14 @@ impl Claim {
     }
 }
 
-fn await_claim(answer: OwnedFd) -> ExitCode {
-    let mut text = String::new();
-    let read = std::fs::File::from(answer).read_to_string(&mut text);
-    if text.as_bytes() == STARTED_WELL {
-        return ExitCode::SUCCESS;
+/// What the supervisor says about its claim.
+fn await_claim(mut answer: File) -> String {
+    let mut said = String::new();
+    match answer.read_to_string(&mut said) {
+        Ok(_) if said.is_empty() => "the supervisor ended before it could say why".to_owned(),
+        Ok(_) => said,
+        Err(error) => format!("no answer from the supervisor: {error}"),
     }
-    match read {
-        Ok(_) if text.is_empty() => refuse("the supervisor ended before it could say why"),
-        Ok(_) => refuse(&text),
-        Err(error) => refuse(&format!("no answer from the supervisor: {error}")),
-    }
-}
-
-fn refuse(why: &str) -> ExitCode {
-    eprintln!("{why}");
-    ExitCode::FAILURE
 }
 
 /// Leaves the session, the working directory and the open files of whoever started us.

@@ -25,8 +25,7 @@ use nix::unistd::Pid;
 use rustix::process::Signal;
 use supernode_types::job::RankEnd;
 
-use super::GRANTED;
-use super::lease::{Lease, NO_DEADLINE, boottime_nanoseconds};
+use super::lease::{Lease, boottime_nanoseconds};
 use super::output::Output;
 use super::{Claim, cgroup, spawn, tree};
 use crate::files::{Durability, Permissions};
@@ -65,9 +64,9 @@ struct Watch<'a> {
     kill_at_nanoseconds: Option<i64>,
 }
 
-/// Starts and watches the rank; returns when its exit record is written.
-pub(super) fn supervise(mut claim: Claim, lease_file: &Path) -> ExitCode {
-    let exit = run(&mut claim, lease_file);
+/// Starts and watches the rank, unless the deadline `granted` has passed; returns when its exit record is written.
+pub(super) fn supervise(mut claim: Claim, granted: i64, lease_file: &Path) -> ExitCode {
+    let exit = run(&mut claim, granted, lease_file);
     let written = write_exit(&claim, exit);
     if let Some(group) = &claim.started.cgroup {
         cgroup::remove(Path::new(group));
@@ -79,11 +78,7 @@ pub(super) fn supervise(mut claim: Claim, lease_file: &Path) -> ExitCode {
     }
 }
 
-fn run(claim: &mut Claim, lease_file: &Path) -> RankExit {
-    let granted = std::env::var(GRANTED)
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(NO_DEADLINE);
+fn run(claim: &mut Claim, granted: i64, lease_file: &Path) -> RankExit {
     let mut lease = Lease::open(lease_file.to_owned(), granted);
     if lease.left_nanoseconds() == 0 {
         return never_started(RankEnd::Fenced, None);

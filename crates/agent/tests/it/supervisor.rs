@@ -1,8 +1,10 @@
 //! The supervisor and the ranks executor, with real programs.
 
 use std::collections::BTreeMap;
-use std::io::BufRead;
+use std::io::{BufRead, BufReader, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -488,16 +490,28 @@ fn an_expired_lease_fences_within_a_second_and_touches_nobody_else() {
 #[test]
 fn a_supervisor_that_cannot_work_says_why() {
     let node = Node::new();
-    let empty = node.data().join("ranks").join("attempt-9.0");
-    std::fs::create_dir(&empty).expect("it is made");
-    let output = Command::new(supervisor_program())
-        .arg(&empty)
+    let ranks = node.data().join("ranks");
+    std::fs::create_dir(ranks.join("attempt-9.0")).expect("it is made");
+    let (mut ours, theirs) = UnixStream::pair().expect("a socket");
+    let mut spawner = Command::new(supervisor_program())
+        .arg(&ranks)
         .arg("--lease")
         .arg(node.ranks.lease().path())
-        .output();
-    let output = output.expect("it runs");
-    assert!(!output.status.success());
-    assert!(String::from_utf8_lossy(&output.stderr).contains("has no launch.json"));
+        .stdin(OwnedFd::from(theirs))
+        .spawn()
+        .expect("it runs");
+    let mut answers = BufReader::new(ours.try_clone().expect("it is ours")).lines();
+    let mut ask = |request: &str| {
+        ours.write_all(request.as_bytes()).expect("it listens");
+        answers.next().expect("it answers").expect("with a line")
+    };
+    let why = ask("attempt-9.0 1\n");
+    assert!(why.contains("has no launch.json"), "{why}");
+    for wrong in ["../attempt-9.0 1\n", "attempt-9.0 soon\n", "\n"] {
+        assert!(ask(wrong).contains("is not a rank and a deadline"));
+    }
+    drop((ours, answers));
+    assert!(spawner.wait().expect("it ends").success());
     assert!(matches!(
         node.ranks.stop(
             &RankId::parse("attempt-9.0").expect("plain"),
@@ -507,6 +521,36 @@ fn a_supervisor_that_cannot_work_says_why() {
         ),
         Err(RanksError::InvalidSignal { .. })
     ));
+}
+
+#[test]
+fn whoever_starts_supervisors_is_replaced_and_goes_with_the_agent() {
+    let mut node = Node::new();
+    let mut launch = node.script("echo $$ > pid.$RANK; while :; do sleep 0.05; done");
+    let mut spawners = Vec::new();
+    for rank in 0..3 {
+        launch.rank = rank;
+        launch.env.insert("RANK".to_owned(), rank.to_string());
+        let id = node.start(&launch);
+        spawners.push(parent(node.supervisor_pid(&id)));
+        if rank == 1 {
+            assert_eq!(spawners[1], spawners[0], "one for all ranks");
+            kill(spawners[1], 9);
+        }
+    }
+    assert_ne!(spawners[2], spawners[1]);
+    node.ranks = node.reopened();
+    assert!(!alive(spawners[2]));
+    for rank in 0..3 {
+        assert!(alive(node.pid_in(&format!("pid.{rank}"))), "rank {rank}");
+    }
+}
+
+fn parent(pid: i32) -> i32 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("PPid:"));
+    let number = line.expect("every process has a parent").trim();
+    number.parse().expect("a number")
 }
 
 /// How much a supervisor costs; run with `--ignored --nocapture` on a quiet machine.
