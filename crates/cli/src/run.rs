@@ -2,11 +2,12 @@
 //!
 //! The first Ctrl-C (or SIGTERM, or a reader that goes away) cancels the job and stays until it has ended; the second leaves.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use supernode_api::Nothing;
 use supernode_api::job::{JobCancel, JobDetail, JobSubmit, LogChunk};
-use supernode_client::{CallOptions, Client, ClientError, LONGEST_WAIT};
+use supernode_client::{CallOptions, Client, ClientError, JobWatch, LONGEST_WAIT};
 use supernode_types::job::JobState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -169,7 +170,7 @@ pub(crate) async fn follow_output(
         };
     }
     if session.json() {
-        session.print(&detail, |_| String::new())?;
+        session.print(&*detail, |_| String::new())?;
     }
     conclude(&detail)
 }
@@ -194,19 +195,18 @@ struct Follow<'a> {
 
 impl Follow<'_> {
     /// Shows output until the job has ended.
-    async fn until_ended(&mut self) -> Result<JobDetail, Failure> {
-        let mut detail = self.client.job_after(&self.job, None, LONGEST_WAIT).await?;
+    async fn until_ended(&mut self) -> Result<Arc<JobDetail>, Failure> {
+        let watch = JobWatch::new(self.client.clone(), &self.job);
+        let mut detail = watch.after(None, LONGEST_WAIT).await?;
         // A job that starts at once needs no remark; one that waits gets it after the first wait without news.
         let mut wait = QUIET_QUEUE;
         loop {
-            self.start_readers(&detail);
+            self.start_readers(&watch, &detail);
             if detail.view.job.state.ended() {
                 return Ok(detail);
             }
             let generation = detail.view.job.generation;
-            let client = self.client.clone();
-            let job = self.job.clone();
-            let next = async move { client.job_after(&job, Some(generation), wait).await };
+            let next = watch.after(Some(generation), wait);
             tokio::pin!(next);
             detail = loop {
                 tokio::select! {
@@ -244,7 +244,7 @@ impl Follow<'_> {
     }
 
     /// Starts a reader for each rank once the ranks are known.
-    fn start_readers(&mut self, detail: &JobDetail) {
+    fn start_readers(&mut self, watch: &JobWatch, detail: &JobDetail) {
         if self.attempts > 0 && detail.view.job.attempts > self.attempts {
             say(&format!(
                 "note: the job was started again (attempt {})",
@@ -264,7 +264,7 @@ impl Follow<'_> {
         self.readers = Some(ranks.len()).filter(|count| *count > 0);
         self.output = Interleaver::new(ranks.len());
         for rank in ranks {
-            let mut reader = self.client.follow_log(&self.job, rank);
+            let mut reader = watch.follow_log(rank);
             let sender = sender.clone();
             tokio::spawn(async move {
                 loop {

@@ -24,4 +24,4 @@ pub use error::ClientError;
 pub use events::EventReader;
 pub use list::PagedQuery;
 pub use log::LogFollower;
-pub use watch::LONGEST_WAIT;
+pub use watch::{JobWatch, LONGEST_WAIT};

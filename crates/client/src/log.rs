@@ -6,7 +6,7 @@ use futures::Stream;
 use supernode_api::ErrorCode;
 use supernode_api::job::{JobDetail, JobLog, JobLogQuery, LogChunk};
 
-use crate::watch::LONGEST_WAIT;
+use crate::watch::{JobWatch, LONGEST_WAIT};
 use crate::{Client, ClientError};
 
 /// How long to wait before asking again for output that cannot be read, for example because its node is away.
@@ -15,8 +15,7 @@ const PAUSE_UNREADABLE: Duration = Duration::from_secs(1);
 /// Reads the output of a rank until its job has ended.
 #[derive(Debug)]
 pub struct LogFollower {
-    client: Client,
-    job: String,
+    watch: JobWatch,
     rank: String,
     attempt: Option<String>,
     offset: u64,
@@ -27,11 +26,18 @@ pub struct LogFollower {
 impl Client {
     /// The output of `rank` from the beginning of the present (or last) attempt, and of every later attempt.
     pub fn follow_log(&self, job: &str, rank: u32) -> LogFollower {
+        JobWatch::new(self.clone(), job).follow_log(rank)
+    }
+}
+
+impl JobWatch {
+    /// [`Client::follow_log`] for one of several ranks.
+    pub fn follow_log(&self, rank: u32) -> LogFollower {
         LogFollower {
-            client: self.clone(),
-            job: job.to_owned(),
+            watch: self.clone(),
             rank: rank.to_string(),
-            attempt: None,
+            // What was last seen is never older than what is read, so a change of it is always to a newer one.
+            attempt: self.newest().and_then(|job| present_attempt(&job)),
             offset: 0,
             job_ended: false,
             finished: false,
@@ -50,11 +56,8 @@ impl LogFollower {
                 wait_milliseconds: Some(u64::try_from(LONGEST_WAIT.as_millis()).expect("20 s fit")),
                 attempt: self.attempt.clone(),
             };
-            match self
-                .client
-                .get::<JobLog>(&[&self.job, &self.rank], &query)
-                .await
-            {
+            let path = [&*self.watch.job, &self.rank];
+            match self.watch.client.get::<JobLog>(&path, &query).await {
                 Ok(chunk) => {
                     self.take(&chunk).await?;
                     if !chunk.content.is_empty() {
@@ -90,7 +93,7 @@ impl LogFollower {
         } else if chunk.content.is_empty() {
             // Nothing came while the job had already ended: nothing will.
             self.finished = self.job_ended;
-            let job = self.client.job_after(&self.job, None, LONGEST_WAIT).await?;
+            let job = self.watch.present().await?;
             self.learn(&job);
             Ok(())
         } else {
@@ -102,10 +105,7 @@ impl LogFollower {
     async fn after_end(&mut self) -> Result<(), ClientError> {
         let mut after = None;
         loop {
-            let job = self
-                .client
-                .job_after(&self.job, after, LONGEST_WAIT)
-                .await?;
+            let job = self.watch.after(after, LONGEST_WAIT).await?;
             if self.learn(&job) {
                 return Ok(());
             }
@@ -120,7 +120,7 @@ impl LogFollower {
     /// The output cannot be read now. It may be later, unless the job has ended or runs elsewhere.
     async fn unreadable(&mut self, error: ClientError) -> Result<(), ClientError> {
         let knew_the_end = self.job_ended;
-        let job = self.client.job_after(&self.job, None, LONGEST_WAIT).await?;
+        let job = self.watch.present().await?;
         if self.learn(&job) {
             return Ok(());
         }
@@ -134,12 +134,8 @@ impl LogFollower {
 
     /// Notes what the job says; true if there is a newer attempt than the one that was read, which is then the one to read.
     fn learn(&mut self, job: &JobDetail) -> bool {
-        let state = &job.view.job.state;
-        self.job_ended = state.ended();
-        let present = state
-            .attempt()
-            .or_else(|| job.ranks.first().map(|rank| &rank.rank.attempt))
-            .map(ToString::to_string);
+        self.job_ended = job.view.job.state.ended();
+        let present = present_attempt(job);
         let newer = present.is_some() && self.attempt.is_some() && present != self.attempt;
         if newer {
             self.attempt = present;
@@ -155,4 +151,11 @@ impl LogFollower {
             _ => false,
         }
     }
+}
+
+/// The attempt that runs, or ran last.
+fn present_attempt(job: &JobDetail) -> Option<String> {
+    let running = job.view.job.state.attempt();
+    let last = || job.ranks.first().map(|rank| &rank.rank.attempt);
+    running.or_else(last).map(ToString::to_string)
 }

@@ -1,5 +1,6 @@
 //! Waiting for the next change of an object, as one request that the server holds until then.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use supernode_api::Watch;
@@ -39,5 +40,69 @@ impl Client {
         wait: Duration,
     ) -> Result<JobDetail, ClientError> {
         self.get::<JobShow>(&[id], &watch(after, wait)).await
+    }
+}
+
+/// One job that several look at: whoever waits for its next change shares one request, however many ranks are followed.
+#[derive(Debug, Clone)]
+pub struct JobWatch {
+    pub(crate) client: Client,
+    pub(crate) job: Arc<str>,
+    newest: Arc<Mutex<Option<Arc<JobDetail>>>>,
+    /// Held by the one that asks.
+    asking: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl JobWatch {
+    /// Nothing is asked yet.
+    pub fn new(client: Client, job: &str) -> Self {
+        Self {
+            client,
+            job: job.into(),
+            newest: Arc::default(),
+            asking: Arc::default(),
+        }
+    }
+
+    /// The job once its generation is larger than `after`, or as it is after `wait`. Without `after` as it was last seen by anybody.
+    pub async fn after(
+        &self,
+        after: Option<Generation>,
+        wait: Duration,
+    ) -> Result<Arc<JobDetail>, ClientError> {
+        let news =
+            |known: &Arc<JobDetail>| after.is_none_or(|after| known.view.job.generation > after);
+        if let Some(known) = self.newest().filter(news) {
+            return Ok(known);
+        }
+        let _asking = self.asking.lock().await;
+        if let Some(known) = self.newest().filter(news) {
+            return Ok(known);
+        }
+        self.ask(after, wait).await
+    }
+
+    /// The job as it is now.
+    pub async fn present(&self) -> Result<Arc<JobDetail>, ClientError> {
+        self.ask(None, Duration::ZERO).await
+    }
+
+    async fn ask(
+        &self,
+        after: Option<Generation>,
+        wait: Duration,
+    ) -> Result<Arc<JobDetail>, ClientError> {
+        let seen = Arc::new(self.client.job_after(&self.job, after, wait).await?);
+        let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        let newer = |known: &Arc<JobDetail>| known.view.job.generation > seen.view.job.generation;
+        if !newest.as_ref().is_some_and(newer) {
+            *newest = Some(Arc::clone(&seen));
+        }
+        Ok(seen)
+    }
+
+    pub(crate) fn newest(&self) -> Option<Arc<JobDetail>> {
+        let newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        newest.clone()
     }
 }

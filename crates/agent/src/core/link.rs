@@ -1,7 +1,7 @@
 //! What was sent on the present connection and what of it was acknowledged.
 //!
-//! A change is sent at once, but only when the last one was acknowledged: what happens meanwhile is sent together, as the state that
-//! it led to. Without a change, a bare sync each interval says that the agent is there. An acknowledgement counts from the moment
+//! A change is sent after a moment ([`GATHERING`]), and only when the last one was acknowledged: what happens meanwhile is sent
+//! together, as the state that it led to. Without a change, a bare sync each interval says that the agent is there. An acknowledgement counts from the moment
 //! that its sync was *sent*, so a slow network makes the lease shorter and never longer.
 
 use std::collections::VecDeque;
@@ -15,6 +15,8 @@ use supernode_types::inventory::Inventory;
 
 /// Before the server said how often it wants to hear.
 const FIRST_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a change waits for the next one. A rank that starts, or ends as soon as it has started, is one message instead of three.
+pub(super) const GATHERING: Duration = Duration::from_millis(10);
 /// Without an acknowledgement for this many intervals, and the slack, the connection is given up.
 const SILENT_INTERVALS: u32 = 3;
 const SILENT_SLACK: Duration = Duration::from_secs(2);
@@ -41,6 +43,8 @@ pub(super) struct Link {
     sequence: u64,
     interval: Duration,
     last_sent: Option<Duration>,
+    /// Since when there is something to say that was not said.
+    news_since: Option<Duration>,
     flying: VecDeque<Flying>,
     /// What was said last, and which desired state was stored then: the server believes what is said of an environment only from an
     /// agent that knows the newest wish, so the same has to be said again when that changes.
@@ -57,6 +61,7 @@ impl Link {
             sequence: 0,
             interval: FIRST_INTERVAL,
             last_sent: None,
+            news_since: None,
             flying: VecDeque::new(),
             acknowledged: None,
             acknowledged_inventory: None,
@@ -134,6 +139,9 @@ impl Link {
                 .is_some_and(|(stored, said)| *stored == stored_generation && said == observed)
         };
         let news = observed.filter(|observed| !waits && (inventory.is_some() || !said(observed)));
+        self.news_since = news.as_ref().and(self.news_since.or(Some(now)));
+        let gathered = self.gathered().is_some_and(|at| now >= at);
+        let news = news.filter(|_| gathered);
         if news.is_none()
             && self
                 .last_sent
@@ -143,6 +151,7 @@ impl Link {
         }
         self.sequence += 1;
         self.last_sent = Some(now);
+        self.news_since = self.news_since.filter(|_| news.is_none());
         self.flying.push_back(Flying {
             sequence: self.sequence,
             sent_at: now,
@@ -169,7 +178,15 @@ impl Link {
         let heartbeat = self
             .last_sent
             .map_or(Duration::ZERO, |last| last + self.interval);
-        let heartbeat = (self.flying.len() < IN_FLIGHT).then_some(heartbeat);
-        heartbeat.into_iter().chain(self.patience()).min()
+        let due = self.gathered().into_iter().chain([heartbeat]).min();
+        let due = due.filter(|_| self.flying.len() < IN_FLIGHT);
+        due.into_iter().chain(self.patience()).min()
+    }
+
+    /// When what there is to say is said. The first words on a connection do not wait.
+    fn gathered(&self) -> Option<Duration> {
+        let waits = self.last_sent.is_some();
+        let since = self.news_since?;
+        Some(if waits { since + GATHERING } else { since })
     }
 }

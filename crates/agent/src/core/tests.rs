@@ -11,6 +11,7 @@ use supernode_types::environment::{EnvironmentDesired, ItemCondition};
 use supernode_types::job::RankEnd;
 use supernode_types::{AttemptId, JobId, Timestamp};
 
+use super::link::GATHERING;
 use super::*;
 
 const BOOT: &str = "boot-1";
@@ -131,7 +132,7 @@ impl Rig {
         rig
     }
 
-    /// Does the inner effects until only those for the outside are left.
+    /// Does the inner effects until only those for the outside are left, and lets the moment pass in which news is gathered.
     fn go(&mut self) {
         loop {
             let mut inner = false;
@@ -159,8 +160,11 @@ impl Rig {
                     other => self.rest.push(other),
                 }
             }
-            if !inner {
-                return;
+            let next = self.core.next_wake().filter(|wake| *wake > self.now);
+            match next {
+                _ if inner => {}
+                Some(next) if next <= self.now + GATHERING => self.now = next,
+                _ => return,
             }
         }
     }
