@@ -95,7 +95,21 @@ impl Client {
         options: &CallOptions,
     ) -> Result<O::Response, ClientError> {
         let request = Request::of::<O>(self, path, query, body, options)?;
-        self.repeat(|| self.send::<O>(&request)).await
+        let answer = self.exchange(&request).await?;
+        serde_json::from_slice(&answer)
+            .map_err(|error| self.protocol(format!("{}: {error}", request.name)))
+    }
+
+    /// The answer's body. Knows nothing of types, so that it is compiled once and not for each operation.
+    async fn exchange(&self, request: &Request) -> Result<Vec<u8>, ClientError> {
+        self.repeat(|| self.send(request)).await
+    }
+
+    fn protocol(&self, what: String) -> ClientError {
+        ClientError::Protocol {
+            server: self.server.clone(),
+            what,
+        }
     }
 
     /// [`Client::call`] for reads.
@@ -168,14 +182,10 @@ impl Client {
             .header(reqwest::header::AUTHORIZATION, self.token.clone())
     }
 
-    async fn send<O: Operation>(
-        &self,
-        request: &Request<'_, O::Query>,
-    ) -> Result<O::Response, ClientError> {
+    async fn send(&self, request: &Request) -> Result<Vec<u8>, ClientError> {
         let key = request.key.as_deref();
         let mut builder = self
-            .request(O::METHOD, request.url.clone())
-            .query(request.query)
+            .request(request.method, request.url.clone())
             .timeout(request.total);
         if let Some(key) = key {
             builder = builder.header("idempotency-key", key);
@@ -193,45 +203,38 @@ impl Client {
         })?;
         let status = response.status().as_u16();
         let body = http::read(&self.server, &mut response, &self.limits, key).await?;
-        let wrong = |what: String| ClientError::Protocol {
-            server: self.server.clone(),
-            what,
-        };
-        if status != O::STATUS {
-            return Err(match status {
-                200..400 => wrong(format!(
-                    "{} answered with status {status} instead of {}",
-                    O::NAME,
-                    O::STATUS
-                )),
-                _ => http::refusal(&self.server, status, &body),
-            });
+        match status {
+            _ if status == request.status => Ok(body),
+            200..400 => Err(self.protocol(format!(
+                "{} answered with status {status} instead of {}",
+                request.name, request.status
+            ))),
+            _ => Err(http::refusal(&self.server, status, &body)),
         }
-        serde_json::from_slice(&body).map_err(|error| wrong(format!("{}: {error}", O::NAME)))
     }
 }
 
 /// A call that is ready to be sent, any number of times.
-struct Request<'a, Q> {
+struct Request {
+    name: &'static str,
+    method: Method,
+    /// The status of success.
+    status: u16,
     url: Url,
-    query: &'a Q,
     payload: Option<Vec<u8>>,
     key: Option<String>,
     if_match: Option<Generation>,
     total: Duration,
 }
 
-impl<'a, Q> Request<'a, Q> {
-    fn of<O: Operation<Query = Q>>(
+impl Request {
+    fn of<O: Operation>(
         client: &Client,
         path: &[&str],
-        query: &'a Q,
+        query: &O::Query,
         body: &O::Request,
         options: &CallOptions,
-    ) -> Result<Self, ClientError>
-    where
-        Q: serde::Serialize,
-    {
+    ) -> Result<Self, ClientError> {
         let has_body =
             <O::Request as JsonSchema>::schema_id() != <Nothing as JsonSchema>::schema_id();
         let change = O::METHOD != Method::Get;
@@ -253,12 +256,30 @@ impl<'a, Q> Request<'a, Q> {
             .as_u64()
             .map_or(Duration::ZERO, Duration::from_millis);
         Ok(Self {
-            url: client.address(O::PATH, path)?,
-            query,
+            name: O::NAME,
+            method: O::METHOD,
+            status: O::STATUS,
+            url: with_query(client.address(O::PATH, path)?, &plain),
             payload: has_body.then(|| serde_json::to_vec(body).expect("a request is plain data")),
             key,
             if_match: options.if_match,
             total: client.limits.total + wait,
         })
     }
+}
+
+/// The address with the fields of `query` that are there.
+fn with_query(mut url: Url, query: &serde_json::Value) -> Url {
+    for (name, value) in query.as_object().into_iter().flatten() {
+        match value {
+            serde_json::Value::Null => {}
+            serde_json::Value::String(text) => {
+                url.query_pairs_mut().append_pair(name, text);
+            }
+            number => {
+                url.query_pairs_mut().append_pair(name, &number.to_string());
+            }
+        }
+    }
+    url
 }

@@ -7,13 +7,14 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use axum::http::header::{CONTENT_TYPE, ETAG};
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::{HeaderValue, StatusCode, Uri};
 use axum::response::Response;
 use axum::routing::{MethodFilter, on};
 use bytes::Bytes;
@@ -27,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use crate::caller::authorize;
 use crate::layer::{RequestId, wrap};
 use crate::query::QueryReader;
-use crate::request::Reader;
+use crate::request::{Arrived, Head};
 use crate::{Authenticator, Failure, Request};
 
 /// Limits of the edge.
@@ -139,26 +140,36 @@ impl Edge {
         H: Fn(Request<O>) -> F + Send + Sync + 'static,
         F: Future<Output = Result<O::Response, Failure>> + Send + 'static,
     {
-        let reader = Arc::new(Reader {
-            query: QueryReader::of::<O::Query>(),
-            has_body: <O::Request as JsonSchema>::schema_id()
-                != <Nothing as JsonSchema>::schema_id(),
-            maximum_body_bytes: self.shared.options.maximum_body_bytes,
-            body_timeout: self.shared.options.body_timeout,
-        });
+        let query = QueryReader::of::<O::Query>();
+        let has_body =
+            <O::Request as JsonSchema>::schema_id() != <Nothing as JsonSchema>::schema_id();
         let handler = Arc::new(handler);
-        let shared = self.shared.clone();
-        let route = on(filter(O::METHOD), move |request: axum::extract::Request| {
-            answer::<O, H, F>(
-                shared.clone(),
-                Arc::clone(&reader),
-                Arc::clone(&handler),
-                request,
-            )
-        });
-        self.router = self.router.route(O::PATH, route);
-        self.mounted.insert(O::NAME);
+        let begin = move |uri: &Uri| {
+            let query: O::Query = query.read(uri).map_err(Failure::invalid_request)?;
+            let handler = Arc::clone(&handler);
+            let run: Run = Box::new(move |arrived| {
+                let request = arrived.into_request::<O>(query, has_body)?;
+                Ok(Box::pin(async move { render(&handler(request).await?) }))
+            });
+            Ok(run)
+        };
+        let mounted = Mounted {
+            name: O::NAME,
+            role: O::ROLE,
+            status: O::STATUS,
+            begin: Box::new(begin),
+        };
+        self.mount(O::METHOD, O::PATH, mounted);
         self
+    }
+
+    fn mount(&mut self, method: Method, path: &str, mounted: Mounted) {
+        self.mounted.insert(mounted.name);
+        let (shared, mounted) = (self.shared.clone(), Arc::new(mounted));
+        let route = on(filter(method), move |request: axum::extract::Request| {
+            answer(shared.clone(), Arc::clone(&mounted), request)
+        });
+        self.router = std::mem::take(&mut self.router).route(path, route);
     }
 
     /// Adds routes of another kind (the console's files, a compatible API) under the same request ids and headers. They bring their
@@ -222,30 +233,36 @@ struct Rendered {
     generation: Option<i64>,
 }
 
-async fn answer<O, H, F>(
+/// An operation without its types, so that everything around the handlers is compiled once.
+struct Mounted {
+    name: &'static str,
+    role: Role,
+    status: u16,
+    begin: Box<Begin>,
+}
+
+/// Reads the query, which is cheaper than the body, and says how to go on.
+type Begin = dyn Fn(&Uri) -> Result<Run, Failure> + Send + Sync;
+/// Reads the body and begins the handler.
+type Run = Box<dyn FnOnce(Arrived) -> Result<Running, Failure> + Send>;
+type Running = Pin<Box<dyn Future<Output = Result<Rendered, Failure>> + Send>>;
+
+async fn answer(
     shared: Shared,
-    reader: Arc<Reader>,
-    handler: Arc<H>,
+    mounted: Arc<Mounted>,
     request: axum::extract::Request,
-) -> Response
-where
-    O: Operation,
-    O::Query: 'static,
-    O::Request: 'static,
-    H: Fn(Request<O>) -> F + Send + Sync + 'static,
-    F: Future<Output = Result<O::Response, Failure>> + Send + 'static,
-{
+) -> Response {
     let started = tokio::time::Instant::now();
     let id = RequestId::of(request.extensions());
-    let response = match handle::<O, H, F>(&shared, &reader, handler, request).await {
-        Ok(rendered) => success(O::STATUS, rendered),
+    let response = match handle(&shared, &mounted, request).await {
+        Ok(rendered) => success(mounted.status, rendered),
         Err(failure) => failure.respond(&id),
     };
     let duration = started.elapsed();
-    tracing::debug!(request_id = %id, operation = O::NAME, status = response.status().as_u16(), ?duration, "answered");
+    tracing::debug!(request_id = %id, operation = mounted.name, status = response.status().as_u16(), ?duration, "answered");
     if let Some(observer) = &shared.observer {
         observer(Observation {
-            operation: O::NAME,
+            operation: mounted.name,
             status: response.status().as_u16(),
             duration,
         });
@@ -253,26 +270,22 @@ where
     response
 }
 
-async fn handle<O, H, F>(
+async fn handle(
     shared: &Shared,
-    reader: &Reader,
-    handler: Arc<H>,
+    mounted: &Mounted,
     request: axum::extract::Request,
-) -> Result<Rendered, Failure>
-where
-    O: Operation,
-    O::Query: 'static,
-    O::Request: 'static,
-    H: Fn(Request<O>) -> F + Send + Sync + 'static,
-    F: Future<Output = Result<O::Response, Failure>> + Send + 'static,
-{
+) -> Result<Rendered, Failure> {
     let (parts, body) = request.into_parts();
-    let caller = shared.authorize(&parts.headers, O::ROLE, O::NAME).await?;
+    let caller = shared
+        .authorize(&parts.headers, mounted.role, mounted.name)
+        .await?;
     let permit = shared.permit()?;
-    let request = reader.read::<O>(parts, body, caller).await?;
-    detached(O::NAME, async move {
+    let head = Head::read(parts, caller).await?;
+    let run = (mounted.begin)(head.uri())?;
+    let running = run(head.with_body(body, &shared.options).await?)?;
+    detached(mounted.name, async move {
         let _permit = permit;
-        render(&handler(request).await?)
+        running.await
     })
     .await
 }

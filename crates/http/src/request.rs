@@ -14,8 +14,7 @@ use futures::StreamExt;
 use supernode_api::{ErrorCode, Operation};
 
 use crate::layer::RequestId;
-use crate::query::QueryReader;
-use crate::{Caller, Failure, json};
+use crate::{Caller, EdgeOptions, Failure, json};
 
 /// The header that makes a repeated request have one effect.
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -59,64 +58,79 @@ impl PathParameters {
     }
 }
 
-/// How an operation's requests are read.
-#[derive(Debug, Clone)]
-pub(crate) struct Reader {
-    pub(crate) query: QueryReader,
-    pub(crate) has_body: bool,
-    pub(crate) maximum_body_bytes: usize,
-    pub(crate) body_timeout: Duration,
+/// What stands before the body, whatever the operation is.
+pub(crate) struct Head {
+    parts: Parts,
+    caller: Caller,
+    path: PathParameters,
+    idempotency_key: Option<String>,
+    if_match: Option<i64>,
 }
 
-impl Reader {
-    /// Everything but the caller, who was checked before.
-    pub(crate) async fn read<O: Operation>(
-        &self,
-        mut parts: Parts,
-        body: Body,
-        caller: Caller,
-    ) -> Result<Request<O>, Failure> {
-        let idempotency_key = idempotency_key(&parts.headers)?;
-        let if_match = if_match(&parts.headers)?;
-        let path = path_parameters(&mut parts).await?;
-        let query: O::Query = self
-            .query
-            .read(&parts.uri)
-            .map_err(Failure::invalid_request)?;
-        let bytes = read_body(
-            &parts.headers,
-            body,
-            self.maximum_body_bytes,
-            self.body_timeout,
-        )
-        .await?;
-        let digest = digest(parts.method.as_str(), &parts.uri, if_match, &bytes);
-        let body = self.body::<O>(&parts.headers, &bytes)?;
-        let request_id = RequestId::of(&parts.extensions).to_string();
-        Ok(Request {
+impl Head {
+    pub(crate) async fn read(mut parts: Parts, caller: Caller) -> Result<Self, Failure> {
+        Ok(Self {
             caller,
-            path,
-            query,
-            body,
-            request_id,
-            idempotency_key,
-            if_match,
-            digest,
+            idempotency_key: idempotency_key(&parts.headers)?,
+            if_match: if_match(&parts.headers)?,
+            path: path_parameters(&mut parts).await?,
+            parts,
         })
     }
 
-    fn body<O: Operation>(&self, headers: &HeaderMap, bytes: &[u8]) -> Result<O::Request, Failure> {
-        match (self.has_body, bytes.is_empty()) {
+    pub(crate) fn uri(&self) -> &Uri {
+        &self.parts.uri
+    }
+
+    pub(crate) async fn with_body(
+        self,
+        body: Body,
+        options: &EdgeOptions,
+    ) -> Result<Arrived, Failure> {
+        let body = read_body(
+            &self.parts.headers,
+            body,
+            options.maximum_body_bytes,
+            options.body_timeout,
+        )
+        .await?;
+        Ok(Arrived { head: self, body })
+    }
+}
+
+/// A whole request, not yet understood.
+pub(crate) struct Arrived {
+    head: Head,
+    body: Bytes,
+}
+
+impl Arrived {
+    /// The request as one for the operation `O`. Without `has_body` the body may be missing.
+    pub(crate) fn into_request<O: Operation>(
+        self,
+        query: O::Query,
+        has_body: bool,
+    ) -> Result<Request<O>, Failure> {
+        let (head, bytes) = (self.head, self.body);
+        let parts = &head.parts;
+        let body = match (has_body, bytes.is_empty()) {
             (true, true) => Err(Failure::invalid_request(format!(
                 "`{}` needs a JSON body",
                 O::NAME
             ))),
             (false, true) => parse_body(b"{}"),
-            (_, false) => {
-                require_json(headers)?;
-                parse_body(bytes)
-            }
-        }
+            (_, false) => require_json(&parts.headers).and_then(|()| parse_body(&bytes)),
+        }?;
+        Ok(Request {
+            query,
+            body,
+            request_id: RequestId::of(&parts.extensions).to_string(),
+            digest: digest(parts.method.as_str(), &parts.uri, head.if_match, &bytes),
+            caller: head.caller,
+            path: head.path,
+            idempotency_key: head.idempotency_key,
+            if_match: head.if_match,
+        })
     }
 }
 
