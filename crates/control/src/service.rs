@@ -19,6 +19,8 @@ use crate::{Changed, Control, desired, reconcile};
 
 /// How often the loop looks although nobody woke it: time itself changes what is true (silence, deadlines, time limits).
 const PERIOD: Duration = Duration::from_millis(500);
+/// A pass holds the writer, so after each one requests and reports have it for twice as long as the pass took, and up to this.
+const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 
 /// Numbers about the loop.
 #[derive(Debug, Default)]
@@ -116,7 +118,10 @@ async fn tell_agents(
 pub async fn run_loop(control: Control, metrics: Arc<LoopMetrics>) {
     let mut failures: u32 = 0;
     loop {
-        match pass(&control, &metrics).await {
+        let begun = control.clock().monotonic();
+        let outcome = pass(&control, &metrics).await;
+        let took = control.clock().monotonic().saturating_sub(begun);
+        match outcome {
             Ok(changed) => {
                 failures = 0;
                 if changed.unfinished {
@@ -132,6 +137,7 @@ pub async fn run_loop(control: Control, metrics: Arc<LoopMetrics>) {
                 tokio::time::sleep(Duration::from_millis(100) * 2_u32.pow(failures.min(6))).await;
             }
         }
+        tokio::time::sleep((took * 2).min(LONGEST_PAUSE)).await;
         let _ = tokio::time::timeout(PERIOD, control.hub().woken()).await;
     }
 }
