@@ -4,6 +4,7 @@
 //! median of several runs; configuration and machine are printed with it, because a figure without them says nothing. A suite that
 //! fails is shown as failed and makes the exit code 1; the others still run.
 
+mod collectives;
 mod machine;
 mod ports;
 mod report;
@@ -84,11 +85,11 @@ impl Options {
 }
 
 pub(crate) fn main(arguments: &[String]) -> Result<ExitCode> {
-    // Its peers are other programs, and its figures are ratios: a table of its own.
-    if let Some((first, rest)) = arguments.split_first()
-        && first == "stress"
-    {
-        return stress::main(rest);
+    // Their peers are other programs, and their figures are ratios: tables of their own.
+    match arguments.split_first() {
+        Some((first, rest)) if first == "stress" => return stress::main(rest),
+        Some((first, rest)) if first == "collectives" => return collectives::main(rest),
+        _ => {}
     }
     let options = parse(arguments)?;
     if options.list {

@@ -2,7 +2,7 @@
 //! and says how to repeat just that step. Never reads standard input; with `CI` set the lock file may not change either.
 
 pub(crate) mod generated;
-mod python;
+pub(crate) mod python;
 pub(crate) mod setup;
 
 use std::path::PathBuf;

@@ -7,12 +7,13 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
+use super::ports::wait_for_listener;
 use crate::workspace;
 
 const SECONDS: u32 = 2;
@@ -306,7 +307,7 @@ impl Bench {
             .stdout(Stdio::null())
             .spawn()
             .context("iperf3")?;
-        wait_for(&port)?;
+        wait_for_listener(&port)?;
         let output = Command::new("iperf3")
             .args([
                 "-c",
@@ -375,22 +376,4 @@ fn figures(command: &mut Command) -> Result<f64> {
     let text = String::from_utf8(output.stdout)?;
     let mut values: Vec<f64> = text.lines().filter_map(|line| line.parse().ok()).collect();
     median(&mut values)
-}
-
-/// Waits until somebody listens, without connecting: that would be the one client.
-fn wait_for(port: &str) -> Result<()> {
-    let wanted = format!(":{:04X} ", port.parse::<u16>()?);
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
-    while std::time::Instant::now() < deadline {
-        let listens = ["/proc/net/tcp", "/proc/net/tcp6"].iter().any(|table| {
-            let text = fs::read_to_string(Path::new(table)).unwrap_or_default();
-            text.lines()
-                .any(|line| line.contains(&wanted) && line.contains(" 0A "))
-        });
-        if listens {
-            return Ok(());
-        }
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
-    bail!("nobody listens on port {port}")
 }

@@ -56,7 +56,7 @@ enum Stage {
 }
 
 /// Builds a package as users get it. One by one: together they would have other features than alone, and be compiled once more.
-fn build(package: &str) -> Result<()> {
+pub(super) fn build(package: &str) -> Result<()> {
     let mut build = cargo();
     build.args(["build", "--release", "--package", package]);
     let mut child = build.spawn().context("cannot start cargo")?;

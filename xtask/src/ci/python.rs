@@ -35,7 +35,7 @@ pub(super) fn run() -> Result<Outcome> {
 }
 
 /// A Python that can import PyTorch: the one of PATH, or Debian's, whose packages another one does not see.
-pub(super) fn with_torch() -> Option<&'static str> {
+pub(crate) fn with_torch() -> Option<&'static str> {
     ["python3", "/usr/bin/python3"].into_iter().find(|python| {
         let found =
             "import importlib.util, sys; sys.exit(importlib.util.find_spec('torch') is None)";
