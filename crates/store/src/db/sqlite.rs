@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use rusqlite::config::DbConfig;
 use rusqlite::{
     CachedStatement, OpenFlags, ToSql,
     ffi::{self, ErrorCode},
@@ -98,6 +99,12 @@ impl SqliteConnection {
         self.connection
             .busy_timeout(BUSY_TIMEOUT)
             .and_then(|()| self.connection.execute_batch(pragmas))
+            // Plans do not look at bound values. Otherwise each `LIMIT ?` is parsed and planned anew at every execution.
+            .and_then(|()| {
+                let stable = DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG;
+                self.connection.set_db_config(stable, true)
+            })
+            .map(drop)
             .map_err(|error| failure_of(&self.database, pragmas, &error))
     }
 
