@@ -96,19 +96,30 @@ impl<'a> Fleet<'a> {
         id
     }
 
-    pub(crate) fn wait_until_idle(&self) {
-        self.server.until("no job to be left", || {
-            let nodes = self.server.json(&["node", "list"]);
-            nodes
-                .as_array()?
-                .iter()
-                .all(|node| node["leases"].as_array().is_none_or(Vec::is_empty))
-                .then_some(())
+    /// Cancels a job and waits until nothing of it is left.
+    pub(crate) fn cancel(&self, job: &str) {
+        self.server.ok(&["job", "cancel", job]);
+        self.server.until("the job to be gone", || {
+            let shown = self.server.json(&["job", "show", job]);
+            (shown["state"]["state"] == "cancelled").then_some(())
         });
     }
 
-    /// Every layer of every node has the size, as the operation, the agent and the image tell.
+    /// Every layer of every node has the size, as the newest operation, the agent and the image tell.
     pub(crate) fn assert_grown(&self, bytes: u64) {
+        let operations = self.server.json(&["operation", "list"]);
+        let newest = operations[0]["id"].as_str().expect("an id");
+        let shown = self.server.json(&["operation", "show", newest]);
+        for target in shown["targets"].as_array().expect("targets") {
+            for step in target["steps"].as_array().expect("steps") {
+                let (before, after) = (step["before_bytes"].as_u64(), step["after_bytes"].as_u64());
+                let gained = after.zip(before).map(|(after, before)| after - before);
+                // All but the last, which only reads back. Each layer gains what the device gains, but for what LVM rounds.
+                let complete = step["layer"] == "verify"
+                    || gained.is_some_and(|gained| gained.abs_diff(GIB) < GIB / 50);
+                assert!(step["state"] == "done" && complete, "{step}\n{target}");
+            }
+        }
         self.server.until("the new layout to be known", || {
             let disks = self.server.json(&["disk", "show"]);
             let grown = |disk: &Value| {
@@ -143,6 +154,7 @@ impl<'a> Fleet<'a> {
                 fleet.switch_on(machine, Some(&moment), bytes);
                 machine.wait_for_word(&format!("cut {moment}"));
                 machine.cut();
+                eprintln!("{layout}: power cut at {moment}");
             }
             fleet.switch_on(machine, None, bytes);
         });

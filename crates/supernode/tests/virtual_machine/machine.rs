@@ -97,7 +97,7 @@ impl Machine {
         self.end_line();
         let root = &guest.tools.root;
         let mut append = format!(
-            "console=ttyS0 quiet no_timer_check tsc=reliable random.trust_cpu=on panic=-1 layout={}",
+            "console=ttyS0 quiet no_timer_check tsc=reliable random.trust_cpu=on mitigations=off panic=-1 layout={}",
             self.layout
         );
         let mut command = Command::new(root.join("usr/bin/qemu-system-x86_64"));

@@ -10,6 +10,7 @@ pub(crate) const GUEST_PROGRAMS: &[&str] = &[
     "partx",
     "losetup",
     "growpart",
+    "flock",
     "lvm",
     "resize2fs",
     "e2fsck",
