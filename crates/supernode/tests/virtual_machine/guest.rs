@@ -40,6 +40,9 @@ const MODULES: &[(&str, &[&str])] = &[
     ("btrfs", &["btrfs"]),
 ];
 
+/// Where a module names those that it needs.
+const DEPENDS: &[u8] = b"\0depends=";
+
 /// Nothing tells udev of volumes here.
 const LVM_CONFIGURATION: &str =
     "activation {\n udev_sync = 0\n udev_rules = 0\n}\ndevices {\n use_devicesfile = 0\n}\n";
@@ -250,9 +253,8 @@ fn require(known: &BTreeMap<String, PathBuf>, name: &str, order: &mut Vec<String
         return;
     };
     let content = fs::read(path).expect("it was unpacked");
-    const KEY: &[u8] = b"\0depends=";
-    let begin = content.windows(KEY.len()).position(|window| window == KEY);
-    let rest = begin.map_or(&[][..], |begin| &content[begin + KEY.len()..]);
+    let begin = content.windows(DEPENDS.len()).position(|window| window == DEPENDS);
+    let rest = begin.map_or(&[][..], |begin| &content[begin + DEPENDS.len()..]);
     let end = rest.iter().position(|byte| *byte == 0).unwrap_or(0);
     let needed = String::from_utf8_lossy(&rest[..end]);
     for needed in needed.split(',').filter(|needed| !needed.is_empty()) {
