@@ -80,7 +80,7 @@ pub(super) fn run() -> Result<Outcome> {
         apt_install(&missing)?;
         notes.push(format!("installed {}", missing.join(", ")));
     }
-    notes.extend(virtual_machine::install()?);
+    notes.extend(virtual_machine::install(may_install)?);
     if notes.is_empty() {
         notes.push("nothing is missing".to_owned());
     }

@@ -159,6 +159,10 @@ fn advance<'a>(
 
 /// What an agent says of its steps, with what was known before: a device that grew before the agent looked was smaller.
 fn told(known: &[StepReport], said: &[StepReport]) -> Vec<StepReport> {
+    // It has only begun, and has looked at nothing yet.
+    if said.is_empty() {
+        return known.to_vec();
+    }
     let mut steps = said.to_vec();
     for step in &mut steps {
         let same =

@@ -114,6 +114,7 @@ fn what_was_there_before_is_what_anybody_saw_first() {
     open.expect("it is open").targets[0].steps =
         vec![step("device", Some(50)), step("partition", None)];
     grown(&mut model, &nodes[0], false);
+    report(&mut model, &nodes[0], DiskReportState::Working);
     let work = model.node(&nodes[0]).disk.work.as_mut().expect("at work");
     work.report = Some(DiskReport {
         operation: operation.clone(),

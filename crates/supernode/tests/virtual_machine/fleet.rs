@@ -101,7 +101,7 @@ impl<'a> Fleet<'a> {
         self.server.ok(&["job", "cancel", job]);
         self.server.until("the job to be gone", || {
             let shown = self.server.json(&["job", "show", job]);
-            (shown["state"]["state"] == "cancelled").then_some(())
+            (shown["state"]["state"] == "ended").then_some(())
         });
     }
 

@@ -18,12 +18,12 @@ pub(crate) type Layout = &'static str;
 
 /// Those that are tried.
 pub(crate) const LAYOUTS: [Layout; 6] = [
-    "gpt-ext4",
-    "mbr-ext4",
-    "gpt-xfs",
-    "gpt-btrfs",
     "gpt-lvm-ext4",
     "gpt-lvm-xfs",
+    "gpt-xfs",
+    "gpt-btrfs",
+    "gpt-ext4",
+    "mbr-ext4",
 ];
 
 /// Enough for every file system that is made here.
@@ -253,7 +253,9 @@ fn require(known: &BTreeMap<String, PathBuf>, name: &str, order: &mut Vec<String
         return;
     };
     let content = fs::read(path).expect("it was unpacked");
-    let begin = content.windows(DEPENDS.len()).position(|window| window == DEPENDS);
+    let begin = content
+        .windows(DEPENDS.len())
+        .position(|window| window == DEPENDS);
     let rest = begin.map_or(&[][..], |begin| &content[begin + DEPENDS.len()..]);
     let end = rest.iter().position(|byte| *byte == 0).unwrap_or(0);
     let needed = String::from_utf8_lossy(&rest[..end]);

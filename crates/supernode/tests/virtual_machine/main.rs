@@ -85,7 +85,7 @@ fn a_node_that_must_restart_is_drained_restarted_and_put_back() {
     fleet.assert_grown(2 * GIB);
     let shown = fleet.server.json(&["job", "show", &job]);
     assert_eq!(
-        (&shown["attempts"], &shown["state"]["state"]),
+        (&shown["attempts"], &shown["state"]["outcome"]["outcome"]),
         (&1.into(), &"succeeded".into()),
         "the restart waited for it: {shown}"
     );

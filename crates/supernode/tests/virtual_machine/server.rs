@@ -62,12 +62,12 @@ impl Server {
             port,
             child: command.spawn().expect("the binary starts"),
         };
+        let access = server.until("the server to have keys", || server.access());
+        let ca = access["ca"].as_str().expect("a text");
+        fs::write(server.ca(), ca).expect("own directory");
         server.until("the server to be up", || {
-            server.access()?;
             server.run(&["node", "list"]).status.success().then_some(())
         });
-        let ca = server.access().expect("it is up")["ca"].clone();
-        fs::write(server.ca(), ca.as_str().expect("a text")).expect("own directory");
         let made = server.json(&["join-token", "create", "--uses", "100"]);
         let token = made["secret"].as_str().unwrap_or_else(|| panic!("{made}"));
         fs::write(server.token(), token).expect("own directory");
@@ -95,7 +95,6 @@ impl Server {
     pub(crate) fn run(&self, arguments: &[&str]) -> Output {
         let access = self.access().expect("it is up");
         let field = |name: &str| access[name].as_str().expect("a text").to_owned();
-        fs::write(self.ca(), field("ca")).expect("own directory");
         Command::new(env!("CARGO_BIN_EXE_supernode"))
             .args(arguments)
             .env("SUPERNODE_SERVER", field("server"))
