@@ -96,10 +96,11 @@ impl Machine {
         self.found.clear();
         self.end_line();
         let root = &guest.tools.root;
-        let mut append = format!(
-            "console=ttyS0 quiet no_timer_check tsc=reliable random.trust_cpu=on mitigations=off panic=-1 layout={}",
-            self.layout
-        );
+        let mut words = vec![
+            "console=ttyS0 quiet no_timer_check tsc=reliable random.trust_cpu=on mitigations=off panic=-1"
+                .to_owned(),
+            format!("layout={}", self.layout),
+        ];
         let mut command = Command::new(root.join("usr/bin/qemu-system-x86_64"));
         command
             .env("LD_LIBRARY_PATH", root.join("usr/lib/x86_64-linux-gnu"))
@@ -143,8 +144,8 @@ impl Machine {
                 Bus::Nvme => "nvme,drive=system,serial=system",
             });
         match start {
-            Start::Make => append += " mode=make",
-            Start::Check => append += " mode=check",
+            Start::Make => words.push("mode=make".to_owned()),
+            Start::Check => words.push("mode=check".to_owned()),
             Start::Run {
                 server,
                 ca,
@@ -152,16 +153,19 @@ impl Machine {
                 cut,
                 grown,
             } => {
-                append += &format!(" mode=run name={} server={server} grown={grown}", self.name);
+                words.push(format!(
+                    "mode=run name={} server={server} grown={grown}",
+                    self.name
+                ));
                 let number: u32 = self
                     .name
                     .rsplit('-')
                     .next()
                     .and_then(|word| word.parse().ok())
                     .expect("a number at its end");
-                append += &format!(" address=10.0.2.{}", 15 + number);
+                words.push(format!("address=10.0.2.{}", 15 + number));
                 if let Some(cut) = cut {
-                    append += &format!(" cut={cut}");
+                    words.push(format!("cut={cut}"));
                 }
                 for (name, file) in [("ca", ca), ("token", token)] {
                     command
@@ -181,7 +185,9 @@ impl Machine {
                 }
             }
         }
-        command.args(["-append", &append]).stdin(Stdio::null());
+        command
+            .args(["-append", &words.join(" ")])
+            .stdin(Stdio::null());
         self.child = Some(spawn(command));
     }
 
