@@ -4,6 +4,7 @@
 pub(crate) mod generated;
 pub(crate) mod python;
 pub(crate) mod setup;
+mod virtual_machine;
 
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
@@ -84,7 +85,15 @@ const STEPS: &[Step] = &[
     },
 ];
 
+/// Steps that take too long for every change: they run when they are named.
+const LONG_STEPS: &[Step] = &[Step {
+    name: "vm-matrix",
+    about: "power cuts at every step of growing every layout of a system disk, in virtual machines",
+    run: vm_matrix,
+}];
+
 pub(crate) fn main(arguments: &[String]) -> Result<ExitCode> {
+    let all = || STEPS.iter().chain(LONG_STEPS);
     let mut only: Vec<&str> = Vec::new();
     let mut words = arguments.iter().map(String::as_str);
     while let Some(word) = words.next() {
@@ -93,20 +102,24 @@ pub(crate) fn main(arguments: &[String]) -> Result<ExitCode> {
                 for step in STEPS {
                     println!("{:<10} {}", step.name, step.about);
                 }
+                for step in LONG_STEPS {
+                    println!("{:<10} {} (only when named)", step.name, step.about);
+                }
                 return Ok(ExitCode::SUCCESS);
             }
             "--only" => match words.next() {
-                Some(name) if STEPS.iter().any(|step| step.name == name) => only.push(name),
+                Some(name) if all().any(|step| step.name == name) => only.push(name),
                 Some(name) => bail!("no step `{name}`: `cargo xtask ci --list` names them"),
                 None => bail!("--only needs the name of a step"),
             },
             other => bail!("unknown argument `{other}`: --only STEP and --list are known"),
         }
     }
-    let steps: Vec<&Step> = STEPS
-        .iter()
-        .filter(|step| only.is_empty() || only.contains(&step.name))
-        .collect();
+    let steps: Vec<&Step> = if only.is_empty() {
+        STEPS.iter().collect()
+    } else {
+        all().filter(|step| only.contains(&step.name)).collect()
+    };
     Ok(run_steps(&steps))
 }
 
@@ -237,6 +250,16 @@ fn test() -> Result<Outcome> {
     run_command(
         cargo_step(&["test", "--workspace", "--no-fail-fast"]),
         minutes(25),
+    )
+}
+
+/// Its tests are in the ordinary binary of tests in virtual machines, and ignored there.
+fn vm_matrix() -> Result<Outcome> {
+    let arguments = ["test", "--workspace", "--test", "virtual_machine"];
+    let ignored = ["--", "--ignored", "--nocapture"];
+    run_command(
+        cargo_step(&[&arguments[..], &ignored].concat()),
+        minutes(90),
     )
 }
 

@@ -125,7 +125,8 @@ pub fn disk_expand(tx: &mut Tx<'_>, intent: &Intent, wish: &Wish) -> Result<Oper
         };
         operation::add_target(&mut operation, Some(planned.node.id), None, because);
         let target = operation.targets.last_mut().expect("it was just added");
-        target.steps = planned.steps.iter().map(waiting).collect();
+        let steps = planned.steps.iter();
+        target.steps = steps.map(|step| waiting(step, &planned.disk)).collect();
         if planned.at_size {
             target.state = TargetState::Done;
         }
@@ -135,13 +136,13 @@ pub fn disk_expand(tx: &mut Tx<'_>, intent: &Intent, wish: &Wish) -> Result<Oper
     Ok(operation)
 }
 
-/// A step that nobody has begun.
-fn waiting(step: &DiskStep) -> StepReport {
+/// A step that nobody has begun. A device may have grown before its agent looks, so what it has now is written down here.
+fn waiting(step: &DiskStep, disk: &SystemDisk) -> StepReport {
     StepReport {
         layer: step.word().to_owned(),
         subject: step.subject(),
         state: StepState::Waiting,
-        before_bytes: None,
+        before_bytes: matches!(step, DiskStep::Device { .. }).then_some(disk.size_bytes),
         after_bytes: None,
         detail: String::new(),
     }

@@ -7,8 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use supernode_control::provisioner::wish::{action, is_due, record, token_insert};
-use supernode_control::provisioner::{ProvisionAction, ProvisionAnswer};
+use supernode_control::provisioner::ProvisionAnswer;
+use supernode_control::provisioner::wish::{NodeAction, action, is_due, record, token_insert};
 use supernode_store::provision::provision_list_open;
 use supernode_types::node::Position;
 use supernode_types::operation::{Provision, ProvisionState};
@@ -83,7 +83,7 @@ impl World {
     }
 
     fn call(&mut self, process: u64, wish: Provision, now: Timestamp) {
-        let create = action(&wish) == ProvisionAction::Create;
+        let create = action(&wish) == NodeAction::Create;
         let mut token = self
             .calls()
             .and_then(|calls| calls.tokens.get(&wish.id).cloned())

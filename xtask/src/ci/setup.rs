@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use super::{Outcome, python, run_command};
+use super::{Outcome, python, run_command, virtual_machine};
 use crate::metadata::cargo;
 use crate::processes::output_within;
 
@@ -40,6 +40,10 @@ const DISK_NEEDS: &[Need] = &[
         program: "sfdisk",
     },
     Need {
+        package: "e2fsprogs",
+        program: "resize2fs",
+    },
+    Need {
         package: "xfsprogs",
         program: "xfs_growfs",
     },
@@ -64,18 +68,23 @@ pub(super) fn run() -> Result<Outcome> {
         .map(|need| need.package)
         .chain(python::with_torch().is_none().then_some("python3-torch"))
         .collect();
-    if missing.is_empty() {
-        return Ok(Outcome::Note("nothing is missing".to_owned()));
-    }
-    if !may_install {
+    if !missing.is_empty() && !may_install {
         return Ok(Outcome::NeedsPerson(format!(
             "missing: {}. On Debian or Ubuntu paste:\n{}",
             missing.join(", "),
             install_line(&missing)
         )));
     }
-    apt_install(&missing)?;
-    Ok(Outcome::Note(format!("installed {}", missing.join(", "))))
+    let mut notes = Vec::new();
+    if !missing.is_empty() {
+        apt_install(&missing)?;
+        notes.push(format!("installed {}", missing.join(", ")));
+    }
+    notes.extend(virtual_machine::install(may_install)?);
+    if notes.is_empty() {
+        notes.push("nothing is missing".to_owned());
+    }
+    Ok(Outcome::Note(notes.join("\n")))
 }
 
 /// The line that a person pastes.

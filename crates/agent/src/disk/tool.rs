@@ -5,9 +5,9 @@
 //! a script finds it in that file; for all others it is empty.
 
 use std::io::{Read as _, Seek as _, Write as _};
-use std::os::unix::process::CommandExt as _;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
@@ -27,6 +27,8 @@ const MAXIMUM_OUTPUT_BYTES: u64 = 64 * 1024;
 const MAXIMUM_SHOWN_CHARACTERS: usize = 400;
 /// How long a killed tool may take to be gone.
 const KILL_GRACE: Duration = Duration::from_secs(5);
+/// How long a machine may take to go down.
+const RESTART_PATIENCE: Duration = Duration::from_mins(2);
 /// Where tools find their own helpers.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -214,10 +216,28 @@ pub(super) fn restart(program: &Path) -> Result<(), String> {
         .stdin(Stdio::null())
         .status()
         .map_err(|error| format!("{} cannot be run: {error}", program.display()))?;
-    if status.success() {
-        std::thread::sleep(Duration::from_mins(2));
+    if may_be_obeyed(status) {
+        std::thread::sleep(RESTART_PATIENCE);
         Ok(())
     } else {
         Err(format!("{} ended with {status}", program.display()))
+    }
+}
+
+/// A machine that goes down ends its programs with signals, the one that asked for it among them.
+fn may_be_obeyed(status: ExitStatus) -> bool {
+    status.success() || status.signal().is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_restart_program_that_is_ended_with_the_machine_has_not_failed() {
+        let ended = |raw| may_be_obeyed(ExitStatus::from_raw(raw));
+        assert!(ended(0), "it said that it will be done");
+        assert!(ended(15), "a signal ended it");
+        assert!(!ended(1 << 8), "it refused");
     }
 }

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, ChildStdin, Command};
 
-use super::{ProvisionAction, ProvisionAnswer, ProvisionRequest};
+use super::{DiskAnswer, ProvisionAction, ProvisionAnswer, ProvisionRequest};
 
 /// The most bytes that an answer may have.
 const MAXIMUM_ANSWER_BYTES: usize = 64 * 1024;
@@ -38,21 +38,54 @@ enum Failure {
     Refused(String),
 }
 
+impl From<Failure> for ProvisionAnswer {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Retry(why) => Self::Retry(why),
+            Failure::Refused(why) => Self::Refused(why),
+        }
+    }
+}
+
 /// Calls the command once.
 pub async fn call(
     command: &[String],
     time_limit: Duration,
     request: &ProvisionRequest,
 ) -> ProvisionAnswer {
-    match tokio::time::timeout(time_limit, exchange(command, request)).await {
-        Ok(Ok(answer)) => judge(request.action, &answer),
-        Ok(Err(Failure::Retry(why))) => ProvisionAnswer::Retry(why),
-        Ok(Err(Failure::Refused(why))) => ProvisionAnswer::Refused(why),
-        Err(_) => ProvisionAnswer::Retry(format!(
+    match ask(command, time_limit, request).await {
+        Ok(answer) => judge(request.action, &answer),
+        Err(failure) => failure.into(),
+    }
+}
+
+/// Calls the command once for a disk.
+pub async fn grow_disk(
+    command: &[String],
+    time_limit: Duration,
+    request: &ProvisionRequest,
+) -> DiskAnswer {
+    match ask(command, time_limit, request).await {
+        Ok(answer) => match judge(request.action, &answer) {
+            ProvisionAnswer::Done if answer.restart => DiskAnswer::GrownAfterRestart,
+            plain => DiskAnswer::Plain(plain),
+        },
+        Err(failure) => DiskAnswer::Plain(failure.into()),
+    }
+}
+
+async fn ask(
+    command: &[String],
+    time_limit: Duration,
+    request: &ProvisionRequest,
+) -> Result<Answer, Failure> {
+    let answer = tokio::time::timeout(time_limit, exchange(command, request)).await;
+    answer.unwrap_or_else(|_| {
+        Err(Failure::Retry(format!(
             "the command did not answer within {} s and was killed",
             time_limit.as_secs_f64()
-        )),
-    }
+        )))
+    })
 }
 
 /// A running command; dropping it kills all of its process group.
@@ -158,9 +191,6 @@ fn shown(text: &str) -> String {
 fn judge(action: ProvisionAction, answer: &Answer) -> ProvisionAnswer {
     let message = shown(&answer.message);
     match (action, answer.status.as_str()) {
-        (ProvisionAction::GrowDisk, "grown" | "exists") if answer.restart => {
-            ProvisionAnswer::DoneAfterRestart
-        }
         (ProvisionAction::Create, "created" | "exists")
         | (ProvisionAction::Delete, "deleted" | "absent")
         | (ProvisionAction::GrowDisk, "grown" | "exists") => ProvisionAnswer::Done,

@@ -21,7 +21,9 @@ use tokio::task::JoinSet;
 
 use super::runner::CONCURRENT_CALLS;
 use super::wish::{MAXIMUM_CALLS, PENDING_PERIOD, back_off};
-use super::{ProvisionAction, ProvisionAnswer, ProvisionRequest, Provisioner, exec, local};
+use super::{
+    DiskAnswer, ProvisionAction, ProvisionAnswer, ProvisionRequest, Provisioner, exec, local,
+};
 use crate::Control;
 
 /// Calls the provisioner for every device that is due, a few at a time, and waits for the answers.
@@ -127,18 +129,18 @@ async fn run_one(
     Ok(())
 }
 
-async fn call(provisioner: &Provisioner, request: &ProvisionRequest) -> ProvisionAnswer {
+async fn call(provisioner: &Provisioner, request: &ProvisionRequest) -> DiskAnswer {
     match provisioner {
-        Provisioner::Pool => ProvisionAnswer::Done,
-        Provisioner::Local { directory } => local::grow_disk(
+        Provisioner::Pool => DiskAnswer::Plain(ProvisionAnswer::Done),
+        Provisioner::Local { directory } => DiskAnswer::Plain(local::grow_disk(
             directory,
             &request.node_name,
             request.size_bytes.unwrap_or(0),
-        ),
+        )),
         Provisioner::Exec {
             command,
             time_limit,
-        } => exec::call(command, *time_limit, request).await,
+        } => exec::grow_disk(command, *time_limit, request).await,
     }
 }
 
@@ -147,7 +149,7 @@ fn record(
     tx: &mut Tx<'_>,
     id: &NodeId,
     asked: Option<&DiskWork>,
-    answer: &ProvisionAnswer,
+    answer: &DiskAnswer,
     now: Timestamp,
 ) -> Result<(), StoreError> {
     let Some(mut node) = node_get(tx, id)? else {
@@ -170,15 +172,18 @@ fn record(
     node_update(tx, &mut node)
 }
 
-fn judge(calls: u32, answer: &ProvisionAnswer, now: Timestamp) -> DeviceGrowth {
+fn judge(calls: u32, answer: &DiskAnswer, now: Timestamp) -> DeviceGrowth {
     let again = |calls: u32, message: String, after: Duration| DeviceGrowth::Growing {
         calls,
         next_call_at: now.plus(after),
         message,
     };
-    match answer {
+    let plain = match answer {
+        DiskAnswer::GrownAfterRestart => return DeviceGrowth::Grown { restart: true },
+        DiskAnswer::Plain(plain) => plain,
+    };
+    match plain {
         ProvisionAnswer::Done => DeviceGrowth::Grown { restart: false },
-        ProvisionAnswer::DoneAfterRestart => DeviceGrowth::Grown { restart: true },
         ProvisionAnswer::Pending(message) => again(
             calls,
             format!("the provisioner is at work: {message}"),

@@ -47,7 +47,7 @@ impl Provisioner {
     }
 }
 
-/// What a provisioner is asked to do.
+/// What a provisioner is asked to do: the word in a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ProvisionAction {
@@ -104,12 +104,19 @@ pub struct ProvisionRequest {
 pub enum ProvisionAnswer {
     /// Done, now or before.
     Done,
-    /// Done, and the node sees it after a restart.
-    DoneAfterRestart,
     /// Under way: ask again.
     Pending(String),
     /// Not possible this time; worth another try.
     Retry(String),
     /// Not possible.
     Refused(String),
+}
+
+/// What a provisioner says of a disk that is to grow.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DiskAnswer {
+    /// The disk has the size, and its node sees it after a restart.
+    GrownAfterRestart,
+    /// What can be said of any request; done means that the node can see the size.
+    Plain(ProvisionAnswer),
 }

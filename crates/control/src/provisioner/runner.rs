@@ -13,10 +13,9 @@ use supernode_types::{Entropy, JoinTokenId, ProvisionId};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use super::wish::{action, is_due, record, same_wish, token_insert};
+use super::wish::{NodeAction, action, is_due, record, same_wish, token_insert};
 use super::{
-    JoinParameters, ProvisionAction, ProvisionAnswer, ProvisionRequest, Provisioner, exec,
-    grow_disk, local,
+    JoinParameters, ProvisionAnswer, ProvisionRequest, Provisioner, exec, grow_disk, local,
 };
 use crate::Control;
 
@@ -66,7 +65,7 @@ impl Runner {
             .await?;
         let creating = |id: &ProvisionId| {
             let wish = open.iter().find(|wish| wish.id == *id);
-            wish.is_some_and(|wish| action(wish) == ProvisionAction::Create)
+            wish.is_some_and(|wish| action(wish) == NodeAction::Create)
         };
         self.secrets().retain(|id, _| creating(id));
         let slots = Arc::new(Semaphore::new(CONCURRENT_CALLS));
@@ -91,8 +90,8 @@ impl Runner {
     async fn run_one(&self, wish: Provision) -> Result<(), StoreError> {
         let action = action(&wish);
         let token = match action {
-            ProvisionAction::Create => self.secret(&wish).await?,
-            ProvisionAction::Delete | ProvisionAction::GrowDisk => None,
+            NodeAction::Create => self.secret(&wish).await?,
+            NodeAction::Delete => None,
         };
         let id = wish.id.clone();
         let store = self.control.store();
@@ -102,7 +101,7 @@ impl Runner {
         let Some((present, prepared)) = prepared else {
             return Ok(());
         };
-        let complete = action == ProvisionAction::Delete || token.is_some();
+        let complete = action == NodeAction::Delete || token.is_some();
         if !complete || !same_wish(&present, &wish) {
             return Ok(());
         }
@@ -165,7 +164,7 @@ fn prepare(tx: &mut Tx<'_>, id: &ProvisionId) -> Result<Option<(Provision, Prepa
 
 fn request(
     wish: &Provision,
-    action: ProvisionAction,
+    action: NodeAction,
     prepared: Prepared,
     token: Option<String>,
     join: &JoinParameters,
@@ -173,11 +172,11 @@ fn request(
     let super_node = prepared.super_node;
     ProvisionRequest {
         version: 1,
-        action,
+        action: action.into(),
         request_id: match action {
-            ProvisionAction::Create => wish.id.to_string(),
+            NodeAction::Create => wish.id.to_string(),
             // Another change, so another key.
-            ProvisionAction::Delete | ProvisionAction::GrowDisk => format!("{}-delete", wish.id),
+            NodeAction::Delete => format!("{}-delete", wish.id),
         },
         node_name: wish.node_name.clone(),
         hyperplane: super_node

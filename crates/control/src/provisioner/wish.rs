@@ -15,6 +15,24 @@ use supernode_types::{JoinTokenId, ProvisionId, Timestamp};
 
 use super::{ProvisionAction, ProvisionAnswer};
 
+/// What a wish for a node asks of the provisioner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NodeAction {
+    /// Make the node.
+    Create,
+    /// Take it away.
+    Delete,
+}
+
+impl From<NodeAction> for ProvisionAction {
+    fn from(action: NodeAction) -> Self {
+        match action {
+            NodeAction::Create => Self::Create,
+            NodeAction::Delete => Self::Delete,
+        }
+    }
+}
+
 /// How often a provisioner that fails is called before a wish for a node is given up. A deletion is never given up.
 pub(super) const MAXIMUM_CALLS: u32 = 6;
 /// How long a new node has to enrol after the first call.
@@ -32,10 +50,10 @@ pub fn is_due(provision: &Provision, now: Timestamp) -> bool {
 }
 
 /// What it has to be asked for.
-pub fn action(wish: &Provision) -> ProvisionAction {
+pub fn action(wish: &Provision) -> NodeAction {
     match wish.state {
-        ProvisionState::Creating { .. } => ProvisionAction::Create,
-        _ => ProvisionAction::Delete,
+        ProvisionState::Creating { .. } => NodeAction::Create,
+        _ => NodeAction::Delete,
     }
 }
 
@@ -53,7 +71,7 @@ pub fn token_insert(
     now: Timestamp,
 ) -> Result<bool, StoreError> {
     let found = provision_get(tx, provision)?;
-    let Some(wish) = found.filter(|wish| action(wish) == ProvisionAction::Create) else {
+    let Some(wish) = found.filter(|wish| action(wish) == NodeAction::Create) else {
         return Ok(false);
     };
     let super_node = super_node_get(tx, &wish.super_node)?;
@@ -79,7 +97,7 @@ pub fn token_insert(
 pub fn record(
     tx: &mut Tx<'_>,
     wish: &Provision,
-    action: ProvisionAction,
+    action: NodeAction,
     answer: &ProvisionAnswer,
     now: Timestamp,
 ) -> Result<(), StoreError> {
@@ -96,8 +114,8 @@ pub fn record(
         return Ok(());
     };
     let message = match action {
-        ProvisionAction::Create => format!("{} could not be made: {reason}", provision.node_name),
-        ProvisionAction::Delete | ProvisionAction::GrowDisk => format!(
+        NodeAction::Create => format!("{} could not be made: {reason}", provision.node_name),
+        NodeAction::Delete => format!(
             "{} was not deleted by its provisioner and may still run: {reason}",
             provision.node_name
         ),
@@ -117,21 +135,16 @@ pub fn record(
 }
 
 /// What an answer makes of a provision.
-fn judge(
-    provision: &mut Provision,
-    action: ProvisionAction,
-    answer: &ProvisionAnswer,
-    now: Timestamp,
-) {
+fn judge(provision: &mut Provision, action: NodeAction, answer: &ProvisionAnswer, now: Timestamp) {
     let waiting = |message: String| match action {
-        ProvisionAction::Create => ProvisionState::Creating { message },
-        ProvisionAction::Delete | ProvisionAction::GrowDisk => ProvisionState::Deleting { message },
+        NodeAction::Create => ProvisionState::Creating { message },
+        NodeAction::Delete => ProvisionState::Deleting { message },
     };
     match answer {
-        ProvisionAnswer::Done | ProvisionAnswer::DoneAfterRestart => {
+        ProvisionAnswer::Done => {
             provision.state = match action {
-                ProvisionAction::Create => ProvisionState::Created,
-                ProvisionAction::Delete | ProvisionAction::GrowDisk => ProvisionState::Deleted,
+                NodeAction::Create => ProvisionState::Created,
+                NodeAction::Delete => ProvisionState::Deleted,
             };
         }
         ProvisionAnswer::Pending(message) => {
@@ -141,7 +154,7 @@ fn judge(
         ProvisionAnswer::Retry(reason) => {
             provision.calls += 1;
             let calls = provision.calls;
-            if calls >= MAXIMUM_CALLS && action == ProvisionAction::Create {
+            if calls >= MAXIMUM_CALLS && action == NodeAction::Create {
                 let reason = format!("{reason} ({calls} calls)");
                 provision.state = ProvisionState::Failed { reason };
             } else {

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use supernode_control::provisioner::{
-    JoinParameters, ProvisionAction, ProvisionAnswer, ProvisionRequest, exec, local,
+    DiskAnswer, JoinParameters, ProvisionAction, ProvisionAnswer, ProvisionRequest, exec, local,
 };
 
 use crate::world::Patience;
@@ -61,6 +61,23 @@ fn retry(answer: ProvisionAnswer) -> String {
         ProvisionAnswer::Retry(why) => why,
         other => panic!("{other:?}"),
     }
+}
+
+#[test]
+fn only_a_disk_can_be_done_after_a_restart() {
+    let command = |answer: &str| ["/bin/sh", "-c", &format!("echo '{answer}'")].map(str::to_owned);
+    let grown = command(r#"{"status": "grown", "restart": true}"#);
+    let disk = request(ProvisionAction::GrowDisk);
+    let answer = block_on(exec::grow_disk(&grown, PATIENCE, &disk));
+    assert_eq!(answer, DiskAnswer::GrownAfterRestart);
+    let pending = command(r#"{"status": "pending", "message": "m", "restart": true}"#);
+    let answer = block_on(exec::grow_disk(&pending, PATIENCE, &disk));
+    let expected = ProvisionAnswer::Pending("m".into());
+    assert_eq!(answer, DiskAnswer::Plain(expected), "not yet");
+    let created = command(r#"{"status": "created", "restart": true}"#);
+    let node = request(ProvisionAction::Create);
+    let answer = block_on(exec::call(&created, PATIENCE, &node));
+    assert_eq!(answer, ProvisionAnswer::Done);
 }
 
 #[test]

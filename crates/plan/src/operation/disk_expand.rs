@@ -12,7 +12,9 @@
 //! at a time, too, so that there is something left to hold back. A node that was restarted and needs a restart again has failed: it
 //! is not restarted for ever.
 
-use supernode_types::disk::{DeviceGrowth, DiskReportState, DiskWork, StepState, size_words};
+use supernode_types::disk::{
+    DeviceGrowth, DiskReportState, DiskWork, StepReport, StepState, size_words,
+};
 use supernode_types::event::{NewEvent, Severity, Subjects};
 use supernode_types::node::{Node, NodePolicy};
 use supernode_types::operation::{
@@ -113,13 +115,15 @@ fn advance<'a>(
     let Some(work) = work_of(node, operation) else {
         return begin(planner, operation, expansion, node, turns);
     };
-    if let Some(report) = &work.report
-        && report.steps != target.steps
-    {
+    let steps = work
+        .report
+        .as_ref()
+        .map(|report| told(&target.steps, &report.steps));
+    if let Some(steps) = steps.filter(|steps| *steps != target.steps) {
         planner.actions.push(Action::SetTargetSteps {
             operation: operation.id.clone(),
             slot: target.slot,
-            steps: report.steps.clone(),
+            steps,
         });
     }
     let state = judge(planner, operation, expansion, node, work, turns);
@@ -151,6 +155,25 @@ fn advance<'a>(
     set(planner, node, None);
     planner.put_back(operation, node);
     state
+}
+
+/// What an agent says of its steps, with what was known before: a device that grew before the agent looked was smaller.
+fn told(known: &[StepReport], said: &[StepReport]) -> Vec<StepReport> {
+    // It has only begun, and has looked at nothing yet.
+    if said.is_empty() {
+        return known.to_vec();
+    }
+    let mut steps = said.to_vec();
+    for step in &mut steps {
+        let same =
+            |known: &&StepReport| (&known.layer, &known.subject) == (&step.layer, &step.subject);
+        let before = known.iter().find(same).and_then(|known| known.before_bytes);
+        step.before_bytes = match (before, step.before_bytes) {
+            (Some(before), Some(said)) => Some(before.min(said)),
+            (before, said) => said.or(before),
+        };
+    }
+    steps
 }
 
 fn set(planner: &mut Planner<'_, '_>, node: &Node, work: Option<DiskWork>) {

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use supernode_types::disk::{DeviceGrowth, DiskReport, DiskReportState, GIB};
+use supernode_types::disk::{
+    DeviceGrowth, DiskReport, DiskReportState, GIB, StepReport, StepState,
+};
 use supernode_types::node::NodePolicy;
 use supernode_types::operation::{
     DiskExpansion, OperationKind, OperationState, RestartConsent, TargetState,
@@ -94,6 +96,39 @@ fn drains(model: &Model, node: &NodeId) -> bool {
         model.snapshot.nodes[node].policy,
         NodePolicy::Draining { .. }
     )
+}
+
+/// The device of many nodes has grown before their agents look.
+#[test]
+fn what_was_there_before_is_what_anybody_saw_first() {
+    let (mut model, _, nodes, operation) = expansion(1, REFUSED, 1, false);
+    let step = |layer: &str, before: Option<u64>| StepReport {
+        layer: layer.into(),
+        subject: "vda".into(),
+        state: StepState::Waiting,
+        before_bytes: before.map(|gib| gib * GIB),
+        after_bytes: None,
+        detail: String::new(),
+    };
+    let open = model.snapshot.operations.get_mut(&operation);
+    open.expect("it is open").targets[0].steps =
+        vec![step("device", Some(50)), step("partition", None)];
+    grown(&mut model, &nodes[0], false);
+    report(&mut model, &nodes[0], DiskReportState::Working);
+    let work = model.node(&nodes[0]).disk.work.as_mut().expect("at work");
+    work.report = Some(DiskReport {
+        operation: operation.clone(),
+        state: DiskReportState::Working,
+        steps: vec![
+            step("device", Some(100)),
+            step("partition", Some(49)),
+            step("file system", None),
+        ],
+    });
+    model.reconcile();
+    let told = &model.snapshot.operations[&operation].targets[0].steps;
+    let before: Vec<_> = told.iter().map(|step| step.before_bytes).collect();
+    assert_eq!(before, [Some(50 * GIB), Some(49 * GIB), None]);
 }
 
 #[test]

@@ -21,7 +21,7 @@ pub use plan::missing;
 pub use size::file_system_bytes;
 
 /// Programs that a step may need.
-const PROGRAMS: [&str; 9] = [
+pub const PROGRAMS: [&str; 9] = [
     "sfdisk",
     "growpart",
     "partx",

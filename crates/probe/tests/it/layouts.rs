@@ -6,20 +6,8 @@ use std::path::Path;
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use supernode_probe::system_disk::{Answers, plan_of};
+use supernode_probe::system_disk::{Answers, PROGRAMS, plan_of};
 use supernode_types::disk::{DiskStep, GIB, Growth, SystemDisk};
-
-const PROGRAMS: [&str; 9] = [
-    "sfdisk",
-    "growpart",
-    "partx",
-    "lvm",
-    "resize2fs",
-    "e2fsck",
-    "xfs_growfs",
-    "btrfs",
-    "losetup",
-];
 
 fn programs(without: Option<&str>) -> BTreeSet<String> {
     PROGRAMS
