@@ -57,6 +57,7 @@ fn run() -> RankWish {
             restart_count: 0,
         },
         group_key: None,
+        retry_log: None,
         rank_table: None,
     }))
 }

@@ -41,7 +41,7 @@ pub struct Rendering {
     pub library: RetryLibrary,
     /// The variables that every rank gets.
     pub variables: BTreeMap<String, String>,
-    /// The times that follow, longest story first.
+    /// The times that follow from them.
     pub times: Vec<RetryTime>,
     /// What the library cannot do, in sentences.
     pub limits: Vec<String>,
