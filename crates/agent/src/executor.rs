@@ -7,6 +7,7 @@ mod job_user;
 mod launch;
 mod log;
 mod retention;
+mod retry_log;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
@@ -19,6 +20,7 @@ use supernode_types::disk::{DiskReport, DiskUsage, SystemDisk};
 use supernode_types::environment::{EnvironmentDesired, ItemState};
 use supernode_types::inventory::Inventory;
 use supernode_types::job::{RankEnd, RankState};
+use supernode_types::retry_policy::{RetryLibrary, RetrySighting};
 use supernode_types::time::Timestamp;
 use supernode_types::{Clock, JobId, OperationId};
 use tokio::sync::mpsc;
@@ -34,6 +36,7 @@ use crate::ranks::work::WorkError;
 use crate::ranks::{RankObservation, Ranks, RanksError, Watcher, Work};
 use job_user::JobUser;
 pub use job_user::JobUserError;
+use retry_log::RetryLogs;
 
 /// Room that is given up when the ledger cannot be stored on a full disk.
 const RESERVE_FILE: &str = "reserve";
@@ -94,6 +97,8 @@ pub enum Done {
         /// How its items stand.
         result: Result<Vec<ItemState>, String>,
     },
+    /// What the output of ranks says of repeated operators; those with news alone.
+    Retries(Vec<(RankKey, Vec<RetrySighting>)>),
     /// These have no directory any more.
     Removed(Vec<RankKey>),
     /// How an expansion of the system disk stands.
@@ -121,6 +126,8 @@ struct Shared {
     disk: DiskExecutor,
     user: JobUser,
     options: Arc<AgentOptions>,
+    /// How far the output of ranks was read.
+    retry_logs: Mutex<RetryLogs>,
     /// Held while a work directory is made: its parts appear to other ranks of the attempt only when all is there.
     making_work: Mutex<()>,
 }
@@ -243,6 +250,7 @@ impl Executor {
             disk,
             user,
             options,
+            retry_logs: Mutex::default(),
             making_work: Mutex::new(()),
         };
         shared.remove_orphaned_work(&ledger);
@@ -362,6 +370,20 @@ impl Executor {
         }
     }
 
+    /// Reads on in the output of ranks for what it says of repeated operators. One look at a time: the next one goes on.
+    pub fn read_retries(&self, wanted: Vec<(RankKey, RetryLibrary)>) {
+        let idle = |logs: &Mutex<RetryLogs>| logs.try_lock().is_ok_and(|logs| logs.is_empty());
+        if wanted.is_empty() && idle(&self.shared.retry_logs) {
+            return;
+        }
+        self.blocking(move |shared| {
+            Done::Retries(match shared.retry_logs.try_lock() {
+                Ok(mut logs) => logs.read(&shared.ranks, wanted),
+                Err(_) => Vec::new(),
+            })
+        });
+    }
+
     /// Has to be told everything that came back, before the core is.
     pub fn note(&mut self, done: &Done) {
         match done {
@@ -382,6 +404,7 @@ impl Executor {
             }
             Done::Ledger { .. }
             | Done::Environment { .. }
+            | Done::Retries(_)
             | Done::Removed(_)
             | Done::Disk(_)
             | Done::DiskEnded(_)

@@ -338,6 +338,7 @@ impl Agent {
                 for key in open {
                     self.executor.look(&key, true);
                 }
+                self.executor.read_retries(self.core.retry_logs());
             }
         }
     }
@@ -450,7 +451,12 @@ impl Agent {
             ),
             Done::Rank { key, result } => {
                 if let Ok(Some(state)) = result {
+                    let ended = state.ended();
                     self.core.on_rank_observed(&key, state);
+                    if ended {
+                        // While the server still wants it: soon it is forgotten.
+                        self.executor.read_retries(self.core.retry_logs());
+                    }
                 }
             }
             Done::Environment { task, result } => {
@@ -463,6 +469,7 @@ impl Agent {
                 }
                 self.core.on_environment_done(task, result, now);
             }
+            Done::Retries(seen) => self.core.on_retries(seen),
             Done::Removed(keys) => self.core.on_ranks_removed(&keys),
             Done::Disk(report) => self.core.on_disk_reported(*report),
             Done::DiskEnded(operation) => {

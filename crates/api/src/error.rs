@@ -54,6 +54,8 @@ error_codes! {
     DiskSize = "disk_size" 409,
     /// The layout of a node's system disk cannot be grown, or a tool for it is missing.
     DiskLayout = "disk_layout" 409,
+    /// The job insists on re-execution, and its operators would not be repeated.
+    RetryPrevented = "retry_prevented" 409,
     /// The node does not have the super node's spec or hyperplane.
     SpecMismatch = "spec_mismatch" 409,
     /// `If-Match` names another generation than the object has.

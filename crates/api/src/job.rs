@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use supernode_types::Name;
 use supernode_types::job::{Job, Rank};
+use supernode_types::retry_policy::{AttemptRetry, RetryEvidence};
 
 use crate::{Nothing, Page, Watch, operations};
 
@@ -46,6 +47,9 @@ pub struct JobSubmitRequest {
     /// Run as root; admins only.
     #[serde(default)]
     pub run_as_root: bool,
+    /// Refuse the job if its operators would not be repeated when a link breaks, instead of warning.
+    #[serde(default)]
+    pub strict: bool,
 }
 
 /// A job in a list.
@@ -66,6 +70,12 @@ pub struct JobDetail {
     pub view: JobView,
     /// The ranks of its present or last attempt.
     pub ranks: Vec<RankView>,
+    /// What that attempt got from the retry policy of its super node; absent without a policy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<AttemptRetry>,
+    /// What the logs of its ranks say of repeated operators.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub retry_evidence: Vec<RetryEvidence>,
 }
 
 /// A rank with the name of its node.

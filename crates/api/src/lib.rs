@@ -15,6 +15,7 @@ pub mod node;
 pub mod openapi;
 pub mod operation;
 pub mod page;
+pub mod retry_policy;
 pub mod spec;
 pub mod super_node;
 pub mod system;

@@ -17,6 +17,7 @@ use crate::failure::{Exit, Failure};
 use crate::log_output::Interleaver;
 use crate::output::{self, clean, say, seconds};
 use crate::progress::PATIENCE;
+use crate::retry_policy;
 use crate::run::{Follower, follow_output};
 use crate::session::Session;
 
@@ -109,6 +110,9 @@ pub(crate) struct JobOptions {
     /// Run as root; admins only
     #[arg(long)]
     as_root: bool,
+    /// Refuse the job if its operators would not be repeated when a link breaks, instead of warning
+    #[arg(long)]
+    strict: bool,
     #[command(flatten)]
     key: KeyOption,
     /// The program and its arguments; never a shell line
@@ -141,6 +145,7 @@ impl JobOptions {
             requeue_limit: self.requeue,
             grace_seconds: self.grace.map(whole_seconds_u32),
             run_as_root: self.as_root,
+            strict: self.strict,
         }
     }
 
@@ -157,6 +162,7 @@ pub(crate) async fn run(session: &Session<'_>, command: JobCommand) -> Result<()
             let view = client
                 .call::<JobSubmit>(&[], &Nothing {}, &request, &arguments.job.call())
                 .await?;
+            retry_policy::warn(&view.job.retry_findings);
             session.print(&view, |_| format!("{}\n", view.job.id))
         }
         JobCommand::List { super_node, state } => {

@@ -25,6 +25,7 @@ mod node;
 mod operation;
 mod output;
 mod progress;
+mod retry_policy;
 mod run;
 mod session;
 mod spec;
@@ -72,6 +73,9 @@ pub enum Command {
     /// The network and software configuration of a super node's members
     #[command(subcommand, visible_alias = "env")]
     Environment(environment::EnvironmentCommand),
+    /// What becomes of a job's operators when a link breaks
+    #[command(subcommand)]
+    RetryPolicy(retry_policy::RetryPolicyCommand),
     /// Distributed programs: submit, look, cancel
     #[command(subcommand)]
     Job(job::JobCommand),
@@ -134,6 +138,7 @@ pub async fn run(command: Command, options: &Options, root: fn() -> clap::Comman
         Command::SuperNode(command) => super_node::run(&session, command).await,
         Command::Disk(command) => disk::run(&session, command).await,
         Command::Environment(command) => environment::run(&session, command).await,
+        Command::RetryPolicy(command) => retry_policy::run(&session, command).await,
         Command::Job(command) => job::run(&session, command).await,
         Command::Run(arguments) => run::run(&session, *arguments).await,
         Command::Operation(command) => operation::run(&session, command).await,

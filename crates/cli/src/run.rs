@@ -43,6 +43,7 @@ pub(crate) async fn run(session: &Session<'_>, arguments: RunArguments) -> Resul
     let view = client
         .call::<JobSubmit>(&[], &Nothing {}, &request, &arguments.job.call())
         .await?;
+    crate::retry_policy::warn(&view.job.retry_findings);
     let follower = Follower {
         cancels: true,
         interrupts: Some(interrupts),

@@ -18,6 +18,7 @@ use supernode_types::spec::{best_match, matches};
 use supernode_types::{Generation, NodeId, SpecId, Timestamp};
 
 use crate::intent::is_host;
+use crate::retry_evidence;
 
 /// No real generation comes near this: what is larger is not believed, so that no agent can make a counter overflow.
 const MAXIMUM_GENERATION: Generation = 1 << 52;
@@ -119,6 +120,9 @@ fn record_observed(
     } in &observed.ranks
     {
         changed |= rank_advance(tx, &node.id, attempt, *rank, &shortened(state))?;
+    }
+    for retries in &observed.retries {
+        retry_evidence::record(tx, node, retries, now)?;
     }
     Ok(changed)
 }

@@ -241,6 +241,10 @@ fn wish(attempt: &Attempt, rank: &Rank, devices: Vec<u32>) -> RankWish {
         };
     }
     let mut environment = attempt.variables.clone();
+    // Whoever had set one of these when the attempt started has it; a later change of the environment does not come between ranks.
+    if let Some(retry) = &record.retry {
+        environment.extend(retry.variables.clone());
+    }
     environment.extend(job.spec.environment.clone());
     environment.insert("SUPERNODE_JOB_ID".into(), job.id.to_string());
     environment.insert("SUPERNODE_ATTEMPT_ID".into(), record.id.to_string());
@@ -263,6 +267,7 @@ fn wish(attempt: &Attempt, rank: &Rank, devices: Vec<u32>) -> RankWish {
         run_as_root: job.spec.run_as_root,
         place,
         group_key: record.group_key.clone(),
+        retry_log: record.retry.as_ref().map(|retry| retry.library),
         rank_table: attempt.rank_table.clone(),
     }))
 }

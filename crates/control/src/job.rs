@@ -13,7 +13,7 @@ use supernode_types::job::{Job, JobOutcome, JobSpec, JobState};
 use supernode_types::super_node::SuperNode;
 
 use crate::super_node::find as find_super_node;
-use crate::{Intent, Refusal};
+use crate::{Intent, Refusal, retry_policy};
 
 /// The grace time when a request does not say, in seconds.
 pub const DEFAULT_GRACE_SECONDS: u32 = 10;
@@ -35,6 +35,15 @@ const RESERVED: [&str; 12] = [
     "SUPERNODE_COLLECTIVE_EPOCH",
 ];
 
+/// What becomes of a job whose operators would not be repeated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Strictness {
+    /// It runs, with warnings.
+    Warn,
+    /// It is refused when it is submitted.
+    Insist,
+}
+
 /// The job with this id.
 pub fn find(tx: &mut Tx<'_>, id: &str) -> Result<Job, Refusal> {
     let missing = || Refusal::not_found("job", "job", id);
@@ -49,6 +58,7 @@ pub fn submit(
     super_node: &str,
     name: Option<&str>,
     spec: &JobSpec,
+    strictness: Strictness,
 ) -> Result<(Job, SuperNode), Refusal> {
     check_spec(intent, spec)?;
     let super_node = find_super_node(tx, super_node)?;
@@ -59,6 +69,9 @@ pub fn submit(
         )));
     }
     check_size(tx, &super_node, spec)?;
+    let strict = strictness == Strictness::Insist;
+    let retry_findings =
+        retry_policy::check_submit(tx, &super_node, spec.nodes, &spec.environment, strict)?;
     let program = spec.arguments.first().map_or("", String::as_str);
     let name = match name {
         Some(name) if name.is_empty() || name.len() > 128 || name.contains(char::is_control) => {
@@ -87,6 +100,7 @@ pub fn submit(
         attempts: 0,
         requeues: 0,
         cancel_requested_by: None,
+        retry_findings,
         generation: 1,
         submitted_at: intent.now,
         started_at: None,

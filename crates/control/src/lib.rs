@@ -23,6 +23,8 @@ pub mod provisioner;
 pub mod query;
 mod rank_table;
 mod refusal;
+mod retry_evidence;
+pub mod retry_policy;
 mod round;
 pub mod scale_down;
 pub mod scale_up;

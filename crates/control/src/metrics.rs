@@ -8,10 +8,17 @@ use supernode_store::attempt::lease_list;
 use supernode_store::job::job_count;
 use supernode_store::node::node_list;
 use supernode_store::operation::operation_list_running;
+use supernode_store::retry_evidence::{retry_evidence_count, retry_evidence_count_links};
+use supernode_types::NodeId;
 use supernode_types::disk::DiskUsage;
+use supernode_types::node::Node;
+use supernode_types::retry_policy::RetryOutcome;
 
 use crate::service::LoopMetrics;
 use crate::{Control, Refusal};
+
+/// The most links that are shown: their names come from programs.
+const MAXIMUM_LINKS: u32 = 1000;
 
 /// What a gauge shows of a disk.
 type Figure = fn(DiskUsage) -> u64;
@@ -19,13 +26,15 @@ type Figure = fn(DiskUsage) -> u64;
 /// All metrics of this server.
 pub async fn render(control: &Control, loop_metrics: &LoopMetrics) -> Result<String, Refusal> {
     let now = control.clock().now();
-    let (nodes, jobs, operations, leases) = control
+    let (nodes, jobs, operations, leases, retries, links) = control
         .read("metrics", |tx| {
             Ok((
                 node_list(tx)?,
                 job_count(tx)?,
                 operation_list_running(tx)?,
                 lease_list(tx)?.len(),
+                retry_evidence_count(tx)?,
+                retry_evidence_count_links(tx, MAXIMUM_LINKS)?,
             ))
         })
         .await?;
@@ -129,6 +138,7 @@ pub async fn render(control: &Control, loop_metrics: &LoopMetrics) -> Result<Str
             overdue,
         );
     }
+    text.retries(&nodes, &retries, &links);
     text.family(
         "supernode_agents_connected",
         "gauge",
@@ -210,6 +220,44 @@ pub async fn render(control: &Control, loop_metrics: &LoopMetrics) -> Result<Str
 struct Text(String);
 
 impl Text {
+    /// What ranks wrote of repeated operators. Nodes that were removed count no more.
+    fn retries(
+        &mut self,
+        nodes: &[Node],
+        retries: &[(NodeId, RetryOutcome, u64)],
+        links: &[(NodeId, String, RetryOutcome, u64)],
+    ) {
+        let names: BTreeMap<&NodeId, &str> = nodes
+            .iter()
+            .map(|node| (&node.id, node.name.as_str()))
+            .collect();
+        let total = "supernode_retries_total";
+        self.family(
+            total,
+            "counter",
+            "What ranks wrote of broken paths and repeated operators, by node and outcome.",
+        );
+        for (node, outcome, count) in retries {
+            if let Some(name) = names.get(node) {
+                let labels = format!("node=\"{name}\",outcome=\"{outcome}\"");
+                self.sample(total, &labels, count);
+            }
+        }
+        let by_link = "supernode_link_retries";
+        self.family(
+            by_link,
+            "gauge",
+            "The same of running jobs, by link as the library names it.",
+        );
+        for (node, link, outcome, count) in links {
+            if let Some(name) = names.get(node) {
+                let link = link.replace(['\\', '"', '\n'], "");
+                let labels = format!("node=\"{name}\",link=\"{link}\",outcome=\"{outcome}\"");
+                self.sample(by_link, &labels, count);
+            }
+        }
+    }
+
     fn family(&mut self, name: &str, kind: &str, help: &str) {
         let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
     }

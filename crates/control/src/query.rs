@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use supernode_store::Tx;
-use supernode_store::attempt::{lease_list, lease_list_on, rank_list};
+use supernode_store::attempt::{attempt_get, lease_list, lease_list_on, rank_list};
 pub use supernode_store::audit::AuditEntry;
 use supernode_store::audit::audit_list;
 pub use supernode_store::environment::EnvironmentRecord;
@@ -15,6 +15,7 @@ use supernode_store::node::{inventory_get, node_list, node_list_of, node_list_re
 pub use supernode_store::operation::OperationRecord;
 use supernode_store::operation::{operation_list, operation_list_running};
 use supernode_store::provision::provision_get;
+use supernode_store::retry_evidence::retry_evidence_list;
 pub use supernode_store::spec::SpecRecord;
 use supernode_store::spec::spec_list;
 use supernode_store::super_node::super_node_list;
@@ -24,6 +25,7 @@ use supernode_types::event::{Event, Severity};
 use supernode_types::inventory::Inventory;
 use supernode_types::job::{Job, Lease, Rank};
 use supernode_types::node::Node;
+use supernode_types::retry_policy::{AttemptRetry, RetryEvidence};
 use supernode_types::super_node::SuperNode;
 use supernode_types::{AttemptId, Name, NodeId, ProvisionId, SpecId, SuperNodeId, Timestamp};
 
@@ -136,6 +138,21 @@ pub fn ranks_of(tx: &mut Tx<'_>, job: &Job) -> Result<Vec<Rank>, Refusal> {
         Some(attempt) => ranks_of_attempt(tx, job, &attempt),
         None => Ok(Vec::new()),
     }
+}
+
+/// What the attempt that a job is in or was in last got from the retry policy, and what its ranks wrote of it.
+pub fn retry_of(
+    tx: &mut Tx<'_>,
+    job: &Job,
+) -> Result<(Option<AttemptRetry>, Vec<RetryEvidence>), Refusal> {
+    let Some(attempt) = last_attempt(tx, job)? else {
+        return Ok((None, Vec::new()));
+    };
+    let record = attempt_get(tx, &attempt)?;
+    Ok((
+        record.and_then(|record| record.retry),
+        retry_evidence_list(tx, &attempt)?,
+    ))
 }
 
 /// The ranks of one attempt of a job.

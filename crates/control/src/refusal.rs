@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 use supernode_store::StoreError;
 use supernode_types::JobId;
+use supernode_types::retry_policy::RetryFinding;
 
 /// Why a request was not done.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -62,6 +63,14 @@ pub enum Refusal {
         /// One line for each node.
         nodes: Vec<String>,
     },
+    /// A job insists on re-execution, which would not happen.
+    #[error("{message}")]
+    RetryPrevented {
+        /// Why, and what to do.
+        message: String,
+        /// All that stands in the way.
+        findings: Vec<RetryFinding>,
+    },
     /// A node is of another kind.
     #[error("{0}")]
     SpecMismatch(String),
@@ -107,6 +116,9 @@ impl Refusal {
                 Some(json!({ "excluded": excluded }))
             }
             Self::DiskLayout { nodes, .. } => Some(json!({ "nodes": nodes })),
+            Self::RetryPrevented { findings, .. } if !findings.is_empty() => {
+                Some(json!({ "findings": findings }))
+            }
             Self::PreconditionFailed { wanted, found, .. } => {
                 Some(json!({ "wanted": wanted, "found": found }))
             }

@@ -105,6 +105,7 @@ pub fn create(tx: &mut Tx<'_>, intent: &Intent, wish: &Create) -> Result<Operati
         labels: wish.labels.clone(),
         environment_revision: 1,
         environment_generation: environment_generation_next(round.tx())?,
+        retry_policy: None,
         deleting: None,
         generation: 1,
         created_at: intent.now,

@@ -13,6 +13,7 @@ mod index;
 mod job;
 pub mod operation;
 pub mod rank_table;
+pub mod retry_policy;
 mod schedule;
 pub mod snapshot;
 mod topology;

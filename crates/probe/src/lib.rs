@@ -17,6 +17,7 @@ mod nic;
 mod npu;
 pub mod nvidia;
 mod pci;
+pub mod retry_log;
 pub mod stress;
 mod system;
 pub mod system_disk;

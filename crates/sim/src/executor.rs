@@ -332,6 +332,7 @@ impl World {
             }
             Done::Ledger { .. }
             | Done::Environment { .. }
+            | Done::Retries(_)
             | Done::Removed(_)
             | Done::Disk(_)
             | Done::DiskEnded(_)
@@ -359,6 +360,7 @@ impl World {
                 }
             }
             Done::Environment { task, result } => core.on_environment_done(task, result, clock),
+            Done::Retries(seen) => core.on_retries(seen),
             Done::Removed(keys) => core.on_ranks_removed(&keys),
             // No disk grows here, see `Effect::ExpandDisk`.
             Done::Lease { result: Err(_), .. }

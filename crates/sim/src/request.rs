@@ -172,7 +172,17 @@ impl Request {
                 super_node,
                 name,
                 spec,
-            } => value(&job::submit(tx, intent, super_node, Some(name), spec)?.0),
+            } => value(
+                &job::submit(
+                    tx,
+                    intent,
+                    super_node,
+                    Some(name),
+                    spec,
+                    job::Strictness::Warn,
+                )?
+                .0,
+            ),
             Self::CancelJob { job } => value(&job::cancel(tx, intent, job)?),
             Self::CancelOperation { operation } => {
                 value(&operation::cancel(tx, intent, operation)?.operation)

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use supernode_types::job::{GroupKey, Lease, Rank, RankState};
+use supernode_types::retry_policy::AttemptRetry;
 use supernode_types::{AttemptId, JobId, NodeId};
 
 use crate::{Row, StoreError, Tx, Value, params, record};
@@ -26,15 +27,21 @@ pub struct AttemptRecord {
     pub world_size: u32,
     /// What its ranks share; absent in attempts of older versions.
     pub group_key: Option<GroupKey>,
+    /// What it got from the retry policy; decided at its start, whatever becomes of the policy.
+    pub retry: Option<AttemptRetry>,
 }
 
 /// Stores a new attempt.
 pub fn attempt_insert(tx: &mut Tx<'_>, attempt: &AttemptRecord) -> Result<(), StoreError> {
+    let retry = match &attempt.retry {
+        Some(retry) => Value::json(retry)?,
+        None => Value::from(""),
+    };
     tx.execute(
-        "INSERT INTO attempt (id, job, number, master_address, master_port, nodes, world_size, group_key) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+        "INSERT INTO attempt (id, job, number, master_address, master_port, nodes, world_size, group_key, retry) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
         params![
             attempt.id.as_str(), attempt.job.as_str(), attempt.number, attempt.master_address.as_str(), attempt.master_port, attempt.nodes,
-            attempt.world_size, attempt.group_key.as_ref().map_or("", GroupKey::expose)
+            attempt.world_size, attempt.group_key.as_ref().map_or("", GroupKey::expose), retry
         ],
     )?;
     Ok(())
@@ -59,6 +66,10 @@ pub fn attempt_get(
             nodes: row.get("nodes")?,
             world_size: row.get("world_size")?,
             group_key: GroupKey::known(row.get("group_key")?),
+            retry: match row.get::<String>("retry")?.as_str() {
+                "" => None,
+                _ => Some(row.json("retry")?),
+            },
         })
     })
     .transpose()

@@ -21,6 +21,7 @@ pub mod node;
 pub mod operation;
 pub mod provision;
 mod record;
+pub mod retry_evidence;
 mod sequence;
 pub mod spec;
 pub mod super_node;

@@ -8,6 +8,7 @@ use crate::disk::{DiskReport, DiskUsage, DiskWish};
 use crate::environment::{EnvironmentDesired, ItemState};
 use crate::inventory::Inventory;
 use crate::job::{GroupKey, RankState};
+use crate::retry_policy::{RetryLibrary, RetrySighting};
 use crate::{AttemptId, Generation, JobId};
 
 /// What an agent observed.
@@ -36,6 +37,9 @@ pub struct Observed {
     /// How full the system disk is; said again when it changes by a percent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk_usage: Option<DiskUsage>,
+    /// What the logs of ranks say of repeated operators, counted from the beginning of each rank.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub retries: Vec<ObservedRetries>,
     /// What was discovered; sent on connect and when it changes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inventory: Option<Inventory>,
@@ -50,6 +54,17 @@ pub struct ObservedRank {
     pub rank: u32,
     /// How it stands.
     pub state: RankState,
+}
+
+/// What the log of one rank says of repeated operators.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ObservedRetries {
+    /// The attempt.
+    pub attempt: AttemptId,
+    /// The rank.
+    pub rank: u32,
+    /// What was seen, one entry per outcome and link.
+    pub sightings: Vec<RetrySighting>,
 }
 
 /// What a node should do, all of it.
@@ -112,6 +127,9 @@ pub struct RankLaunch {
     /// What the ranks of this attempt share; servers of older versions send none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group_key: Option<GroupKey>,
+    /// Whose words about repeated operators to look for in the rank's output; absent means not to look.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_log: Option<RetryLibrary>,
     /// For Ascend: the rank table file's content.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rank_table: Option<serde_json::Value>,

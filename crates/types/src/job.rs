@@ -12,6 +12,7 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::retry_policy::RetryFinding;
 use crate::{AttemptId, Entropy, Generation, JobId, NodeId, OperationId, SuperNodeId, Timestamp};
 
 /// What a user asks to run.
@@ -284,6 +285,9 @@ pub struct Job {
     pub requeues: u32,
     /// Who asked to cancel it, once somebody did; kept until the job has ended.
     pub cancel_requested_by: Option<String>,
+    /// What stands in the way of re-execution: when it was submitted, and then on the nodes of its last start.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub retry_findings: Vec<RetryFinding>,
     /// Increases with every change of this record.
     pub generation: Generation,
     /// When it was submitted.

@@ -14,6 +14,7 @@ pub mod job;
 pub mod name;
 pub mod node;
 pub mod operation;
+pub mod retry_policy;
 pub mod spec;
 pub mod super_node;
 pub mod time;

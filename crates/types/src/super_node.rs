@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::retry_policy::RetryPolicy;
 use crate::{Generation, Name, OperationId, SpecId, SuperNodeId, Timestamp};
 
 /// A super node as the control plane knows it. Its members are the nodes whose membership names it.
@@ -24,6 +25,9 @@ pub struct SuperNode {
     pub environment_revision: i64,
     /// Increases when the revision, the member list or a member's address changes; what members must have applied.
     pub environment_generation: Generation,
+    /// What becomes of its jobs' operators when a link breaks; nothing is set for them while nobody has said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_policy: Option<RetryPolicy>,
     /// The operation that deletes it, if one does.
     pub deleting: Option<OperationId>,
     /// Increases with every change of this record.

@@ -375,6 +375,7 @@ impl Agent {
                 .collect(),
             disk_expand: None,
             disk_usage: None,
+            retries: Vec::new(),
             inventory: (!self.inventory_told).then(|| inventory(self.number)),
         }
     }

@@ -20,6 +20,7 @@ mod effect;
 mod environment;
 mod link;
 mod ranks;
+mod retries;
 #[cfg(test)]
 mod tests;
 
@@ -31,6 +32,7 @@ use supernode_types::disk::{DiskReport, DiskUsage};
 use supernode_types::environment::ItemState;
 use supernode_types::inventory::Inventory;
 use supernode_types::job::RankState;
+use supernode_types::retry_policy::{RetryLibrary, RetrySighting};
 use supernode_types::{Generation, OperationId};
 
 pub use effect::Effect;
@@ -41,6 +43,7 @@ use disk::DiskCore;
 use environment::EnvironmentCore;
 use link::Link;
 use ranks::Live;
+use retries::RetriesCore;
 
 /// When a ledger that could not be stored is stored again.
 const STORE_RETRY: Duration = Duration::from_secs(1);
@@ -96,6 +99,7 @@ pub struct AgentCore {
     live: BTreeMap<RankKey, Live>,
     environment: EnvironmentCore,
     disk: DiskCore,
+    retries: RetriesCore,
     inventory: Option<Inventory>,
     inventory_version: u64,
     link: Link,
@@ -147,6 +151,7 @@ impl AgentCore {
             live,
             environment: EnvironmentCore::default(),
             disk: DiskCore::default(),
+            retries: RetriesCore::default(),
             inventory: None,
             inventory_version: 0,
             link: Link::new(),
@@ -241,6 +246,18 @@ impl AgentCore {
     /// How full the system disk is.
     pub fn on_disk_usage(&mut self, usage: DiskUsage) {
         self.disk.used(usage);
+    }
+
+    /// The output of ranks was read for what it says of repeated operators.
+    pub fn on_retries(&mut self, seen: Vec<(RankKey, Vec<RetrySighting>)>) {
+        for (key, sightings) in seen {
+            self.retries.seen(key, sightings, &self.ledger);
+        }
+    }
+
+    /// The ranks whose output is to be read for that, and for whose words.
+    pub fn retry_logs(&self) -> Vec<(RankKey, RetryLibrary)> {
+        retries::wanted(&self.ledger)
     }
 
     /// The inventory was discovered.
@@ -391,6 +408,7 @@ impl AgentCore {
             ranks: ranks::observed(&self.ledger, &self.live),
             disk_expand: self.disk.report.clone(),
             disk_usage: self.disk.usage,
+            retries: self.retries.observed(),
             inventory: None,
         }
     }

@@ -58,6 +58,7 @@ fn run() -> RankWish {
             restart_count: 0,
         },
         group_key: None,
+        retry_log: None,
         rank_table: None,
     }))
 }

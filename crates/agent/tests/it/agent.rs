@@ -206,6 +206,7 @@ pub(crate) fn launch(arguments: &[&str]) -> RankLaunch {
             restart_count: 0,
         },
         group_key: None,
+        retry_log: None,
         rank_table: None,
     }
 }

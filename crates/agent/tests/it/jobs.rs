@@ -7,6 +7,7 @@ use supernode_types::AttemptId;
 use supernode_types::agent::{EnvironmentWish, RankLaunch, RankWish};
 use supernode_types::environment::{EnvironmentDesired, EnvironmentFile, ItemCondition};
 use supernode_types::job::{RankEnd, RankState};
+use supernode_types::retry_policy::{RetryLibrary, RetryOutcome};
 use supernode_types::time::{Clock, SystemClock};
 
 use crate::agent::{Agent, Place, attempt, end, launch, run, running, scratch, wish};
@@ -338,4 +339,55 @@ fn an_environment_is_applied_repaired_and_removed() {
         (observed.environment_applied == 0).then_some(())
     });
     assert!(!file.exists());
+}
+
+#[test]
+fn what_ranks_write_of_repeated_operators_is_counted_once() {
+    let authority = Authority::new();
+    let server = Server::start(&authority);
+    let place = Place::new(&authority);
+    let agent = Agent::start(place.options(&server));
+    let (watched, unwatched) = (attempt(), attempt());
+    let line = "[INFO] HCCL(1,python): [opretry_server.cc:274] [9][OpRetry][Server]begin to exec retry of tag[a] from rank[0] and rank[3]";
+    let script = format!("echo '{line}'; echo step; echo '{line}'; sleep 300");
+    let with_log = RankLaunch {
+        retry_log: Some(RetryLibrary::Hccl),
+        ..launch(&["/bin/sh", "-c", &script])
+    };
+    server.want(|desired| {
+        desired.ranks = vec![
+            wish(&watched, RankWish::Run(Box::new(with_log))),
+            run(&unwatched, &["/bin/sh", "-c", &script]),
+        ];
+    });
+    let seen = || {
+        server.observed("two retries", |observed| {
+            let [retries] = &observed.retries[..] else {
+                return None;
+            };
+            let [sighting] = &retries.sightings[..] else {
+                return None;
+            };
+            let found = (retries.attempt == watched && sighting.count == 2).then_some(sighting);
+            found.cloned()
+        })
+    };
+    let first = seen();
+    assert_eq!(first.outcome, RetryOutcome::Started);
+    assert_eq!(first.link, "rank 0 - rank 3");
+    assert_eq!(first.line, line);
+    // Another agent reads the same output again, and counts the same.
+    agent.end().expect("it ends");
+    server.state().observed = None;
+    let _agent = Agent::start(place.options(&server));
+    assert_eq!(seen(), first);
+    server.want(|desired| {
+        let stop = || RankWish::Stop {
+            grace_milliseconds: 0,
+            why: "the test is over".into(),
+        };
+        desired.ranks = vec![wish(&watched, stop()), wish(&unwatched, stop())];
+    });
+    server.rank("its end", &watched, 0, end);
+    server.rank("its end", &unwatched, 0, end);
 }

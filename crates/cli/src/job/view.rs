@@ -2,10 +2,12 @@
 
 use supernode_api::job::{JobDetail, JobView};
 use supernode_types::job::{JobOutcome, JobState, RankState, StopReason};
+use supernode_types::retry_policy::RetryEvidence;
 
 use crate::output::{
     Look, Table, add, cell, clean, fields, or_dash, pairs, seconds, section, state,
 };
+use crate::retry_policy;
 
 /// How a job ended, with the lines that a person wants to see first.
 pub(crate) fn ending(outcome: &JobOutcome) -> String {
@@ -163,7 +165,30 @@ pub(crate) fn show(detail: &JobDetail, look: &Look) -> String {
         }
         text += &section("ranks", &table.render(look));
     }
-    text
+    if let Some(retry) = &detail.retry {
+        text += &retry_policy::attempt(retry);
+    }
+    text += &retry_policy::findings(&job.retry_findings, look);
+    text + &retries(&detail.retry_evidence, look)
+}
+
+/// What the ranks wrote of repeated operators.
+fn retries(evidence: &[RetryEvidence], look: &Look) -> String {
+    if evidence.is_empty() {
+        return String::new();
+    }
+    let mut table = Table::new(&["RANK", "OUTCOME", "TIMES", "LAST", "LINK", "LINE"]);
+    for one in evidence {
+        table.row([
+            cell(one.rank),
+            cell(one.sighting.outcome),
+            cell(one.sighting.count),
+            cell(look.moment(one.last_at)),
+            cell(&one.sighting.link),
+            cell(&one.sighting.line),
+        ]);
+    }
+    section("seen in the output of ranks", &table.render(look))
 }
 
 /// An argument as one would type it; only for reading.

@@ -370,7 +370,7 @@ async fn run_shows_every_rank_and_ends_with_the_jobs_code() {
     );
     let expected = json!({
         "super_node": "train", "nodes": 2, "arguments": ["python3", "x.py", "-v"], "environment": {"A": "B=C"}, "priority": 0,
-        "requeue_limit": 0, "run_as_root": false, "workdir": place.path()
+        "requeue_limit": 0, "run_as_root": false, "strict": false, "workdir": place.path()
     });
     assert_eq!(body(&server.asked()[0]), expected);
 }

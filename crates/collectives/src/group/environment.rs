@@ -9,6 +9,7 @@
 //! | `SUPERNODE_COLLECTIVE_EPOCH` | rises with every attempt; 0 if not set |
 //! | `SUPERNODE_COLLECTIVE_ADDRESSES` | this rank's own addresses, one for each lane, with commas; the one that leads to the root if not set |
 //! | `SUPERNODE_COLLECTIVE_SHARED_MEMORY` | `0`: sockets also between ranks of one host |
+//! | `SUPERNODE_COLLECTIVE_RETRY_TIMEOUT_SECONDS` | how long a rank from which nothing is heard is waited for, 1 to 7200; 300 if not set |
 //!
 //! It refuses a key of another length, and listens on the named addresses and nowhere else.
 
@@ -39,6 +40,9 @@ pub const ADDRESSES: &str = "SUPERNODE_COLLECTIVE_ADDRESSES";
 /// Whether ranks of one host share memory.
 pub const SHARED_MEMORY: &str = "SUPERNODE_COLLECTIVE_SHARED_MEMORY";
 
+/// How long a silent rank is waited for.
+pub const RETRY_TIMEOUT: &str = "SUPERNODE_COLLECTIVE_RETRY_TIMEOUT_SECONDS";
+
 /// What the variables say.
 #[derive(Debug)]
 pub struct Environment {
@@ -48,6 +52,7 @@ pub struct Environment {
     secret: Secret,
     addresses: Vec<IpAddr>,
     shares_memory: bool,
+    timing: Timing,
 }
 
 /// Why the variables are of no use.
@@ -124,6 +129,17 @@ impl Environment {
         })?;
         let name = digest::digest(&digest::SHA256, text(GROUP)?.as_bytes());
         let group = *name.as_ref().first_chunk().expect("a digest is longer");
+        let mut timing = Timing::usual();
+        if let Some(text) = lookup(RETRY_TIMEOUT) {
+            let seconds = text
+                .parse()
+                .ok()
+                .filter(|seconds| (1..=7200).contains(seconds));
+            timing.silent = Duration::from_secs(seconds.ok_or(EnvironmentError::Invalid {
+                name: RETRY_TIMEOUT,
+                wanted: "a number of seconds from 1 to 7200",
+            })?);
+        }
         let addresses = lookup(ADDRESSES).unwrap_or_default();
         let addresses = addresses
             .split(',')
@@ -141,6 +157,7 @@ impl Environment {
                 }
             })?,
             shares_memory: lookup(SHARED_MEMORY).as_deref() != Some("0"),
+            timing,
         })
     }
 
@@ -153,6 +170,7 @@ impl Environment {
             secret,
             mut addresses,
             shares_memory,
+            timing,
         } = self;
         let root = find(&root)?;
         // Before the lanes take any port.
@@ -188,7 +206,7 @@ impl Environment {
             roster,
             inbox,
             window: WINDOW,
-            timing: Timing::usual(),
+            timing,
         })
         .map_err(JoinError::Setup)
     }
@@ -273,6 +291,9 @@ mod tests {
         assert_eq!((environment.rank, environment.world), (1, 2));
         assert_eq!(environment.addresses.len(), 2);
         assert!(!format!("{environment:?}").contains("0f0f"));
+        assert_eq!(environment.timing.silent, Duration::from_mins(5));
+        let patient = read(&[(RETRY_TIMEOUT, Some("900"))]).expect("nothing is wrong");
+        assert_eq!(patient.timing.silent, Duration::from_mins(15));
         for (changes, expected) in [
             (
                 [(KEY, Some("00112233"))],
@@ -285,6 +306,10 @@ mod tests {
             (
                 [(ADDRESSES, Some("eth0"))],
                 "the variable SUPERNODE_COLLECTIVE_ADDRESSES is not a list of IP addresses",
+            ),
+            (
+                [(RETRY_TIMEOUT, Some("0"))],
+                "the variable SUPERNODE_COLLECTIVE_RETRY_TIMEOUT_SECONDS is not a number of seconds from 1 to 7200",
             ),
         ] {
             assert_eq!(

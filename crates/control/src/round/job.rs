@@ -10,9 +10,11 @@ use supernode_types::event::{Severity, Subjects};
 use supernode_types::job::{
     GroupKey, Job, JobOutcome, JobState, Lease, Rank, RankEnd, RankState, StopReason,
 };
+use supernode_types::retry_policy::AttemptRetry;
 use supernode_types::{AttemptId, JobId, NodeId};
 
 use super::{Round, missing};
+use crate::retry_policy;
 
 /// How many nodes an event names.
 const NAMED_NODES: usize = 8;
@@ -53,6 +55,7 @@ impl Round<'_, '_> {
         };
         let number = job.attempts;
         let (order, ranks) = self.gang(id, &attempt, placement)?;
+        let retry = self.retry(id, &order)?;
         let first = order.first().and_then(|id| self.snapshot.nodes.get(id));
         let record = AttemptRecord {
             id: attempt.clone(),
@@ -63,6 +66,7 @@ impl Round<'_, '_> {
             nodes: number_of(order.len()),
             world_size: number_of(ranks.len()),
             group_key: Some(GroupKey::new(&*self.entropy)),
+            retry,
         };
         attempt_insert(self.tx, &record)?;
         for rank in &ranks {
@@ -77,6 +81,25 @@ impl Round<'_, '_> {
         self.snapshot.ranks.insert(attempt, ranks);
         let what = format!("starts on {names} (attempt {number}; {because})");
         self.tell_of_job(id, "job.started", Severity::Info, &what)
+    }
+
+    /// What the attempt gets from the retry policy; what stands in the way is noted in the job.
+    fn retry(&mut self, id: &JobId, nodes: &[NodeId]) -> Result<Option<AttemptRetry>, StoreError> {
+        let job = self.job(id)?.clone();
+        let super_node = self.snapshot.super_nodes.get(&job.super_node);
+        let Some((super_node, policy)) =
+            super_node.and_then(|found| Some((found, found.retry_policy.as_ref()?)))
+        else {
+            self.job(id)?.retry_findings.clear();
+            return Ok(None);
+        };
+        let nodes = nodes
+            .iter()
+            .filter_map(|node| self.snapshot.nodes.get(node).cloned())
+            .collect();
+        let (given, found) = retry_policy::for_attempt(self.tx, policy, super_node, nodes, &job)?;
+        self.job(id)?.retry_findings = found;
+        Ok(given)
     }
 
     /// The nodes of a placement in the order of their first rank, and all ranks.

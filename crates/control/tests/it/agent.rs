@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use supernode_types::agent::{Desired, EnvironmentWish, Observed, ObservedRank, RankWish};
+use supernode_types::agent::{
+    Desired, EnvironmentWish, Observed, ObservedRank, ObservedRetries, RankWish,
+};
 use supernode_types::disk::{DiskReport, DiskUsage};
 use supernode_types::environment::{EnvironmentDesired, ItemCondition, ItemState};
 use supernode_types::inventory::{Cpu, Inventory};
@@ -36,6 +38,7 @@ pub(crate) struct Agent {
     pub(crate) ranks: BTreeMap<Key, RankState>,
     pub(crate) disk_expand: Option<DiskReport>,
     pub(crate) disk_usage: Option<DiskUsage>,
+    pub(crate) retries: Vec<ObservedRetries>,
 }
 
 /// A plain host.
@@ -62,6 +65,7 @@ impl Agent {
             address,
             disk_expand: None,
             disk_usage: None,
+            retries: Vec::new(),
             inventory: inventory(),
             stored: 0,
             desired: None,
@@ -98,6 +102,7 @@ impl Agent {
             ranks: ranks.collect(),
             disk_expand: self.disk_expand.clone(),
             disk_usage: self.disk_usage,
+            retries: self.retries.clone(),
             inventory: Some(self.inventory.clone()),
         }
     }

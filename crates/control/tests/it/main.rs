@@ -16,6 +16,7 @@ mod provision;
 mod provisioner;
 mod report;
 mod restart;
+mod retry_policy;
 mod scale_down;
 mod scale_up;
 mod spec;

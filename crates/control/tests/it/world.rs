@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use supernode_control::job::Strictness;
 use supernode_control::provisioner::Provisioner;
 use supernode_control::scale_up::Selection;
 use supernode_control::service::{self, LoopMetrics};
@@ -376,9 +377,19 @@ impl World {
         super_node: &str,
         spec: JobSpec,
     ) -> Result<Job, Refusal> {
+        self.submit_with(request, super_node, spec, Strictness::Warn)
+    }
+
+    pub(crate) fn submit_with(
+        &self,
+        request: ChangeRequest,
+        super_node: &str,
+        spec: JobSpec,
+        strictness: Strictness,
+    ) -> Result<Job, Refusal> {
         let super_node = super_node.to_owned();
         self.change_as(request, move |tx, intent| {
-            job::submit(tx, intent, &super_node, None, &spec).map(|(job, _)| job)
+            job::submit(tx, intent, &super_node, None, &spec, strictness).map(|(job, _)| job)
         })
     }
 

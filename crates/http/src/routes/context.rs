@@ -174,6 +174,7 @@ pub(crate) fn failure(refusal: &Refusal) -> Failure {
         Refusal::OverMaximum(_) => ErrorCode::OverMaximum,
         Refusal::DiskSize(_) => ErrorCode::DiskSize,
         Refusal::DiskLayout { .. } => ErrorCode::DiskLayout,
+        Refusal::RetryPrevented { .. } => ErrorCode::RetryPrevented,
         Refusal::SpecMismatch(_) => ErrorCode::SpecMismatch,
         Refusal::PreconditionFailed { .. } => ErrorCode::PreconditionFailed,
         Refusal::IdempotencyKeyReused => ErrorCode::IdempotencyKeyReused,

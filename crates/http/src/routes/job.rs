@@ -5,7 +5,7 @@ use supernode_api::job::{
     JobView, RankView,
 };
 use supernode_api::{Page, Role};
-use supernode_control::job::{self, DEFAULT_GRACE_SECONDS};
+use supernode_control::job::{self, DEFAULT_GRACE_SECONDS, Strictness};
 use supernode_control::query::{self, Names};
 use supernode_control::{Refusal, Tx};
 use supernode_types::job::{Job, JobSpec, Rank};
@@ -27,6 +27,11 @@ pub(super) fn mount(edge: Edge, context: &Context) -> Edge {
         let context = submit.clone();
         async move {
             let body = request.body.clone();
+            let strictness = if body.strict {
+                Strictness::Insist
+            } else {
+                Strictness::Warn
+            };
             let (super_node, name, spec) = (body.super_node.clone(), body.name.clone(), spec(body));
             context
                 .change_audited(
@@ -35,8 +40,14 @@ pub(super) fn mount(edge: Edge, context: &Context) -> Edge {
                     audited(&request.body),
                     true,
                     move |tx, intent| {
-                        let (job, super_node) =
-                            job::submit(tx, intent, &super_node, name.as_deref(), &spec)?;
+                        let (job, super_node) = job::submit(
+                            tx,
+                            intent,
+                            &super_node,
+                            name.as_deref(),
+                            &spec,
+                            strictness,
+                        )?;
                         Ok(JobView {
                             job,
                             super_node_name: super_node.name,
@@ -154,9 +165,12 @@ async fn detail(context: &Context, id: String) -> Result<JobDetail, Failure> {
                 .into_iter()
                 .map(|rank| rank_view(tx, rank))
                 .collect::<Result<Vec<_>, _>>()?;
+            let (retry, retry_evidence) = query::retry_of(tx, &job)?;
             Ok(JobDetail {
                 view: view(&names, job),
                 ranks,
+                retry,
+                retry_evidence,
             })
         })
         .await

@@ -13,6 +13,7 @@ mod join_token;
 mod log;
 mod node;
 mod operation;
+mod retry_policy;
 mod secret;
 mod spec;
 mod super_node;
@@ -36,6 +37,7 @@ pub fn mount(edge: Edge, context: &Context) -> Edge {
     let edge = super_node::mount(edge, context);
     let edge = disk::mount(edge, context);
     let edge = environment::mount(edge, context);
+    let edge = retry_policy::mount(edge, context);
     let edge = job::mount(edge, context);
     let edge = operation::mount(edge, context);
     let edge = event::mount(edge, context);

@@ -24,6 +24,7 @@ fn contract_server() -> Server {
         super_node: SuperNodeList SuperNodeShow SuperNodeCreate SuperNodeCreatePlan SuperNodePatch SuperNodeDelete ScaleUp ScaleUpPlan ScaleDown ScaleDownPlan;
         disk: DiskList DiskExpand DiskPlan;
         environment: EnvironmentShow EnvironmentHistory EnvironmentSet;
+        retry_policy: RetryPolicyShow RetryPolicySet;
         job: JobSubmit JobList JobShow JobCancel JobLog;
         operation: OperationList OperationShow OperationCancel;
         event: EventList;

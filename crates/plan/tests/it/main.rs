@@ -11,6 +11,7 @@ mod job;
 mod model;
 mod property;
 mod remove;
+mod retry_policy;
 mod scale_down;
 mod scale_up;
 mod schedule;

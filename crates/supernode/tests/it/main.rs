@@ -8,4 +8,5 @@ mod documents;
 mod harness;
 mod jobs;
 mod loss;
+mod retry_policy;
 mod stress;

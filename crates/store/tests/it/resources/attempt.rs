@@ -175,7 +175,12 @@ fn ranks_are_found_by_attempt_and_node(engine: Engine) {
 fn an_attempt_comes_back_whole(engine: Engine) {
     let (sample, basics) = Sample::with_basics(engine);
     let twice = basics.attempt.clone();
+    assert!(twice.retry.is_some());
+    let without = attempt(&basics.job.id, 2);
+    assert_eq!(without.retry, None);
     sample.run(move |tx| {
+        attempt_insert(tx, &without)?;
+        assert_eq!(attempt_get(tx, &without.id)?, Some(without.clone()));
         assert_eq!(
             attempt_get(tx, &basics.attempt.id)?,
             Some(basics.attempt.clone())

@@ -10,6 +10,7 @@ mod job;
 mod node;
 mod operation;
 mod provision;
+mod retry_evidence;
 mod sample;
 mod schema;
 mod spec;

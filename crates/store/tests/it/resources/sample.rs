@@ -15,6 +15,7 @@ use supernode_types::node::{
     Membership, Node, NodeCondition, NodeHealth, NodePolicy, Position, SpecMatch,
 };
 use supernode_types::operation::{Operation, OperationKind, OperationState};
+use supernode_types::retry_policy::{AttemptRetry, RetryLibrary, RetryPolicy};
 use supernode_types::spec::SpecDefinition;
 use supernode_types::super_node::SuperNode;
 use supernode_types::{
@@ -102,6 +103,7 @@ pub(super) fn super_node(super_node_name: &str, spec: &SpecId, seed: u64) -> Sup
         labels: [("a".to_owned(), "b".to_owned())].into(),
         environment_revision: 1,
         environment_generation: 1,
+        retry_policy: None,
         deleting: None,
         generation: 1,
         created_at: NOW,
@@ -164,6 +166,7 @@ pub(super) fn job(super_node: &SuperNodeId, seed: u64, submitted_at: Timestamp) 
         attempts: 0,
         requeues: 0,
         cancel_requested_by: None,
+        retry_findings: Vec::new(),
         generation: 1,
         submitted_at,
         started_at: None,
@@ -180,6 +183,12 @@ pub(super) fn attempt(job: &JobId, number: u32) -> AttemptRecord {
         nodes: 1,
         world_size: 1,
         group_key: Some(GroupKey::new(&entropy(u64::from(number)))),
+        retry: (number % 2 == 1).then(|| AttemptRetry {
+            policy: RetryPolicy::Disabled,
+            library: RetryLibrary::Hccl,
+            variables: [("HCCL_OP_RETRY_ENABLE".to_owned(), "L1:0,L2:0".to_owned())].into(),
+            overridden: Vec::new(),
+        }),
     }
 }
 
