@@ -65,12 +65,11 @@ struct Bench {
 
 pub(super) fn main(arguments: &[String]) -> Result<ExitCode> {
     let options = parse(arguments)?;
-    let binary = match &options.binary {
-        Some(binary) => std::path::absolute(binary)?,
-        None => {
-            build("supernode")?;
-            workspace::target_directory().join("release/supernode")
-        }
+    let binary = if let Some(binary) = &options.binary {
+        std::path::absolute(binary)?
+    } else {
+        build("supernode")?;
+        workspace::target_directory().join("release/supernode")
     };
     let bench = Bench::new(binary, options.largest)?;
     println!("{}", Machine::here()?);
@@ -116,14 +115,13 @@ impl Bench {
         let scratch = tempfile::tempdir()?;
         let gloo = scratch.path().join("gloo.py");
         fs::write(&gloo, include_str!("collectives/gloo.py"))?;
-        let mpi = match find_program("mpicc") {
-            Some(compiler) => Some(compile(&compiler, scratch.path())?),
-            None => {
-                println!(
-                    "Open MPI: not measured: `mpicc` is missing (Debian: openmpi-bin libopenmpi-dev)"
-                );
-                None
-            }
+        let mpi = if let Some(compiler) = find_program("mpicc") {
+            Some(compile(&compiler, scratch.path())?)
+        } else {
+            println!(
+                "Open MPI: not measured: `mpicc` is missing (Debian: openmpi-bin libopenmpi-dev)"
+            );
+            None
         };
         let python = with_torch();
         if python.is_none() {
