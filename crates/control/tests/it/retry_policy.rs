@@ -14,7 +14,7 @@ use supernode_types::retry_policy::{
     RetrySettings, RetrySighting, RetryWish,
 };
 
-use crate::world::{Engine, World, job_spec, keyed, on_every_engine, request};
+use crate::world::{Engine, World, job_spec, keyed, on_every_engine, request, settings};
 
 on_every_engine!(
     a_policy_is_written_once_and_shown,
@@ -47,21 +47,26 @@ fn shown(world: &World) -> Shown {
 
 /// Nodes that look like Atlas A3 servers of one super pod.
 fn ascend(engine: Engine, count: u32) -> World {
-    let mut world = World::with_spares(engine, usize::try_from(count).expect("small"));
-    world.created("train", count);
+    let mut world = World::empty(engine, settings());
     for number in 1..=count {
-        let inventory = &mut world.agent(&format!("n{number}")).inventory;
-        inventory.accelerators = vec![Accelerator {
+        let node = format!("n{number}");
+        world.enrol(&node);
+        let agent = world.agent(&node);
+        agent.address = format!("10.0.0.{number}");
+        agent.inventory.accelerators = vec![Accelerator {
             model: "Ascend910_9392".into(),
             super_pod_id: Some("0".into()),
             ..Accelerator::new(0, AcceleratorVendor::Ascend)
         }];
         for (component, version) in [("cann", "8.5.0"), ("ascend_driver", "25.0.0")] {
-            let versions = &mut inventory.versions;
+            let versions = &mut agent.inventory.versions;
             versions.insert(component.into(), version.into());
         }
     }
     world.settle();
+    world.declare("std", "n1");
+    world.settle();
+    world.created("train", count);
     world
 }
 
