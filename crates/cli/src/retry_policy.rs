@@ -214,11 +214,10 @@ fn show(detail: &RetryPolicyDetail, look: &Look) -> String {
         }
         text += &section("effective budget", &table.render(look));
     }
-    let limits: String = detail
-        .limits
-        .iter()
-        .map(|limit| format!("{}\n", clean(limit)))
-        .collect();
+    let mut limits = String::new();
+    for limit in &detail.limits {
+        add(&mut limits, format_args!("{}\n", clean(limit)));
+    }
     text += &section("limits of the library", &limits);
     text + &findings(&detail.findings, look)
 }

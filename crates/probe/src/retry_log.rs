@@ -15,10 +15,10 @@ pub const MAXIMUM_LINKS: usize = 16;
 const MAXIMUM_CHARACTERS: usize = 200;
 
 /// What a line says: what happened, and between whom, where that is said.
-pub fn parse(library: RetryLibrary, line: &str) -> Option<(RetryOutcome, String)> {
+pub fn parse(library: RetryLibrary, written: &str) -> Option<(RetryOutcome, String)> {
     let (outcome, link) = match library {
-        RetryLibrary::Hccl => hccl(line)?,
-        RetryLibrary::Nccl => nccl(line)?,
+        RetryLibrary::Hccl => hccl(written)?,
+        RetryLibrary::Nccl => nccl(written)?,
         RetryLibrary::Collectives => return None,
     };
     Some((outcome, shortened(&link)))
@@ -138,8 +138,8 @@ impl RetryTally {
         news
     }
 
-    fn line(&mut self, line: &str) -> bool {
-        let Some((outcome, link)) = parse(self.library, line) else {
+    fn line(&mut self, written: &str) -> bool {
+        let Some((outcome, link)) = parse(self.library, written) else {
             return false;
         };
         let links = self.seen.keys().filter(|(_, link)| !link.is_empty());
@@ -151,7 +151,7 @@ impl RetryTally {
         };
         let (count, last) = self.seen.entry((outcome, link)).or_default();
         *count += 1;
-        *last = shortened(line);
+        *last = shortened(written);
         true
     }
 

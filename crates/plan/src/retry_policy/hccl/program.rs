@@ -122,8 +122,8 @@ pub(super) fn of_variables(question: &Question<'_>) -> Vec<RetryFinding> {
 }
 
 /// Whether a list such as `8080,60000-60015` holds all ports from `first` to `last`.
-fn covers(list: &str, first: u16, last: u16) -> bool {
-    let ranges: Vec<(u16, u16)> = list
+fn covers(reserved: &str, first: u16, last: u16) -> bool {
+    let ranges: Vec<(u16, u16)> = reserved
         .split(',')
         .filter_map(|part| {
             let (from, to) = part
