@@ -16,6 +16,7 @@ pub mod openapi;
 pub mod operation;
 pub mod page;
 pub mod spec;
+pub mod stress;
 pub mod super_node;
 pub mod system;
 pub mod token;

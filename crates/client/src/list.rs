@@ -1,6 +1,7 @@
 //! Lists, page after page.
 
 use supernode_api::disk::DiskListQuery;
+use supernode_api::stress::{StressEvidenceQuery, StressRunListQuery};
 use supernode_api::job::JobListQuery;
 use supernode_api::node::NodeListQuery;
 use supernode_api::operation::OperationListQuery;
@@ -41,6 +42,8 @@ macro_rules! paged {
 }
 paged!(
     DiskListQuery,
+    StressRunListQuery,
+    StressEvidenceQuery,
     NodeListQuery,
     JobListQuery,
     OperationListQuery

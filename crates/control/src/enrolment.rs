@@ -13,6 +13,7 @@ use supernode_store::provision::{provision_get, provision_update};
 use supernode_store::token::{JoinTokenRecord, join_token_find, join_token_use};
 use supernode_store::{StoreError, Tx};
 use supernode_types::disk::NodeDisk;
+use supernode_types::stress::NodeStress;
 use supernode_types::event::{NewEvent, Severity, Subjects};
 use supernode_types::node::{
     Membership, Node, NodeCondition, NodeHealth, NodePolicy, Position, SpecMatch,
@@ -175,6 +176,7 @@ fn enrol_new(
         environment_applied: 0,
         environment_problems: Vec::new(),
         disk: NodeDisk::default(),
+        stress: NodeStress::default(),
         desired_generation: 1,
         generation: 1,
         enrolled_at: intent.now,

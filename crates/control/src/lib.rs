@@ -30,6 +30,8 @@ pub mod service;
 mod settings;
 mod snapshot;
 pub mod spec;
+mod stress_judge;
+pub mod stress_run;
 pub mod super_node;
 pub mod token;
 

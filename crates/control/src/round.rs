@@ -1,12 +1,13 @@
 //! One write transaction of the loop, or of a request that changes nodes: a snapshot that is changed in place, then written back.
 //!
 //! Requests and the loop change nodes, jobs and operations through the same few methods, so a drain that an operator starts and one
-//! that the planner ends cannot differ in what they touch. What an action does to its subject stands in [`node`], [`job`] and
-//! [`operation`].
+//! that the planner ends cannot differ in what they touch. What an action does to its subject stands in [`node`], [`job`],
+//! [`operation`] and [`stress`].
 
 mod job;
 mod node;
 mod operation;
+mod stress;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -286,6 +287,14 @@ impl<'r, 't> Round<'r, 't> {
                 Ok(())
             }
             Action::SetDisk { node, work } => self.set_disk(&node, work.map(|work| *work)),
+            Action::BeginStress { node, work } => self.begin_stress(&node, *work),
+            Action::StopStress { node, why } => self.stop_stress(&node, why),
+            Action::EndStress {
+                operation,
+                node,
+                outcome,
+            } => self.end_stress(&operation, &node, outcome),
+            Action::SetHealth { node, health } => self.set_health(&node, health),
             Action::SetOperation { operation, state } => self.set_operation(&operation, state),
             Action::SetProvision { provision, state } => self.set_provision(&provision, state),
             Action::Tell(event) => {

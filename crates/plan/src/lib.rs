@@ -9,6 +9,7 @@ pub mod action;
 pub mod choose;
 pub mod condition;
 pub mod cron;
+pub mod health;
 mod index;
 mod job;
 pub mod operation;
@@ -33,7 +34,14 @@ pub fn reconcile(snapshot: &Snapshot, limits: &Limits) -> Vec<Action> {
     }
     let index = Index::new(snapshot);
     let mut actions = job::plan(&index, limits);
-    actions.extend(operation::plan(&index));
+    actions.extend(operation::plan(&index, limits));
+    // A test has just taken nodes that a job could be placed on: that is for the next round, which sees it.
+    if actions
+        .iter()
+        .any(|action| matches!(action, Action::BeginStress { .. }))
+    {
+        return actions;
+    }
     actions.extend(schedule::plan(&index, limits));
     actions
 }

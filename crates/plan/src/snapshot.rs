@@ -40,6 +40,8 @@ pub struct Limits {
     pub master_ports: (u16, u16),
     /// How many queued jobs of one super node are looked at in one round.
     pub queue_depth: usize,
+    /// Of a hundred nodes of a super node, how many may be quarantined at once.
+    pub quarantine_percent: u32,
 }
 
 /// Everything that has not ended, at one moment.
@@ -84,7 +86,7 @@ impl Snapshot {
             .leases
             .iter()
             .filter(|lease| lease.node == *node)
-            .map(|lease| lease.job.clone())
+            .filter_map(|lease| lease.job().cloned())
             .collect();
         jobs.sort();
         jobs.dedup();

@@ -23,6 +23,7 @@ pub mod provision;
 mod record;
 mod sequence;
 pub mod spec;
+pub mod stress;
 pub mod super_node;
 pub mod token;
 

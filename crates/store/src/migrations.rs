@@ -22,4 +22,9 @@ pub const MIGRATIONS: &[Migration] = &[
         name: "spec_maximum_disk",
         sql: include_str!("../migrations/0003_spec_maximum_disk.sql"),
     },
+    Migration {
+        number: 5,
+        name: "stress",
+        sql: include_str!("../migrations/0005_stress.sql"),
+    },
 ];

@@ -15,6 +15,7 @@ pub mod name;
 pub mod node;
 pub mod operation;
 pub mod spec;
+pub mod stress;
 pub mod super_node;
 pub mod time;
 

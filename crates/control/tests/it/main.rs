@@ -20,4 +20,5 @@ mod scale_down;
 mod scale_up;
 mod spec;
 mod storm;
+mod stress_run;
 mod super_node;

@@ -15,6 +15,7 @@ mod node;
 mod operation;
 mod secret;
 mod spec;
+mod stress;
 mod super_node;
 mod system;
 mod token;
@@ -35,6 +36,7 @@ pub fn mount(edge: Edge, context: &Context) -> Edge {
     let edge = spec::mount(edge, context);
     let edge = super_node::mount(edge, context);
     let edge = disk::mount(edge, context);
+    let edge = stress::mount(edge, context);
     let edge = environment::mount(edge, context);
     let edge = job::mount(edge, context);
     let edge = operation::mount(edge, context);

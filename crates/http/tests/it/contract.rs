@@ -23,6 +23,7 @@ fn contract_server() -> Server {
         spec: SpecList SpecShow SpecDeclare SpecDelete;
         super_node: SuperNodeList SuperNodeShow SuperNodeCreate SuperNodeCreatePlan SuperNodePatch SuperNodeDelete ScaleUp ScaleUpPlan ScaleDown ScaleDownPlan;
         disk: DiskList DiskExpand DiskPlan;
+        stress: StressRunStart StressRunList StressRunShow StressEvidenceList NodeHealthShow NodeRelease;
         environment: EnvironmentShow EnvironmentHistory EnvironmentSet;
         job: JobSubmit JobList JobShow JobCancel JobLog;
         operation: OperationList OperationShow OperationCancel;

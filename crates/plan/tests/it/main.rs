@@ -14,4 +14,5 @@ mod remove;
 mod scale_down;
 mod scale_up;
 mod schedule;
+mod stress_run;
 mod world;

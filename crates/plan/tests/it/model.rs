@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use supernode_plan::{Action, Contact, Limits, Snapshot, reconcile};
 use supernode_types::entropy::SeededEntropy;
-use supernode_types::job::{JobOutcome, JobState, Lease, Rank, RankState, StopReason};
+use supernode_types::job::{JobOutcome, JobState, Lease, LeaseHolder, Rank, RankState, StopReason};
 use supernode_types::node::{Membership, NodeCondition, NodePolicy};
 use supernode_types::operation::{OperationKind, OperationState};
+use supernode_types::stress::{StressOutcome, StressWork};
 use supernode_types::{AttemptId, JobId, NodeId, OperationId, SuperNodeId, Timestamp};
 
 /// More rounds than any plan needs before there is nothing left to do.
@@ -25,6 +26,8 @@ pub(crate) struct Model {
     pub(crate) ended_jobs: BTreeMap<JobId, JobOutcome>,
     /// How every operation ended.
     pub(crate) ended_operations: BTreeMap<OperationId, OperationState>,
+    /// What came of every node of every stress run.
+    pub(crate) outcomes: BTreeMap<(OperationId, NodeId), StressOutcome>,
     /// When every attempt started.
     pub(crate) starts: Vec<(Timestamp, JobId)>,
 }
@@ -51,6 +54,7 @@ impl Model {
             entropy: SeededEntropy::new(1),
             ended_jobs,
             ended_operations,
+            outcomes: BTreeMap::new(),
             starts: Vec::new(),
         }
     }
@@ -284,6 +288,33 @@ impl Model {
             Action::SetDisk { node, work } => {
                 self.node(node).disk.work = work.as_deref().cloned();
             }
+            Action::BeginStress { node, work } => self.begin_stress(node, work),
+            Action::StopStress { node, why } => {
+                let work = self.node(node).stress.work.as_mut();
+                let work = work.expect("only what is tested is told to stop");
+                assert_eq!(work.stop.replace(why.clone()), None, "it is told once");
+            }
+            Action::EndStress {
+                operation,
+                node,
+                outcome,
+            } => {
+                let target = self.node(node);
+                target
+                    .stress
+                    .work
+                    .take_if(|work| work.operation == *operation);
+                self.snapshot.leases.retain(|lease| {
+                    lease.node != *node || lease.operation() != Some(operation)
+                });
+                let key = (operation.clone(), node.clone());
+                let before = self.outcomes.insert(key, outcome.clone());
+                assert_eq!(before, None, "each node of a run ends once");
+            }
+            Action::SetHealth { node, health } => {
+                assert_ne!(self.node(node).health, *health, "only what changed is said");
+                self.node(node).health = health.clone();
+            }
             Action::SetTarget {
                 operation,
                 slot,
@@ -306,11 +337,31 @@ impl Model {
                     .expect("the provision is known")
                     .state = state.clone();
             }
-            Action::Tell(event) => assert_eq!(
-                event.kind, "node.disk_expanded",
+            Action::Tell(event) => assert!(
+                ["node.disk_expanded", "node.quarantine_held"].contains(&event.kind),
                 "nothing else needs to be told that no other action says: {event:?}"
             ),
         }
+    }
+
+    /// A test takes all devices of a free node.
+    fn begin_stress(&mut self, id: &NodeId, work: &StressWork) {
+        let node = &self.snapshot.nodes[id];
+        assert_eq!(
+            (&node.condition, &node.stress.work),
+            (&NodeCondition::Ready, &None)
+        );
+        assert!(!matches!(node.policy, NodePolicy::Draining { .. }));
+        for device in 0..node.device_count {
+            self.snapshot.leases.push(Lease {
+                node: id.clone(),
+                device,
+                holder: LeaseHolder::Stress {
+                    operation: work.operation.clone(),
+                },
+            });
+        }
+        self.node(id).stress.work = Some(work.clone());
     }
 
     fn set_operation(&mut self, id: &OperationId, state: &OperationState) {
@@ -410,8 +461,10 @@ impl Model {
             self.snapshot.leases.push(Lease {
                 node: place.node.clone(),
                 device: place.device,
-                job: id.clone(),
-                attempt: attempt.clone(),
+                holder: LeaseHolder::Job {
+                    job: id.clone(),
+                    attempt: attempt.clone(),
+                },
             });
         }
         let nodes: BTreeSet<&NodeId> = placement.iter().map(|place| &place.node).collect();
@@ -459,7 +512,7 @@ impl Model {
         );
         self.snapshot
             .leases
-            .retain(|lease| lease.attempt != attempt);
+            .retain(|lease| lease.attempt() != Some(&attempt));
         self.snapshot.master_ports.remove(&attempt);
     }
 
@@ -471,14 +524,25 @@ impl Model {
                 held.insert((&lease.node, lease.device)),
                 "two leases on one device"
             );
+            let (job, attempt) = match &lease.holder {
+                LeaseHolder::Job { job, attempt } => (job, attempt),
+                LeaseHolder::Stress { operation } => {
+                    let work = self.snapshot.nodes[&lease.node].stress.work.as_ref();
+                    assert!(
+                        work.is_some_and(|work| work.operation == *operation),
+                        "a lease of a run belongs to a node that it tests"
+                    );
+                    continue;
+                }
+            };
             let job = self
                 .snapshot
                 .jobs
-                .get(&lease.job)
+                .get(job)
                 .expect("a lease belongs to a live job");
             assert_eq!(
                 job.state.attempt(),
-                Some(&lease.attempt),
+                Some(attempt),
                 "a lease belongs to the present attempt"
             );
         }
@@ -490,7 +554,7 @@ impl Model {
                 .snapshot
                 .leases
                 .iter()
-                .filter(|lease| lease.attempt == *attempt)
+                .filter(|lease| lease.attempt() == Some(attempt))
                 .count();
             assert_eq!(
                 leases,

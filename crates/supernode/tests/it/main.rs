@@ -9,3 +9,4 @@ mod harness;
 mod jobs;
 mod loss;
 mod stress;
+mod stress_run;

@@ -13,5 +13,6 @@ mod provision;
 mod sample;
 mod schema;
 mod spec;
+mod stress;
 mod super_node;
 mod token;
