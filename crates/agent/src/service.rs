@@ -171,7 +171,11 @@ pub async fn run(
     let core_options = CoreOptions {
         boot_id: boot_id(),
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-        capabilities: vec!["read_log".to_owned(), "disk_expand".to_owned(), "stress".to_owned()],
+        capabilities: vec![
+            "read_log".to_owned(),
+            "disk_expand".to_owned(),
+            "stress".to_owned(),
+        ],
         address: options.address.clone(),
     };
     let core = AgentCore::new(core_options, ledger, ranks);

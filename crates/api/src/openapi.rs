@@ -75,6 +75,7 @@ fn collect() -> Collector {
     crate::super_node::visit(&mut collector);
     crate::disk::visit(&mut collector);
     crate::stress::visit(&mut collector);
+    crate::stress_plan::visit(&mut collector);
     crate::environment::visit(&mut collector);
     crate::job::visit(&mut collector);
     crate::operation::visit(&mut collector);

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use supernode_types::stress::{Item, Share, StepEvidence, StressResult, Tier};
 use supernode_types::node::NodeHealth;
+use supernode_types::stress::{Item, Share, StepEvidence, StressResult, Tier};
 use supernode_types::{Name, NodeId, Timestamp};
 
 use crate::operation::OperationView;

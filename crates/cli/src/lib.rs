@@ -29,6 +29,7 @@ mod run;
 mod session;
 mod spec;
 mod stress;
+mod stress_plan;
 mod super_node;
 mod token;
 

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use supernode_api::Nothing;
 use supernode_api::stress::{
-    NodeHealthShow, StressEvidenceList, StressEvidenceQuery, StressRunList, StressRunListQuery, StressRunRequest,
-    StressRunShow, StressRunStart, StressRunView,
+    NodeHealthShow, StressEvidenceList, StressEvidenceQuery, StressRunList, StressRunListQuery,
+    StressRunRequest, StressRunShow, StressRunStart, StressRunView,
 };
 use supernode_client::Client;
 use supernode_types::stress::{Item, Share, StressOutcome, Tier};
@@ -17,7 +17,7 @@ use supernode_types::stress::{Item, Share, StressOutcome, Tier};
 use crate::change::{KeyOption, WaitOption, whole_seconds};
 use crate::failure::Failure;
 use crate::session::Session;
-use crate::{operation, progress};
+use crate::{operation, progress, stress_plan};
 
 /// Tests of nodes.
 #[derive(Debug, clap::Subcommand)]
@@ -35,6 +35,9 @@ pub enum StressCommand {
         #[arg(long, value_name = "NAME")]
         super_node: Option<String>,
     },
+    /// Schedules: when super nodes test themselves
+    #[command(subcommand)]
+    Plan(stress_plan::PlanCommand),
     /// Say in words why a node has the health that it has
     Explain {
         /// Its name or id
@@ -83,7 +86,7 @@ pub struct RunArguments {
 
 /// How much is tested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum TierName {
+pub enum TierName {
     Quick,
     Standard,
 }
@@ -113,6 +116,7 @@ pub(crate) async fn run(session: &Session<'_>, command: StressCommand) -> Result
             let items = client.list::<StressRunList, _>(&[], &query).await?;
             session.print_list(&items, "nothing was tested yet", view::history)
         }
+        StressCommand::Plan(command) => stress_plan::run(session, &client, command).await,
         StressCommand::Explain { node } => {
             let view = client.get::<NodeHealthShow>(&[&node], &Nothing {}).await?;
             session.print(&view, |_| view::explanation(&view))
@@ -122,7 +126,9 @@ pub(crate) async fn run(session: &Session<'_>, command: StressCommand) -> Result
                 node,
                 ..StressEvidenceQuery::default()
             };
-            let items = client.list::<StressEvidenceList, _>(&[&run], &query).await?;
+            let items = client
+                .list::<StressEvidenceList, _>(&[&run], &query)
+                .await?;
             session.print_list(&items, "nothing was measured", view::report)
         }
     }

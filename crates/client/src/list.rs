@@ -1,11 +1,11 @@
 //! Lists, page after page.
 
 use supernode_api::disk::DiskListQuery;
-use supernode_api::stress::{StressEvidenceQuery, StressRunListQuery};
 use supernode_api::job::JobListQuery;
 use supernode_api::node::NodeListQuery;
 use supernode_api::operation::OperationListQuery;
 use supernode_api::page::MAXIMUM_LIMIT;
+use supernode_api::stress::{StressEvidenceQuery, StressRunListQuery};
 use supernode_api::{Nothing, Operation, Page};
 
 use crate::{Client, ClientError};

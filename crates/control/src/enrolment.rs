@@ -13,12 +13,12 @@ use supernode_store::provision::{provision_get, provision_update};
 use supernode_store::token::{JoinTokenRecord, join_token_find, join_token_use};
 use supernode_store::{StoreError, Tx};
 use supernode_types::disk::NodeDisk;
-use supernode_types::stress::NodeStress;
 use supernode_types::event::{NewEvent, Severity, Subjects};
 use supernode_types::node::{
     Membership, Node, NodeCondition, NodeHealth, NodePolicy, Position, SpecMatch,
 };
 use supernode_types::operation::{Provision, ProvisionState};
+use supernode_types::stress::NodeStress;
 use supernode_types::{CertificateSerial, Name, NodeId, Timestamp};
 
 use crate::intent::{check_labels, check_name, check_position, is_host};

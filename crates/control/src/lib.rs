@@ -31,6 +31,7 @@ mod settings;
 mod snapshot;
 pub mod spec;
 mod stress_judge;
+pub mod stress_plan;
 pub mod stress_run;
 pub mod super_node;
 pub mod token;

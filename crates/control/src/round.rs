@@ -20,12 +20,15 @@ use supernode_store::job::job_update;
 use supernode_store::node::node_update;
 use supernode_store::operation::operation_update;
 use supernode_store::provision::provision_update;
+use supernode_store::stress_plan::stress_plan_update;
 use supernode_store::super_node::{super_node_delete, super_node_insert, super_node_update};
 use supernode_store::{ConflictKind, StoreError, Tx};
 use supernode_types::event::{NewEvent, Severity, Subjects};
 use supernode_types::job::JobState;
 use supernode_types::super_node::SuperNode;
-use supernode_types::{Entropy, JobId, NodeId, OperationId, ProvisionId, SuperNodeId, Timestamp};
+use supernode_types::{
+    Entropy, JobId, NodeId, OperationId, ProvisionId, StressPlanId, SuperNodeId, Timestamp,
+};
 
 use crate::Intent;
 
@@ -94,6 +97,7 @@ pub(crate) struct Round<'r, 't> {
     jobs: BTreeSet<JobId>,
     operations: BTreeSet<OperationId>,
     provisions: BTreeSet<ProvisionId>,
+    stress_plans: BTreeSet<StressPlanId>,
 }
 
 impl<'r, 't> Round<'r, 't> {
@@ -118,6 +122,7 @@ impl<'r, 't> Round<'r, 't> {
             jobs: BTreeSet::new(),
             operations: BTreeSet::new(),
             provisions: BTreeSet::new(),
+            stress_plans: BTreeSet::new(),
         })
     }
 
@@ -149,6 +154,9 @@ impl<'r, 't> Round<'r, 't> {
         }
         for provision in changed(&mut snapshot.provisions, &self.provisions) {
             provision_update(tx, provision)?;
+        }
+        for plan in changed(&mut snapshot.stress_plans, &self.stress_plans) {
+            stress_plan_update(tx, plan)?;
         }
         for id in &self.deleted_super_nodes {
             super_node_delete(tx, id)?;
@@ -294,6 +302,17 @@ impl<'r, 't> Round<'r, 't> {
                 node,
                 outcome,
             } => self.end_stress(&operation, &node, outcome),
+            Action::SettleStressPlan {
+                plan,
+                settled,
+                next_due,
+                begins,
+                missed,
+                why,
+            } => {
+                self.settle_stress_plan(&plan, settled, next_due, missed, &why)?;
+                begins.map_or(Ok(()), |_| self.begin_planned(&plan))
+            }
             Action::SetHealth { node, health } => self.set_health(&node, health),
             Action::SetOperation { operation, state } => self.set_operation(&operation, state),
             Action::SetProvision { provision, state } => self.set_provision(&provision, state),

@@ -11,12 +11,12 @@ use supernode_store::stress::{
     stress_round_list, stress_round_list_peers,
 };
 use supernode_store::{StoreError, Tx};
+use supernode_types::Timestamp;
 use supernode_types::node::Node;
 use supernode_types::stress::{
     StepEvidence, StressOutcome, StressProgress, StressReport, StressReportState, StressResult,
     StressWork, Validity,
 };
-use supernode_types::Timestamp;
 use supernode_verdict::history::Baseline;
 use supernode_verdict::node::{Judged, Judgement, Past, judge_node, observations};
 
@@ -146,7 +146,11 @@ fn cut(line: &str) -> String {
 /// No agent fills the database.
 fn bounded(evidence: &[StepEvidence]) -> Vec<StepEvidence> {
     let lines = |lines: &[String]| -> Vec<String> {
-        lines.iter().take(MOST_LINES).map(|line| cut(line)).collect()
+        lines
+            .iter()
+            .take(MOST_LINES)
+            .map(|line| cut(line))
+            .collect()
     };
     let validity = |validity: &Validity| match validity {
         Validity::Valid => Validity::Valid,

@@ -14,8 +14,10 @@ use supernode_store::stress::{
 use supernode_types::event::{NewEvent, Severity, Subjects};
 use supernode_types::node::{Membership, Node, NodeHealth};
 use supernode_types::operation::{Operation, OperationKind};
-use supernode_types::stress::{FindingKind, Item, Share, StepEvidence, StressResult, StressRun, Tier};
-use supernode_types::{Name, OperationId, SuperNodeId, Timestamp};
+use supernode_types::stress::{
+    FindingKind, Item, Share, StepEvidence, StressPlan, StressResult, StressRun, Tier,
+};
+use supernode_types::{Entropy, Name, NodeId, OperationId, SuperNodeId, Timestamp};
 
 use crate::round::Round;
 use crate::scale_up::find_node;
@@ -23,7 +25,7 @@ use crate::super_node::find_for_change;
 use crate::{Intent, Refusal, operation};
 
 /// The longest that busy nodes are waited for.
-const LONGEST_WINDOW: Duration = Duration::from_hours(7 * 24);
+pub(crate) const LONGEST_WINDOW: Duration = Duration::from_hours(7 * 24);
 /// The longest that one kernel runs.
 const LONGEST_KERNEL_SECONDS: u32 = 3600;
 
@@ -67,25 +69,19 @@ pub fn stress_run(tx: &mut Tx<'_>, intent: &Intent, wish: &Wish) -> Result<Opera
     check(wish)?;
     let mut round = Round::of(tx, intent)?;
     let nodes = choose(&round.snapshot, wish, super_node.as_ref())?;
-    let mut items = if wish.items.is_empty() {
-        Item::ALL.to_vec()
-    } else {
-        wish.items.clone()
-    };
-    items.sort_unstable();
-    items.dedup();
     let run = StressRun {
         tier: wish.tier,
-        items,
+        items: whole_or(&wish.items),
         kernel_seconds: wish.kernel_seconds,
         parallel: wish.max_nodes.of(nodes.len()),
         window_ends: intent.now.plus(wish.window),
+        plan: None,
     };
     let mut operation = operation::begin(
         intent,
         OperationKind::StressRun(run),
         super_node,
-        deadline(wish),
+        deadline(wish.window, wish.tier, wish.kernel_seconds),
     );
     let because = if wish.nodes.is_empty() {
         "member of the super node"
@@ -100,14 +96,56 @@ pub fn stress_run(tx: &mut Tx<'_>, intent: &Intent, wish: &Wish) -> Result<Opera
     Ok(operation)
 }
 
+/// These items, each once; all when none is named.
+pub(crate) fn whole_or(items: &[Item]) -> Vec<Item> {
+    let mut items = if items.is_empty() {
+        Item::ALL.to_vec()
+    } else {
+        items.to_vec()
+    };
+    items.sort_unstable();
+    items.dedup();
+    items
+}
+
+/// The run of a plan on these nodes, by name.
+pub(crate) fn planned(
+    plan: &StressPlan,
+    nodes: Vec<(Name, NodeId)>,
+    now: Timestamp,
+    entropy: &dyn Entropy,
+) -> Operation {
+    let terms = &plan.terms;
+    let window = Duration::from_secs(terms.window_seconds);
+    let run = StressRun {
+        tier: terms.tier,
+        items: terms.items.clone(),
+        kernel_seconds: None,
+        parallel: terms.max_nodes.of(nodes.len()),
+        window_ends: now.plus(window),
+        plan: Some(plan.id.clone()),
+    };
+    let mut operation = operation::begin_at(
+        now,
+        entropy,
+        format!("{} ({})", plan.actor, plan.id),
+        OperationKind::StressRun(run),
+        Some(plan.super_node.clone()),
+        deadline(window, terms.tier, None),
+    );
+    for (_, node) in nodes {
+        operation::add_target(&mut operation, Some(node), None, "member of the super node");
+    }
+    operation
+}
+
 /// The last node begins when the window ends, and is tested twice at most.
-fn deadline(wish: &Wish) -> Duration {
-    let kernels = wish.kernel_seconds.map(|seconds| {
+fn deadline(window: Duration, tier: Tier, kernel_seconds: Option<u32>) -> Duration {
+    let kernels = kernel_seconds.map_or(Duration::ZERO, |seconds| {
         let kernels = u32::try_from(4 * Item::ALL.len()).unwrap_or(u32::MAX);
         Duration::from_secs(u64::from(seconds)) * kernels
     });
-    let round = kernels.map_or(wish.tier.limit(), |kernels| kernels.max(wish.tier.limit()));
-    wish.window + round * 2 + FOLLOW_UP
+    window + kernels.max(tier.limit()) * 2 + FOLLOW_UP
 }
 
 fn check(wish: &Wish) -> Result<(), Refusal> {
@@ -312,7 +350,10 @@ pub fn explain(node: &Node, results: &[StressResult], now: Timestamp) -> Vec<Str
                     result.rounds, slower.z
                 ),
                 FindingKind::Doubtful(slower) => {
-                    format!("once, {:.1} spreads of a sound run below its past", slower.z)
+                    format!(
+                        "once, {:.1} spreads of a sound run below its past",
+                        slower.z
+                    )
                 }
             };
             chain.push(format!(

@@ -96,6 +96,7 @@ fn cluster(nodes: u32, devices: u32, entropy: &SeededEntropy) -> (Snapshot, Supe
         master_ports: BTreeMap::new(),
         operations: BTreeMap::new(),
         provisions: BTreeMap::new(),
+        stress_plans: BTreeMap::new(),
     };
     (snapshot, super_node)
 }

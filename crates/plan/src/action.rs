@@ -6,7 +6,9 @@ use supernode_types::job::{JobOutcome, RankEnd, StopReason};
 use supernode_types::node::{NodeCondition, NodeHealth, NodePolicy};
 use supernode_types::operation::{OperationState, ProvisionState, TargetState};
 use supernode_types::stress::{StressOutcome, StressWork};
-use supernode_types::{AttemptId, JobId, NodeId, OperationId, ProvisionId, SuperNodeId};
+use supernode_types::{
+    AttemptId, JobId, NodeId, OperationId, ProvisionId, StressPlanId, SuperNodeId, Timestamp,
+};
 
 /// One rank of a placement; ranks are numbered in the order of the list, nodes in the order of their first rank.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -183,6 +185,21 @@ pub enum Action {
         node: NodeId,
         /// What came of it.
         outcome: StressOutcome,
+    },
+    /// Settles slots of a plan: begins the run of one, counts others as missed, and says when to look again.
+    SettleStressPlan {
+        /// The plan.
+        plan: StressPlanId,
+        /// Every slot until here is settled.
+        settled: Timestamp,
+        /// When to look again.
+        next_due: Option<Timestamp>,
+        /// The slot whose run begins now, on all full members.
+        begins: Option<Timestamp>,
+        /// How many slots were missed.
+        missed: u64,
+        /// Why, if any were.
+        why: String,
     },
     /// Records what testing says of a node.
     SetHealth {

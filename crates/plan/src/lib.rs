@@ -16,6 +16,7 @@ pub mod operation;
 pub mod rank_table;
 mod schedule;
 pub mod snapshot;
+pub mod stress_plan;
 mod topology;
 mod words;
 
@@ -34,6 +35,7 @@ pub fn reconcile(snapshot: &Snapshot, limits: &Limits) -> Vec<Action> {
     }
     let index = Index::new(snapshot);
     let mut actions = job::plan(&index, limits);
+    actions.extend(stress_plan::plan(snapshot));
     actions.extend(operation::plan(&index, limits));
     // A test has just taken nodes that a job could be placed on: that is for the next round, which sees it.
     if actions

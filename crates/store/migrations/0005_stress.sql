@@ -37,6 +37,14 @@ CREATE TABLE stress_result (
 );
 CREATE INDEX stress_result_node ON stress_result (node, ended_at);
 
+-- When super nodes test themselves. A plan goes with its super node.
+CREATE TABLE stress_plan (
+    id TEXT PRIMARY KEY,
+    super_node TEXT NOT NULL REFERENCES super_node (id) ON DELETE CASCADE,
+    generation BIGINT NOT NULL,
+    record TEXT NOT NULL
+);
+
 -- What the sound runs of one part of a node had in common.
 CREATE TABLE stress_baseline (
     node TEXT NOT NULL REFERENCES node (id),

@@ -24,6 +24,7 @@ mod record;
 mod sequence;
 pub mod spec;
 pub mod stress;
+pub mod stress_plan;
 pub mod super_node;
 pub mod token;
 

@@ -22,7 +22,7 @@ pub mod time;
 pub use entropy::Entropy;
 pub use id::{
     AttemptId, CertificateSerial, JobId, JoinTokenId, NodeId, OperationId, ProvisionId, SpecId,
-    SuperNodeId, TokenId,
+    StressPlanId, SuperNodeId, TokenId,
 };
 pub use name::Name;
 pub use time::{Clock, Timestamp};

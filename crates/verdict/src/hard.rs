@@ -4,8 +4,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::statistics::median;
-use crate::outcome::Outcome;
 use crate::change::Change;
+use crate::outcome::Outcome;
 use crate::sample::{Better, Metric, Part};
 
 /// A number that must be reached.

@@ -68,14 +68,15 @@ pub fn series(step: &StepEvidence, measurement: &Measurement) -> String {
 
 /// The observations of one round that may be judged, by series.
 pub fn observations(round: &[StepEvidence]) -> BTreeMap<String, Observation> {
-    let valid = round
-        .iter()
-        .filter(|step| step.validity == Validity::Valid);
+    let valid = round.iter().filter(|step| step.validity == Validity::Valid);
     valid
         .flat_map(|step| {
             let measured = step.measurements.iter();
             measured.filter_map(|measurement| {
-                Some((series(step, measurement), Observation::from_measurement(measurement)?))
+                Some((
+                    series(step, measurement),
+                    Observation::from_measurement(measurement)?,
+                ))
             })
         })
         .collect()
@@ -200,8 +201,9 @@ impl Sight {
             Verdict::Unknown { .. } => self.newcomer(step, measurement, runs, peers, last),
             Verdict::Suspicious(departure) if last => {
                 let words = worse_words(step, &slower(departure));
-                self.disturbed
-                    .push(format!("{words}, and it could not be measured again undisturbed"));
+                self.disturbed.push(format!(
+                    "{words}, and it could not be measured again undisturbed"
+                ));
             }
             Verdict::Suspicious(_) => self.again.push(step.item),
             Verdict::Doubtful(departure) => {
@@ -256,7 +258,13 @@ impl Sight {
             feature: "peers".into(),
             worse,
             z,
-            baseline: measurement.median * (if measurement.metric.better() == Better::Less { -worse } else { worse }).exp(),
+            baseline: measurement.median
+                * (if measurement.metric.better() == Better::Less {
+                    -worse
+                } else {
+                    worse
+                })
+                .exp(),
             baseline_runs: 0,
         };
         self.findings.push(Finding {
@@ -445,13 +453,21 @@ mod tests {
         };
         let finding = &judged.findings[0];
         assert!(finding.confidence > 0.95);
-        assert!(finding.words.contains("core 3") && finding.words.contains("6 runs"), "{}", finding.words);
+        assert!(
+            finding.words.contains("core 3") && finding.words.contains("6 runs"),
+            "{}",
+            finding.words
+        );
         let FindingKind::Confirmed(slower) = &finding.kind else {
             panic!("{finding:?}");
         };
         assert!((slower.worse - 0.105).abs() < 0.01 && (slower.baseline - 100.0).abs() < 1.0);
         let series = series(&valid(90.0)[0], &valid(90.0)[0].measurements[0]);
-        assert_eq!(judged.learned[&series].runs(), 6, "a bad run teaches nothing");
+        assert_eq!(
+            judged.learned[&series].runs(),
+            6,
+            "a bad run teaches nothing"
+        );
     }
 
     #[test]
@@ -474,7 +490,10 @@ mod tests {
     #[test]
     fn what_could_not_run_is_neither_good_nor_bad() {
         let absent = step(0.0, Validity::CouldNotRun("no disk".into()));
-        assert_eq!(outcome(&[vec![absent.clone()]], &Past::default()), "undecided");
+        assert_eq!(
+            outcome(&[vec![absent.clone()]], &Past::default()),
+            "undecided"
+        );
         let mut both = valid(100.0);
         both.push(StepEvidence {
             item: Item::Storage,
@@ -504,7 +523,9 @@ mod tests {
             };
             (Baseline::new("1".into()), run)
         };
-        let peers = (0..10).map(|index| peer(f64::from(index) * 0.001)).collect();
+        let peers = (0..10)
+            .map(|index| peer(f64::from(index) * 0.001))
+            .collect();
         let past = Past {
             peers: [(series, peers)].into(),
             ..Past::default()

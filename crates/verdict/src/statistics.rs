@@ -100,7 +100,11 @@ pub fn normal_share(z: f64) -> f64 {
     ];
     let t = 1.0 / (1.0 + 0.231_641_9 * z.abs());
     let density = (-z * z / 2.0).exp() / (2.0 * std::f64::consts::PI).sqrt();
-    let above = density * FACTORS.iter().rev().fold(0.0, |sum, factor| (sum + factor) * t);
+    let above = density
+        * FACTORS
+            .iter()
+            .rev()
+            .fold(0.0, |sum, factor| (sum + factor) * t);
     if z >= 0.0 { 1.0 - above } else { above }
 }
 
@@ -162,7 +166,12 @@ mod tests {
 
     #[test]
     fn shares_of_the_normal_distribution_are_those_of_the_tables() {
-        for (z, share) in [(0.0, 0.5), (1.0, 0.841_345), (1.96, 0.975_002), (-3.0, 0.001_350)] {
+        for (z, share) in [
+            (0.0, 0.5),
+            (1.0, 0.841_345),
+            (1.96, 0.975_002),
+            (-3.0, 0.001_350),
+        ] {
             assert!((normal_share(z) - share).abs() < 1e-5, "{z}");
         }
     }

@@ -3,9 +3,9 @@
 
 pub use supernode_types::stress::Validity;
 
-use crate::outcome::Outcome;
-use crate::number::real;
 use crate::change::Change;
+use crate::number::real;
+use crate::outcome::Outcome;
 use crate::sample::{Ended, Metric};
 use crate::statistics::median;
 

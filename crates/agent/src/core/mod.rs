@@ -43,7 +43,7 @@ use disk::DiskCore;
 use environment::EnvironmentCore;
 use link::Link;
 use ranks::Live;
-use stress::StressCore;
+use stress::{May, StressCore};
 
 /// When a ledger that could not be stored is stored again.
 const STORE_RETRY: Duration = Duration::from_secs(1);
@@ -317,14 +317,14 @@ impl AgentCore {
             let granted = self.lease_written.filter(|deadline| {
                 self.link.confirmed && self.inventory.is_some() && now < *deadline
             });
-            let free = self.open_ranks().next().is_none();
-            effects.extend(self.stress.next(
-                &self.ledger,
-                &self.options.boot_id,
-                granted.is_some(),
-                free,
-                now,
-            ));
+            let may = May {
+                go_on: self.lease_written.is_some_and(|deadline| now < deadline),
+                begin: granted.is_some() && self.open_ranks().next().is_none(),
+            };
+            effects.extend(
+                self.stress
+                    .next(&self.ledger, &self.options.boot_id, may, now),
+            );
             // Nothing is started beside a test.
             let granted = granted.filter(|_| !self.stress.busy(&self.ledger, now));
             ranks::due(&self.ledger, &mut self.live, granted, now, &mut effects);

@@ -31,6 +31,15 @@ pub(super) struct StressCore {
     pub(super) report: Option<StressReport>,
 }
 
+/// What a test may do now.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct May {
+    /// There is a lease: what runs may run on, also while the server is away.
+    pub(super) go_on: bool,
+    /// There is a lease, the wish is as new as can be, and no rank runs here.
+    pub(super) begin: bool,
+}
+
 impl StressCore {
     /// A wish came, or went. What it begins is noted in the ledger, which is stored before anything is done.
     pub(super) fn wish(&mut self, ledger: &mut Ledger) {
@@ -63,20 +72,19 @@ impl StressCore {
             && self.report.is_none()
     }
 
-    /// What is due. `granted` says that there is a lease and that the wish is as new as can be, `free` that no rank runs here.
+    /// What is due.
     pub(super) fn next(
         &mut self,
         ledger: &Ledger,
         boot_id: &str,
-        granted: bool,
-        free: bool,
+        may: May,
         now: Duration,
     ) -> Option<Effect> {
         let wish = ledger.stress.as_ref();
         if let Some(running) = &self.running {
             let why = match wish {
                 Some(wish) if wish.key() == *running && wish.stop.is_some() => wish.stop.clone(),
-                Some(wish) if wish.key() == *running && granted => None,
+                Some(wish) if wish.key() == *running && may.go_on => None,
                 Some(wish) if wish.key() == *running => Some("the lease ended".into()),
                 _ => Some("the server does not want it any more".into()),
             };
@@ -92,7 +100,7 @@ impl StressCore {
                 self.incomplete(key, why.clone());
                 return None;
             }
-            if wish.boot_id != boot_id || !granted || !free {
+            if wish.boot_id != boot_id || !may.begin {
                 return None;
             }
             self.due = None;
@@ -166,8 +174,21 @@ mod tests {
         core.wish(ledger);
     }
 
-    fn next(core: &mut StressCore, ledger: &Ledger, granted: bool, free: bool) -> &'static str {
-        match core.next(ledger, "boot", granted, free, NOW) {
+    const ALL: May = May {
+        go_on: true,
+        begin: true,
+    };
+    const GO_ON: May = May {
+        begin: false,
+        ..ALL
+    };
+    const NOTHING: May = May {
+        go_on: false,
+        begin: false,
+    };
+
+    fn next(core: &mut StressCore, ledger: &Ledger, may: May) -> &'static str {
+        match core.next(ledger, "boot", may, NOW) {
             Some(Effect::RunStress { .. }) => "run",
             Some(Effect::StopStress { .. }) => "stop",
             Some(_) => "something else",
@@ -187,18 +208,22 @@ mod tests {
     fn each_round_is_begun_once_under_a_lease_and_beside_no_rank() {
         let (mut core, mut ledger) = (StressCore::default(), Ledger::default());
         told(&mut core, &mut ledger, Some(wish(1)));
-        assert_eq!(next(&mut core, &ledger, false, true), "nothing");
-        assert_eq!(next(&mut core, &ledger, true, false), "nothing");
-        assert_eq!(next(&mut core, &ledger, true, true), "run");
+        assert_eq!(next(&mut core, &ledger, NOTHING), "nothing");
+        assert_eq!(next(&mut core, &ledger, GO_ON), "nothing");
+        assert_eq!(next(&mut core, &ledger, ALL), "run");
         assert!(core.busy(&ledger, NOW));
-        assert_eq!(next(&mut core, &ledger, true, true), "nothing");
+        assert_eq!(
+            next(&mut core, &ledger, GO_ON),
+            "nothing",
+            "the server is away"
+        );
         core.reported(ended(wish(1).key()), ledger.stress.as_ref());
         assert!(!core.busy(&ledger, NOW));
         told(&mut core, &mut ledger, Some(wish(1)));
-        assert_eq!(next(&mut core, &ledger, true, true), "nothing");
+        assert_eq!(next(&mut core, &ledger, ALL), "nothing");
         told(&mut core, &mut ledger, Some(wish(2)));
         assert_eq!(core.report, None, "of the first round");
-        assert_eq!(next(&mut core, &ledger, true, true), "run");
+        assert_eq!(next(&mut core, &ledger, ALL), "run");
     }
 
     #[test]
@@ -207,13 +232,13 @@ mod tests {
             stop: Some("cancelled".into()),
             ..wish(1)
         };
-        for (then, granted) in [(Some(stopped), true), (Some(wish(1)), false), (None, true)] {
+        for (then, may) in [(Some(stopped), ALL), (Some(wish(1)), NOTHING), (None, ALL)] {
             let (mut core, mut ledger) = (StressCore::default(), Ledger::default());
             told(&mut core, &mut ledger, Some(wish(1)));
-            assert_eq!(next(&mut core, &ledger, true, true), "run");
+            assert_eq!(next(&mut core, &ledger, ALL), "run");
             told(&mut core, &mut ledger, then);
-            assert_eq!(next(&mut core, &ledger, granted, true), "stop");
-            assert_eq!(next(&mut core, &ledger, granted, true), "nothing", "once");
+            assert_eq!(next(&mut core, &ledger, may), "stop");
+            assert_eq!(next(&mut core, &ledger, may), "nothing", "once");
             assert!(core.busy(&ledger, NOW), "until the executor says so");
         }
     }
@@ -225,9 +250,12 @@ mod tests {
         let mut core = StressCore::default();
         assert!(core.busy(&ledger, NOW), "a kernel may be ending");
         told(&mut core, &mut ledger, Some(wish(1)));
-        assert_eq!(next(&mut core, &ledger, true, true), "nothing");
-        assert_eq!((core.report.clone(), core.wake()), (None, Some(NOW + QUIET)));
-        assert_eq!(core.next(&ledger, "boot", true, true, NOW + QUIET), None);
+        assert_eq!(next(&mut core, &ledger, ALL), "nothing");
+        assert_eq!(
+            (core.report.clone(), core.wake()),
+            (None, Some(NOW + QUIET))
+        );
+        assert_eq!(core.next(&ledger, "boot", ALL, NOW + QUIET), None);
         let report = core.report.clone().expect("a report");
         assert!(matches!(report.state, StressReportState::Incomplete { .. }));
         assert!(!core.busy(&ledger, NOW + QUIET));
@@ -241,13 +269,13 @@ mod tests {
             ..wish(1)
         };
         told(&mut core, &mut ledger, Some(other));
-        assert_eq!(next(&mut core, &ledger, true, true), "nothing");
+        assert_eq!(next(&mut core, &ledger, ALL), "nothing");
         let stopped = StressWish {
             stop: Some("cancelled".into()),
             ..wish(2)
         };
         told(&mut core, &mut ledger, Some(stopped));
-        assert_eq!(next(&mut core, &ledger, true, true), "nothing");
+        assert_eq!(next(&mut core, &ledger, ALL), "nothing");
         assert!(core.report.is_some());
     }
 }

@@ -84,7 +84,13 @@ pub(super) fn run(view: &StressRunView, look: &Look) -> String {
                 table.row([cell(name), state("active"), cell(""), cell(""), cell(step)]);
             }
             (None, other) => {
-                table.row([cell(name), state(other.word()), cell(""), cell(""), cell("")]);
+                table.row([
+                    cell(name),
+                    state(other.word()),
+                    cell(""),
+                    cell(""),
+                    cell(""),
+                ]);
             }
         }
     }
@@ -136,7 +142,10 @@ pub(super) fn report(items: &[StressEvidence], look: &Look) -> String {
             .result
             .as_ref()
             .map_or("under way", |result| result.outcome.word());
-        add(&mut text, format_args!("node {}: {outcome}\n", node.node_name));
+        add(
+            &mut text,
+            format_args!("node {}: {outcome}\n", node.node_name),
+        );
         if node.rounds.is_empty() {
             text.push_str("  no measurements are kept\n");
         }
@@ -150,7 +159,15 @@ pub(super) fn report(items: &[StressEvidence], look: &Look) -> String {
 }
 
 fn round(steps: &[StepEvidence], look: &Look) -> String {
-    let mut table = Table::new(&["STEP", "PART", "METRIC", "MEDIAN", "WORST 5 %", "UNIT", "SAMPLES"]);
+    let mut table = Table::new(&[
+        "STEP",
+        "PART",
+        "METRIC",
+        "MEDIAN",
+        "WORST 5 %",
+        "UNIT",
+        "SAMPLES",
+    ]);
     let mut lines = String::new();
     for step in steps {
         for measurement in &step.measurements {
@@ -173,7 +190,12 @@ fn round(steps: &[StepEvidence], look: &Look) -> String {
         };
         add(
             &mut lines,
-            format_args!("{}: {} ({:.1} s)\n", step.step, clean(&validity), step.seconds),
+            format_args!(
+                "{}: {} ({:.1} s)\n",
+                step.step,
+                clean(&validity),
+                step.seconds
+            ),
         );
         for failure in &step.failures {
             add(&mut lines, format_args!("  WRONG {}\n", clean(failure)));
@@ -203,7 +225,10 @@ mod tests {
     };
 
     fn sample() -> StressRunView {
-        let (run, node) = ("op-01kb000000000000000000000a", "node-01kb000000000000000000000a");
+        let (run, node) = (
+            "op-01kb000000000000000000000a",
+            "node-01kb000000000000000000000a",
+        );
         serde_json::from_value(json!({
             "operation": {
                 "id": run, "kind": "stress_run", "tier": "quick", "items": ["compute"], "parallel": 1, "window_ends": "2025-11-23T12:13:20Z",

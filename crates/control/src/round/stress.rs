@@ -7,10 +7,10 @@ use supernode_types::event::{Severity, Subjects};
 use supernode_types::job::{Lease, LeaseHolder};
 use supernode_types::node::NodeHealth;
 use supernode_types::operation::OperationKind;
-use supernode_types::stress::{StressOutcome, StressResult, StressWork, Tier};
-use supernode_types::{NodeId, OperationId};
+use supernode_types::stress::{StressOutcome, StressPlan, StressResult, StressWork, Tier};
+use supernode_types::{NodeId, OperationId, StressPlanId, Timestamp};
 
-use super::Round;
+use super::{Round, missing};
 
 impl Round<'_, '_> {
     /// Leases all devices of a node to a run and tells its agent.
@@ -36,6 +36,50 @@ impl Round<'_, '_> {
         Ok(())
     }
 
+    /// Notes what of a plan is settled, and says so when something was missed.
+    pub(super) fn settle_stress_plan(
+        &mut self,
+        id: &StressPlanId,
+        settled: Timestamp,
+        next_due: Option<Timestamp>,
+        missed: u64,
+        why: &str,
+    ) -> Result<(), StoreError> {
+        let plan = self.plan(id)?;
+        plan.settled = settled;
+        plan.next_due = next_due;
+        plan.missed += missed;
+        if missed == 0 {
+            return Ok(());
+        }
+        let subjects = Subjects {
+            super_node: Some(plan.super_node.clone()),
+            ..Subjects::default()
+        };
+        let runs = if missed == 1 { "run" } else { "runs" };
+        let message = format!("{missed} {runs} of stress plan {id} did not take place: {why}");
+        self.tell("stress_plan.missed", Severity::Warning, message, subjects)
+    }
+
+    /// Begins the run of a plan on all full members.
+    pub(super) fn begin_planned(&mut self, id: &StressPlanId) -> Result<(), StoreError> {
+        let plan = self.plan(id)?.clone();
+        let members = self.snapshot.members(&plan.super_node);
+        let mut nodes: Vec<_> = members
+            .map(|node| (node.name.clone(), node.id.clone()))
+            .collect();
+        nodes.sort();
+        let operation = crate::stress_run::planned(&plan, nodes, self.snapshot.now, &*self.entropy);
+        self.plan(id)?.last_run = Some(operation.id.clone());
+        self.insert_operation(operation)
+    }
+
+    fn plan(&mut self, id: &StressPlanId) -> Result<&mut StressPlan, StoreError> {
+        self.stress_plans.insert(id.clone());
+        let found = self.snapshot.stress_plans.get_mut(id);
+        found.ok_or_else(|| missing("stress plan"))
+    }
+
     pub(super) fn stop_stress(&mut self, id: &NodeId, why: String) -> Result<(), StoreError> {
         if let Some(work) = &mut self.node(id)?.stress.work {
             work.stop = Some(why);
@@ -54,7 +98,10 @@ impl Round<'_, '_> {
     ) -> Result<(), StoreError> {
         let now = self.snapshot.now;
         let node = self.node(id)?;
-        let work = node.stress.work.take_if(|work| work.operation == *operation);
+        let work = node
+            .stress
+            .work
+            .take_if(|work| work.operation == *operation);
         if outcome == StressOutcome::Passed {
             node.stress.last_passed = Some(now);
         }

@@ -37,7 +37,9 @@ fn wish(super_node: Option<&str>, nodes: &[&str]) -> Wish {
 
 fn start(world: &World, wish: &Wish) -> Result<Operation, Refusal> {
     let wish = wish.clone();
-    world.change("stress_run", move |tx, intent| stress_run(tx, intent, &wish))
+    world.change("stress_run", move |tx, intent| {
+        stress_run(tx, intent, &wish)
+    })
 }
 
 /// Runs a test of these nodes up to the point where their agents were told.
@@ -88,7 +90,9 @@ fn speed(value: f64) -> Vec<StepEvidence> {
 
 fn wrong() -> Vec<StepEvidence> {
     let mut steps = speed(100.0);
-    steps[0].failures.push("core 3: digest: expected 1, got 2".into());
+    steps[0]
+        .failures
+        .push("core 3: digest: expected 1, got 2".into());
     steps
 }
 
@@ -143,14 +147,20 @@ fn a_run_is_told_reported_judged_and_recorded_once(engine: Engine) {
     world.agent("n1").stress = Some(StressReport { key, state });
     world.settle();
     let state = format!("{:?}", world.operation(&run.id).state);
-    assert!(state.contains("is tested: matrices of f32 (1 of 6)"), "{state}");
+    assert!(
+        state.contains("is tested: matrices of f32 (1 of 6)"),
+        "{state}"
+    );
     ends(&mut world, "n1", speed(100.0));
     ends(&mut world, "n2", speed(101.0));
     assert_eq!(world.operation(&run.id).state.word(), "succeeded");
     assert_eq!(words(&world, &run), ["passed", "passed"]);
     assert!(matches!(world.node("n1").health, NodeHealth::Proven { .. }));
     assert_eq!(world.node("n1").stress.last_passed, Some(world.now()));
-    assert!(told(&mut world, "n1").is_none(), "nothing is wanted any more");
+    assert!(
+        told(&mut world, "n1").is_none(),
+        "nothing is wanted any more"
+    );
     assert_eq!(world.job(&job.id).state.word(), "running");
     let node = world.node("n1");
     let (id, kept) = (run.id.clone(), speed(100.0));
@@ -199,17 +209,29 @@ fn a_slow_part_is_tested_again_and_then_the_node_is_quarantined(engine: Engine) 
     let found = result(&world, &run).remove(0);
     assert_eq!((found.outcome.word(), found.rounds), ("failed", 2));
     assert!(found.findings[0].confidence > 0.95);
-    assert!(found.findings[0].words.contains("core 3 is slower: 10.5 % worse"), "{found:?}");
+    assert!(
+        found.findings[0]
+            .words
+            .contains("core 3 is slower: 10.5 % worse"),
+        "{found:?}"
+    );
     assert_eq!(world.node("n1").health.word(), "quarantined");
     assert_eq!(world.event_count("node.quarantined"), 1);
     let job = world.submit("train", job_spec(2)).expect("queued");
     world.settle();
     let reason = world.queue_reason(&job.id);
-    assert!(reason.contains("1 quarantined (n1: matrices of f32: core 3"), "{reason}");
+    assert!(
+        reason.contains("1 quarantined (n1: matrices of f32: core 3"),
+        "{reason}"
+    );
     let run = begun(&mut world, &["n1"]);
     ends(&mut world, "n1", speed(100.0));
     assert_eq!(words(&world, &run), ["passed"]);
-    assert_eq!(world.node("n1").health.word(), "proven", "everything in its full length");
+    assert_eq!(
+        world.node("n1").health.word(),
+        "proven",
+        "everything in its full length"
+    );
     assert_eq!(world.job(&job.id).state.word(), "running");
 }
 
@@ -221,11 +243,21 @@ fn a_wrong_result_quarantines_and_an_operator_answers_for_the_release(engine: En
     let node = world.node("n1");
     assert_eq!(node.health.word(), "quarantined");
     let lines = explain(&node, &result(&world, &run), world.now()).join("\n");
-    for part in ["is quarantined", run.id.as_str(), "one time is enough", "node release n1"] {
+    for part in [
+        "is quarantined",
+        run.id.as_str(),
+        "one time is enough",
+        "node release n1",
+    ] {
         assert!(lines.contains(part), "{lines}");
     }
-    let refusal = world.create("train", Selection::Count(1)).expect_err("no usable spare");
-    assert!(matches!(refusal, Refusal::NotEnoughNodes { .. }), "{refusal}");
+    let refusal = world
+        .create("train", Selection::Count(1))
+        .expect_err("no usable spare");
+    assert!(
+        matches!(refusal, Refusal::NotEnoughNodes { .. }),
+        "{refusal}"
+    );
     let released = |world: &World, reason: &'static str| {
         world.change("node_release", move |tx, intent| {
             release(tx, intent, "n1", reason, true)
@@ -234,7 +266,10 @@ fn a_wrong_result_quarantines_and_an_operator_answers_for_the_release(engine: En
     assert!(matches!(released(&world, " "), Err(Refusal::Invalid(_))));
     let node = released(&world, "new DIMM").expect("released");
     assert_eq!(node.health, NodeHealth::Unproven);
-    assert!(matches!(released(&world, "again"), Err(Refusal::Conflict(_))));
+    assert!(matches!(
+        released(&world, "again"),
+        Err(Refusal::Conflict(_))
+    ));
     assert_eq!(world.event_count("node.released"), 1);
     let audit = world.read(|tx| query::audit(tx, None, None, 10));
     assert!(audit.iter().any(|entry| entry.action == "node_release"));
@@ -255,5 +290,9 @@ fn an_agent_that_gives_up_and_one_that_restarts_leave_no_lease(engine: Engine) {
     assert_eq!(words(&world, &run), ["incomplete", "incomplete"]);
     assert_eq!(world.leased(), 0);
     assert_eq!(world.operation(&run.id).state.word(), "failed");
-    assert_eq!(world.node("n1").health, NodeHealth::Unproven, "neither a pass nor a failure");
+    assert_eq!(
+        world.node("n1").health,
+        NodeHealth::Unproven,
+        "neither a pass nor a failure"
+    );
 }

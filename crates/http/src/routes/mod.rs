@@ -16,6 +16,7 @@ mod operation;
 mod secret;
 mod spec;
 mod stress;
+mod stress_plan;
 mod super_node;
 mod system;
 mod token;
@@ -37,6 +38,7 @@ pub fn mount(edge: Edge, context: &Context) -> Edge {
     let edge = super_node::mount(edge, context);
     let edge = disk::mount(edge, context);
     let edge = stress::mount(edge, context);
+    let edge = stress_plan::mount(edge, context);
     let edge = environment::mount(edge, context);
     let edge = job::mount(edge, context);
     let edge = operation::mount(edge, context);

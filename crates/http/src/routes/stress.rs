@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use supernode_api::Page;
 use supernode_api::stress::{
-    DEFAULT_WINDOW_SECONDS, NodeHealthShow, NodeHealthView, NodeRelease, NodeReleaseRequest, StressEvidence, StressEvidenceList, StressEvidenceQuery,
-    StressResultView, StressRunLine, StressRunList, StressRunListQuery, StressRunRequest,
-    StressRunShow, StressRunStart, StressRunView,
+    DEFAULT_WINDOW_SECONDS, NodeHealthShow, NodeHealthView, NodeRelease, NodeReleaseRequest,
+    StressEvidence, StressEvidenceList, StressEvidenceQuery, StressResultView, StressRunLine,
+    StressRunList, StressRunListQuery, StressRunRequest, StressRunShow, StressRunStart,
+    StressRunView,
 };
 use supernode_control::stress_run::{self, NamedResult, Wish};
 use supernode_control::{Refusal, Tx, node};
@@ -191,7 +192,9 @@ async fn list_evidence(
             let after: Option<u32> = wanted.cursor.as_deref().and_then(|text| text.parse().ok());
             let targets = record.operation.targets.iter().filter(|target| {
                 after.is_none_or(|after| target.slot > after)
-                    && only.as_ref().is_none_or(|only| target.node.as_ref() == Some(only))
+                    && only
+                        .as_ref()
+                        .is_none_or(|only| target.node.as_ref() == Some(only))
             });
             let most = usize::try_from(limit).unwrap_or(usize::MAX);
             let mut items = Vec::new();
@@ -212,9 +215,15 @@ async fn list_evidence(
             Ok(items)
         })
         .await?;
-    let page = page(items, limit, |(slot, _): &(u32, StressEvidence)| slot.to_string());
+    let page = page(items, limit, |(slot, _): &(u32, StressEvidence)| {
+        slot.to_string()
+    });
     Ok(Page {
-        items: page.items.into_iter().map(|(_, evidence)| evidence).collect(),
+        items: page
+            .items
+            .into_iter()
+            .map(|(_, evidence)| evidence)
+            .collect(),
         next_cursor: page.next_cursor,
     })
 }

@@ -24,6 +24,7 @@ fn contract_server() -> Server {
         super_node: SuperNodeList SuperNodeShow SuperNodeCreate SuperNodeCreatePlan SuperNodePatch SuperNodeDelete ScaleUp ScaleUpPlan ScaleDown ScaleDownPlan;
         disk: DiskList DiskExpand DiskPlan;
         stress: StressRunStart StressRunList StressRunShow StressEvidenceList NodeHealthShow NodeRelease;
+        stress_plan: StressPlanCreate StressPlanList StressPlanShow StressPlanPatch StressPlanDelete;
         environment: EnvironmentShow EnvironmentHistory EnvironmentSet;
         job: JobSubmit JobList JobShow JobCancel JobLog;
         operation: OperationList OperationShow OperationCancel;

@@ -14,5 +14,6 @@ mod remove;
 mod scale_down;
 mod scale_up;
 mod schedule;
+mod stress_plan;
 mod stress_run;
 mod world;

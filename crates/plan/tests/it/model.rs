@@ -11,8 +11,10 @@ use supernode_types::entropy::SeededEntropy;
 use supernode_types::job::{JobOutcome, JobState, Lease, LeaseHolder, Rank, RankState, StopReason};
 use supernode_types::node::{Membership, NodeCondition, NodePolicy};
 use supernode_types::operation::{OperationKind, OperationState};
-use supernode_types::stress::{StressOutcome, StressWork};
-use supernode_types::{AttemptId, JobId, NodeId, OperationId, SuperNodeId, Timestamp};
+use supernode_types::stress::{StressOutcome, StressRun, StressWork};
+use supernode_types::{
+    AttemptId, JobId, NodeId, OperationId, StressPlanId, SuperNodeId, Timestamp,
+};
 
 /// More rounds than any plan needs before there is nothing left to do.
 const MOST_ROUNDS: usize = 24;
@@ -26,6 +28,8 @@ pub(crate) struct Model {
     pub(crate) ended_jobs: BTreeMap<JobId, JobOutcome>,
     /// How every operation ended.
     pub(crate) ended_operations: BTreeMap<OperationId, OperationState>,
+    /// The slots whose runs plans began.
+    pub(crate) planned: Vec<Timestamp>,
     /// What came of every node of every stress run.
     pub(crate) outcomes: BTreeMap<(OperationId, NodeId), StressOutcome>,
     /// When every attempt started.
@@ -46,6 +50,7 @@ impl Model {
             master_ports: BTreeMap::new(),
             operations: BTreeMap::new(),
             provisions: BTreeMap::new(),
+            stress_plans: BTreeMap::new(),
         };
         let (ended_jobs, ended_operations) = (BTreeMap::new(), BTreeMap::new());
         Self {
@@ -55,6 +60,7 @@ impl Model {
             ended_jobs,
             ended_operations,
             outcomes: BTreeMap::new(),
+            planned: Vec::new(),
             starts: Vec::new(),
         }
     }
@@ -288,6 +294,25 @@ impl Model {
             Action::SetDisk { node, work } => {
                 self.node(node).disk.work = work.as_deref().cloned();
             }
+            Action::SettleStressPlan {
+                plan,
+                settled,
+                next_due,
+                begins,
+                missed,
+                ..
+            } => {
+                let record = self.snapshot.stress_plans.get_mut(plan);
+                let record = record.expect("the plan is known");
+                assert!(record.settled <= *settled, "time goes forward");
+                assert_ne!(record.next_due, *next_due, "something is settled");
+                (record.settled, record.next_due) = (*settled, *next_due);
+                record.missed += missed;
+                if let Some(slot) = begins {
+                    let (id, super_node) = (record.id.clone(), record.super_node.clone());
+                    self.begin_planned(&id, &super_node, *slot);
+                }
+            }
             Action::BeginStress { node, work } => self.begin_stress(node, work),
             Action::StopStress { node, why } => {
                 let work = self.node(node).stress.work.as_mut();
@@ -304,9 +329,9 @@ impl Model {
                     .stress
                     .work
                     .take_if(|work| work.operation == *operation);
-                self.snapshot.leases.retain(|lease| {
-                    lease.node != *node || lease.operation() != Some(operation)
-                });
+                self.snapshot
+                    .leases
+                    .retain(|lease| lease.node != *node || lease.operation() != Some(operation));
                 let key = (operation.clone(), node.clone());
                 let before = self.outcomes.insert(key, outcome.clone());
                 assert_eq!(before, None, "each node of a run ends once");
@@ -342,6 +367,17 @@ impl Model {
                 "nothing else needs to be told that no other action says: {event:?}"
             ),
         }
+    }
+
+    fn begin_planned(&mut self, plan: &StressPlanId, super_node: &SuperNodeId, slot: Timestamp) {
+        let run = StressRun {
+            plan: Some(plan.clone()),
+            ..crate::stress_run::stress_run(self, 8, Duration::from_mins(1))
+        };
+        let members = self.snapshot.members(super_node);
+        let nodes: Vec<NodeId> = members.map(|node| node.id.clone()).collect();
+        self.operation(OperationKind::StressRun(run), Some(super_node), &nodes);
+        self.planned.push(slot);
     }
 
     /// A test takes all devices of a free node.

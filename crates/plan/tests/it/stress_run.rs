@@ -21,6 +21,7 @@ pub(crate) fn stress_run(model: &Model, parallel: u32, window: Duration) -> Stre
         kernel_seconds: None,
         parallel,
         window_ends: model.snapshot.now.plus(window),
+        plan: None,
     }
 }
 
@@ -62,7 +63,9 @@ impl Case {
     fn again(&mut self) {
         let run = stress_run(&self.model, 8, WINDOW);
         let kind = OperationKind::StressRun(run);
-        self.run = self.model.operation(kind, Some(&self.super_node), &self.nodes);
+        self.run = self
+            .model
+            .operation(kind, Some(&self.super_node), &self.nodes);
         self.model.reconcile();
     }
 
@@ -122,7 +125,10 @@ fn free_nodes_are_taken_whole_and_given_back() {
     let job = case.model.submit(&case.super_node, job_spec(1));
     case.model.reconcile();
     let reason = format!("{:?}", case.model.snapshot.jobs[&job].state);
-    assert!(reason.contains(&format!("3 busy (test {})", case.run)), "{reason}");
+    assert!(
+        reason.contains(&format!("3 busy (test {})", case.run)),
+        "{reason}"
+    );
     for node in 0..3 {
         case.judged(node, StressOutcome::Passed);
     }
@@ -157,8 +163,15 @@ fn a_busy_node_is_waited_for_and_then_skipped_with_the_age_of_its_proof() {
         case.outcome(busy),
         format!("skipped the window is over, and it still waits for {job}; never proven")
     );
-    assert!(case.end().starts_with("failed: 1 of 2 nodes tested; node"), "{}", case.end());
-    assert!(!case.model.ended_jobs.contains_key(&job), "nothing is stopped for a test");
+    assert!(
+        case.end().starts_with("failed: 1 of 2 nodes tested; node"),
+        "{}",
+        case.end()
+    );
+    assert!(
+        !case.model.ended_jobs.contains_key(&job),
+        "nothing is stopped for a test"
+    );
 }
 
 #[test]
@@ -185,8 +198,15 @@ fn a_cancelled_run_stops_its_kernels_and_is_incomplete() {
     assert_eq!(case.tested(), [0], "until the agent says so");
     let why = "the operation was cancelled".to_owned();
     case.judged(0, StressOutcome::Incomplete { why });
-    assert_eq!(case.outcome(1), "skipped the operation was cancelled; never proven");
-    assert!(case.end().starts_with("cancelled: 0 of 2 nodes tested"), "{}", case.end());
+    assert_eq!(
+        case.outcome(1),
+        "skipped the operation was cancelled; never proven"
+    );
+    assert!(
+        case.end().starts_with("cancelled: 0 of 2 nodes tested"),
+        "{}",
+        case.end()
+    );
     assert_eq!((case.tested(), case.health(0)), (vec![], "unproven"));
 }
 
@@ -197,7 +217,12 @@ fn an_agent_that_says_nothing_holds_nothing_for_ever() {
     let left = deadline.since(case.model.snapshot.now) + supernode_plan::operation::FOLLOW_UP;
     case.model.advance(left);
     case.model.reconcile();
-    assert!(case.outcome(0).starts_with("incomplete the deadline passed"), "{}", case.outcome(0));
+    assert!(
+        case.outcome(0)
+            .starts_with("incomplete the deadline passed"),
+        "{}",
+        case.outcome(0)
+    );
     assert!(case.tested().is_empty());
 }
 
@@ -261,7 +286,10 @@ fn a_node_that_failed_takes_no_new_work_until_it_passed_everything() {
     let job = case.model.submit(&case.super_node, job_spec(2));
     case.model.reconcile();
     let reason = format!("{:?}", case.model.snapshot.jobs[&job].state);
-    assert!(reason.contains("1 quarantined (n1: core 3: digest"), "{reason}");
+    assert!(
+        reason.contains("1 quarantined (n1: core 3: digest"),
+        "{reason}"
+    );
     case.again();
     assert_eq!(case.tested(), [0, 1], "it can be tested");
     case.judged(0, StressOutcome::Passed);
@@ -278,7 +306,9 @@ fn a_shortened_test_brings_nobody_back() {
         ..stress_run(&case.model, 8, WINDOW)
     };
     let kind = OperationKind::StressRun(run);
-    case.run = case.model.operation(kind, Some(&case.super_node), &case.nodes);
+    case.run = case
+        .model
+        .operation(kind, Some(&case.super_node), &case.nodes);
     case.model.reconcile();
     case.judged(0, StressOutcome::Passed);
     assert_eq!(case.health(0), "quarantined");
@@ -291,7 +321,10 @@ fn the_brake_keeps_the_rest_in_service() {
         case.judged(node, failed());
     }
     let words: Vec<&str> = (0..5).map(|node| case.health(node)).collect();
-    assert_eq!(words, ["quarantined", "suspect", "suspect", "suspect", "suspect"]);
+    assert_eq!(
+        words,
+        ["quarantined", "suspect", "suspect", "suspect", "suspect"]
+    );
 }
 
 #[test]
@@ -305,7 +338,12 @@ fn what_says_nothing_changes_nothing() {
     let why = String::new;
     case.judged(0, StressOutcome::Undecided { why: why() });
     case.judged(1, StressOutcome::Incomplete { why: why() });
-    case.judged(2, StressOutcome::Suspect { finding: "slow".into() });
+    case.judged(
+        2,
+        StressOutcome::Suspect {
+            finding: "slow".into(),
+        },
+    );
     assert_eq!(case.model.node(&node).health, suspect);
     assert_eq!((case.health(1), case.health(2)), ("unproven", "suspect"));
 }

@@ -173,7 +173,9 @@ impl World {
             for ((attempt, rank), device) in &agent.processes {
                 let mut leases = self.model.snapshot.leases.iter();
                 let lease = leases.find(|lease| {
-                    lease.node == *node && lease.device == *device && lease.attempt() == Some(attempt)
+                    lease.node == *node
+                        && lease.device == *device
+                        && lease.attempt() == Some(attempt)
                 });
                 let lease = lease.unwrap_or_else(|| {
                     panic!("rank {rank} of {attempt} runs on {node} without a lease")

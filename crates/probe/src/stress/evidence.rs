@@ -138,7 +138,11 @@ mod tests {
         };
         let evidence = evidence(&record, "0.1");
         assert_eq!(evidence.measurements.len(), MOST_MEASUREMENTS);
-        assert_eq!(evidence.remarks.len(), 2, "one of them says what is missing");
+        assert_eq!(
+            evidence.remarks.len(),
+            2,
+            "one of them says what is missing"
+        );
         let bytes = serde_json::to_vec(&evidence).expect("plain data").len();
         assert!(bytes < 512 * 1024, "{bytes}");
         let first = &evidence.measurements[0];

@@ -308,7 +308,8 @@ impl World {
             }
             Effect::RunStress { .. }
             | Effect::StopStress { .. }
-            | Effect::ExpandDisk { .. } | Effect::RestartMachine { .. } => {
+            | Effect::ExpandDisk { .. }
+            | Effect::RestartMachine { .. } => {
                 unreachable!("no larger disk is wanted")
             }
             Effect::Reconnect => {}
