@@ -313,7 +313,7 @@ impl<'r, 't> Round<'r, 't> {
                 self.settle_stress_plan(&plan, settled, next_due, missed, &why)?;
                 begins.map_or(Ok(()), |_| self.begin_planned(&plan))
             }
-            Action::SetHealth { node, health } => self.set_health(&node, health),
+            Action::SetHealth { node, health } => self.set_health(&node, &health),
             Action::SetOperation { operation, state } => self.set_operation(&operation, state),
             Action::SetProvision { provision, state } => self.set_provision(&provision, state),
             Action::Tell(event) => {

@@ -40,13 +40,12 @@ pub fn after(
                 finding: finding(what),
             }
         }
-        StressOutcome::Failed { finding: what } => NodeHealth::Suspect {
-            finding: finding(what),
-        },
         StressOutcome::Suspect { .. } if quarantined => return None,
-        StressOutcome::Suspect { finding: what } => NodeHealth::Suspect {
-            finding: finding(what),
-        },
+        StressOutcome::Failed { finding: what } | StressOutcome::Suspect { finding: what } => {
+            NodeHealth::Suspect {
+                finding: finding(what),
+            }
+        }
         StressOutcome::Undecided { .. }
         | StressOutcome::Incomplete { .. }
         | StressOutcome::Skipped { .. } => return None,

@@ -138,11 +138,15 @@ impl Round<'_, '_> {
         self.tell(kind, severity, message, subjects)
     }
 
-    pub(super) fn set_health(&mut self, id: &NodeId, health: NodeHealth) -> Result<(), StoreError> {
+    pub(super) fn set_health(
+        &mut self,
+        id: &NodeId,
+        health: &NodeHealth,
+    ) -> Result<(), StoreError> {
         let node = self.node(id)?;
         let name = node.name.clone();
         let was = std::mem::replace(&mut node.health, health.clone());
-        let (kind, severity, message) = match &health {
+        let (kind, severity, message) = match health {
             NodeHealth::Quarantined { finding } => (
                 "node.quarantined",
                 Severity::Error,

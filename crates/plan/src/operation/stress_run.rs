@@ -80,7 +80,7 @@ fn advance<'a>(
     match over(planner, operation, node, work) {
         Ok(outcome) => {
             judge(planner, operation, run, node, &outcome);
-            end(planner, operation, node, outcome)
+            end(planner, operation, node, &outcome)
         }
         Err(step) => active(step),
     }
@@ -186,21 +186,18 @@ fn end(
     planner: &mut Planner<'_, '_>,
     operation: &Operation,
     node: &Node,
-    outcome: StressOutcome,
+    outcome: &StressOutcome,
 ) -> TargetState {
     planner.actions.push(Action::EndStress {
         operation: operation.id.clone(),
         node: node.id.clone(),
         outcome: outcome.clone(),
     });
-    match &outcome {
-        outcome if outcome.tested() => TargetState::Done,
-        outcome => failed(format!(
-            "{}: {}",
-            outcome.word(),
-            outcome.detail().unwrap_or_default()
-        )),
+    if outcome.tested() {
+        return TargetState::Done;
     }
+    let detail = outcome.detail().unwrap_or_default();
+    failed(format!("{}: {detail}", outcome.word()))
 }
 
 /// Takes a node that is free, or says what it waits for.
@@ -223,7 +220,7 @@ fn begin<'a>(
     };
     if let Some(why) = over {
         let why = format!("{why}; {}", node.stress.last_passed_words(now));
-        return end(planner, operation, node, StressOutcome::Skipped { why });
+        return end(planner, operation, node, &StressOutcome::Skipped { why });
     }
     if let Some(waits) = waits {
         return active(waits);

@@ -69,7 +69,7 @@ impl Case {
         self.model.reconcile();
     }
 
-    fn to_slot(&mut self) {
+    fn wait_for_slot(&mut self) {
         let next = self.plan().next_due.expect("it has a next one");
         let wait = next.since(self.model.snapshot.now);
         self.away(wait);
@@ -94,7 +94,7 @@ impl Case {
 fn each_hour_is_run_once() {
     let mut case = case(false);
     for count in 1..=3 {
-        case.to_slot();
+        case.wait_for_slot();
         case.model.reconcile();
         assert_eq!(case.slots().len(), count);
         case.finish();
@@ -110,7 +110,7 @@ fn each_hour_is_run_once() {
 #[test]
 fn a_server_that_was_away_runs_what_is_still_in_its_window_and_records_the_rest() {
     let mut case = case(false);
-    case.to_slot();
+    case.wait_for_slot();
     case.finish();
     case.away(HOUR * 3 + Duration::from_mins(5));
     assert_eq!(
@@ -130,11 +130,11 @@ fn a_server_that_was_away_runs_what_is_still_in_its_window_and_records_the_rest(
 #[test]
 fn a_slot_that_comes_during_the_run_before_is_missed_and_not_doubled() {
     let mut case = case(false);
-    case.to_slot();
-    case.to_slot();
+    case.wait_for_slot();
+    case.wait_for_slot();
     assert_eq!((case.slots().len(), case.plan().missed), (1, 1));
     case.finish();
-    case.to_slot();
+    case.wait_for_slot();
     assert_eq!((case.slots().len(), case.plan().missed), (2, 1));
 }
 

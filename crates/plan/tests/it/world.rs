@@ -200,7 +200,7 @@ impl World {
             .members(&super_node)
             .map(|node| node.id.clone())
             .collect();
-        let window = Duration::from_secs(60);
+        let window = Duration::from_mins(1);
         let run = stress_run(&self.model, 1, window);
         self.model
             .operation(OperationKind::StressRun(run), Some(&super_node), &members);

@@ -102,7 +102,7 @@ fn what_came_of_a_node_is_said_once(engine: Engine) {
         let why = "lost".into();
         let later = result(run, StressOutcome::Incomplete { why });
         assert!(!stress_result_insert(tx, &later)?);
-        assert_eq!(stress_result_list(tx, run)?, [passed.clone()]);
+        assert_eq!(stress_result_list(tx, run)?, std::slice::from_ref(&passed));
         assert_eq!(stress_result_list_of(tx, &basics.nodes[0].id, 5)?, [passed]);
         Ok(())
     });
@@ -118,8 +118,8 @@ fn baselines_are_replaced_and_forgotten(engine: Engine) {
         let all: BTreeMap<String, i32> = stress_baseline_list(tx, node)?;
         assert_eq!(all, [("a".to_owned(), 2), ("b".to_owned(), 3)].into());
         stress_baseline_delete(tx, node)?;
-        let none: BTreeMap<String, i32> = stress_baseline_list(tx, node)?;
-        assert!(none.is_empty());
+        let left: BTreeMap<String, i32> = stress_baseline_list(tx, node)?;
+        assert!(left.is_empty());
         Ok(())
     });
 }
