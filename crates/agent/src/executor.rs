@@ -21,6 +21,7 @@ use supernode_types::environment::{EnvironmentDesired, ItemState};
 use supernode_types::inventory::Inventory;
 use supernode_types::job::{RankEnd, RankState};
 use supernode_types::retry_policy::{RetryLibrary, RetrySighting};
+use supernode_types::stress::StressReport;
 use supernode_types::time::Timestamp;
 use supernode_types::{Clock, JobId, OperationId};
 use tokio::sync::mpsc;
@@ -34,6 +35,7 @@ use crate::options::AgentOptions;
 use crate::ranks::records::boot_id;
 use crate::ranks::work::WorkError;
 use crate::ranks::{RankObservation, Ranks, RanksError, Watcher, Work};
+use crate::stress::StressExecutor;
 use job_user::JobUser;
 pub use job_user::JobUserError;
 use retry_log::RetryLogs;
@@ -103,6 +105,8 @@ pub enum Done {
     Removed(Vec<RankKey>),
     /// How an expansion of the system disk stands.
     Disk(Box<DiskReport>),
+    /// How the test of the node stands.
+    Stress(Box<StressReport>),
     /// An expansion ended; its last report came before.
     DiskEnded(OperationId),
     /// The machine was to be restarted and goes on.
@@ -124,6 +128,7 @@ struct Shared {
     /// One task at a time anyway.
     environment: Mutex<EnvironmentExecutor>,
     disk: DiskExecutor,
+    stress: StressExecutor,
     user: JobUser,
     options: Arc<AgentOptions>,
     /// How far the output of ranks was read.
@@ -218,6 +223,7 @@ impl Executor {
             tool_directories: options.tool_directories.clone(),
             restart_program: options.restart_program.clone(),
         };
+        let stress = StressExecutor::new(&options.stress, &data_directory, Arc::clone(&clock));
         let disk = DiskExecutor::open(&data_directory, disk_options, clock, boot_id())?;
         let (ledger, damage) = Ledger::load(&directory)?;
         if let Some(damage) = damage {
@@ -248,6 +254,7 @@ impl Executor {
             work,
             environment: Mutex::new(environment),
             disk,
+            stress,
             user,
             options,
             retry_logs: Mutex::default(),
@@ -353,6 +360,20 @@ impl Executor {
                 let why = shared.disk.restart();
                 Done::NotRestarted { operation, why }
             }),
+            Effect::RunStress { wish } => {
+                let (done, stress) = (self.done.clone(), self.shared.stress.clone());
+                stress.begin();
+                tokio::task::spawn_blocking(move || {
+                    stress.run(&wish, &|report| {
+                        // Nobody listens when the agent ends; its successor says that the test is incomplete.
+                        let _ = done.send(Done::Stress(Box::new(report)));
+                    });
+                });
+            }
+            Effect::StopStress { why } => {
+                tracing::info!(why, "the test of this node is being stopped");
+                self.shared.stress.stop();
+            }
             Effect::Send(_) | Effect::Reconnect => {}
         }
     }
@@ -407,6 +428,7 @@ impl Executor {
             | Done::Retries(_)
             | Done::Removed(_)
             | Done::Disk(_)
+            | Done::Stress(_)
             | Done::DiskEnded(_)
             | Done::NotRestarted { .. } => {}
         }

@@ -16,6 +16,7 @@ use supernode_types::agent::DesiredRank;
 use supernode_types::disk::DiskWish;
 use supernode_types::environment::{EnvironmentDesired, ItemState};
 use supernode_types::job::RankEnd;
+use supernode_types::stress::{StressKey, StressWish};
 use supernode_types::{AttemptId, Generation};
 
 use crate::files::{Directory, Durability, FileError, Permissions};
@@ -140,6 +141,10 @@ pub struct Ledger {
     pub environment: LedgerEnvironment,
     /// What to do with the system disk.
     pub disk_expand: Option<DiskWish>,
+    /// What to test.
+    pub stress: Option<StressWish>,
+    /// The round of a test that was begun last; none is begun twice.
+    pub stress_begun: Option<StressKey>,
     /// What was decided about each rank.
     pub ranks: BTreeMap<RankKey, RankRecord>,
 }

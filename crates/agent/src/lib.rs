@@ -14,4 +14,5 @@ pub mod options;
 pub mod ranks;
 pub mod service;
 mod session;
+pub mod stress;
 pub mod supervisor;

@@ -8,6 +8,7 @@ use supernode_types::Name;
 use supernode_types::node::Position;
 
 use crate::ranks::SupervisorCommand;
+use crate::stress::StressOptions;
 
 /// Who pays for what is left of ended ranks: the newest are kept within all three limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,6 +76,8 @@ pub struct AgentOptions {
     pub allow_root_jobs: bool,
     /// How a rank supervisor is started.
     pub supervisor: SupervisorCommand,
+    /// How the node is tested.
+    pub stress: StressOptions,
     /// How many bytes of one rank's output are kept.
     pub log_cap_bytes: u64,
     /// What is kept of ended ranks.
@@ -106,6 +109,7 @@ impl AgentOptions {
             job_user: None,
             allow_root_jobs: false,
             supervisor: SupervisorCommand::own_executable(),
+            stress: StressOptions::own_executable(),
             log_cap_bytes: 64 * 1024 * 1024,
             retention: Retention::default(),
         }

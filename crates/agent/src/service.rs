@@ -171,7 +171,11 @@ pub async fn run(
     let core_options = CoreOptions {
         boot_id: boot_id(),
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-        capabilities: vec!["read_log".to_owned(), "disk_expand".to_owned()],
+        capabilities: vec![
+            "read_log".to_owned(),
+            "disk_expand".to_owned(),
+            "stress".to_owned(),
+        ],
         address: options.address.clone(),
     };
     let core = AgentCore::new(core_options, ledger, ranks);
@@ -471,6 +475,7 @@ impl Agent {
             }
             Done::Retries(seen) => self.core.on_retries(seen),
             Done::Removed(keys) => self.core.on_ranks_removed(&keys),
+            Done::Stress(report) => self.core.on_stress_reported(*report),
             Done::Disk(report) => self.core.on_disk_reported(*report),
             Done::DiskEnded(operation) => {
                 self.core.on_disk_ended(&operation);

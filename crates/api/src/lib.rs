@@ -17,6 +17,8 @@ pub mod operation;
 pub mod page;
 pub mod retry_policy;
 pub mod spec;
+pub mod stress;
+pub mod stress_plan;
 pub mod super_node;
 pub mod system;
 pub mod token;

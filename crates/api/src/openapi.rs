@@ -74,6 +74,8 @@ fn collect() -> Collector {
     crate::spec::visit(&mut collector);
     crate::super_node::visit(&mut collector);
     crate::disk::visit(&mut collector);
+    crate::stress::visit(&mut collector);
+    crate::stress_plan::visit(&mut collector);
     crate::environment::visit(&mut collector);
     crate::retry_policy::visit(&mut collector);
     crate::job::visit(&mut collector);

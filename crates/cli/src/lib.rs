@@ -29,11 +29,14 @@ mod retry_policy;
 mod run;
 mod session;
 mod spec;
+mod stress;
+mod stress_plan;
 mod super_node;
 mod token;
 
 pub use failure::{EXIT_CODES, Exit};
 pub use output::Format;
+pub use stress::StressCommand;
 
 use std::process::ExitCode;
 
@@ -70,6 +73,9 @@ pub enum Command {
     /// System disks of nodes: look, and grow them
     #[command(subcommand)]
     Disk(disk::DiskCommand),
+    /// Tests of nodes; the binary adds the one that needs no server, and its own place in the command line
+    #[command(skip)]
+    Stress(stress::StressCommand),
     /// The network and software configuration of a super node's members
     #[command(subcommand, visible_alias = "env")]
     Environment(environment::EnvironmentCommand),
@@ -137,6 +143,7 @@ pub async fn run(command: Command, options: &Options, root: fn() -> clap::Comman
         Command::Spec(command) => spec::run(&session, command).await,
         Command::SuperNode(command) => super_node::run(&session, command).await,
         Command::Disk(command) => disk::run(&session, command).await,
+        Command::Stress(command) => stress::run(&session, command).await,
         Command::Environment(command) => environment::run(&session, command).await,
         Command::RetryPolicy(command) => retry_policy::run(&session, command).await,
         Command::Job(command) => job::run(&session, command).await,

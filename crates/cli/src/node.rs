@@ -6,6 +6,7 @@ use supernode_api::node::{
     NodeCordon, NodeCordonRequest, NodeList, NodeListQuery, NodePatch, NodeRemove, NodeShow,
     NodeUncordon, NodeUpdate, NodeView,
 };
+use supernode_api::stress::{NodeRelease, NodeReleaseRequest};
 use supernode_api::{Nothing, Watch};
 use supernode_client::{CallOptions, Client};
 use supernode_types::node::Position;
@@ -56,6 +57,19 @@ pub enum NodeCommand {
     Uncordon {
         /// Its name or id
         node: String,
+        #[command(flatten)]
+        key: KeyOption,
+    },
+    /// Take a suspect or quarantined node back into service without a test; audited with the reason
+    Release {
+        /// Its name or id
+        node: String,
+        /// Why it may be trusted
+        #[arg(long)]
+        reason: String,
+        /// Parts were replaced: forget what they were like before
+        #[arg(long)]
+        repaired: bool,
         #[command(flatten)]
         key: KeyOption,
     },
@@ -177,6 +191,20 @@ pub(crate) async fn run(session: &Session<'_>, command: NodeCommand) -> Result<(
                 .await?;
             session.print(&view, |_| {
                 format!("{} is {}\n", view.node.name, view.node.policy.word())
+            })
+        }
+        NodeCommand::Release {
+            node,
+            reason,
+            repaired,
+            key,
+        } => {
+            let request = NodeReleaseRequest { reason, repaired };
+            let view = client
+                .call::<NodeRelease>(&[&node], &Nothing {}, &request, &key.call())
+                .await?;
+            session.print(&view, |_| {
+                format!("{} is {}\n", view.node.name, view.node.health.word())
             })
         }
         NodeCommand::Label {

@@ -5,6 +5,7 @@ use supernode_api::job::JobListQuery;
 use supernode_api::node::NodeListQuery;
 use supernode_api::operation::OperationListQuery;
 use supernode_api::page::MAXIMUM_LIMIT;
+use supernode_api::stress::{StressEvidenceQuery, StressRunListQuery};
 use supernode_api::{Nothing, Operation, Page};
 
 use crate::{Client, ClientError};
@@ -41,6 +42,8 @@ macro_rules! paged {
 }
 paged!(
     DiskListQuery,
+    StressRunListQuery,
+    StressEvidenceQuery,
     NodeListQuery,
     JobListQuery,
     OperationListQuery

@@ -19,6 +19,7 @@ use supernode_types::{Generation, NodeId, SpecId, Timestamp};
 
 use crate::intent::is_host;
 use crate::retry_evidence;
+use crate::stress_judge;
 
 /// No real generation comes near this: what is larger is not believed, so that no agent can make a counter overflow.
 const MAXIMUM_GENERATION: Generation = 1 << 52;
@@ -109,6 +110,9 @@ fn record_observed(
         && work.operation == report.operation
     {
         work.report = Some(shortened_report(report));
+    }
+    if let Some(report) = &observed.stress {
+        stress_judge::record(tx, node, report, now)?;
     }
     if let Some(inventory) = &observed.inventory {
         changed |= record_inventory(tx, node, inventory, now)?;

@@ -18,6 +18,7 @@ use supernode_types::disk::DiskWork;
 use supernode_types::environment::{EnvironmentDesired, EnvironmentDocument, Member};
 use supernode_types::job::{Job, JobState, Rank, StopReason};
 use supernode_types::node::{Membership, Node, NodePolicy};
+use supernode_types::stress::StressWork;
 use supernode_types::super_node::SuperNode;
 use supernode_types::{AttemptId, NodeId, SuperNodeId};
 
@@ -44,6 +45,7 @@ pub fn desired(
                 environment,
                 ranks,
                 disk_expand: node.disk.work.as_ref().and_then(DiskWork::wish),
+                stress: node.stress.work.as_ref().and_then(StressWork::wish),
             },
         );
     }

@@ -18,6 +18,7 @@ use supernode_types::node::{
     Membership, Node, NodeCondition, NodeHealth, NodePolicy, Position, SpecMatch,
 };
 use supernode_types::operation::{Provision, ProvisionState};
+use supernode_types::stress::NodeStress;
 use supernode_types::{CertificateSerial, Name, NodeId, Timestamp};
 
 use crate::intent::{check_labels, check_name, check_position, is_host};
@@ -175,6 +176,7 @@ fn enrol_new(
         environment_applied: 0,
         environment_problems: Vec::new(),
         disk: NodeDisk::default(),
+        stress: NodeStress::default(),
         desired_generation: 1,
         generation: 1,
         enrolled_at: intent.now,

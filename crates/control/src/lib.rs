@@ -32,6 +32,9 @@ pub mod service;
 mod settings;
 mod snapshot;
 pub mod spec;
+mod stress_judge;
+pub mod stress_plan;
+pub mod stress_run;
 pub mod super_node;
 pub mod token;
 

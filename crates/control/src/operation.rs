@@ -5,7 +5,7 @@ use std::time::Duration;
 use supernode_store::Tx;
 use supernode_store::operation::{OperationRecord, operation_get, operation_update};
 use supernode_types::operation::{Operation, OperationKind, OperationState, Target, TargetState};
-use supernode_types::{NodeId, OperationId, ProvisionId, SuperNodeId};
+use supernode_types::{Entropy, NodeId, OperationId, ProvisionId, SuperNodeId, Timestamp};
 
 use crate::{Intent, Refusal};
 
@@ -40,19 +40,38 @@ pub(crate) fn begin(
     super_node: Option<SuperNodeId>,
     deadline: Duration,
 ) -> Operation {
+    begin_at(
+        intent.now,
+        &*intent.entropy,
+        intent.actor.clone(),
+        kind,
+        super_node,
+        deadline,
+    )
+}
+
+/// An operation that somebody or something begins, with its targets to come.
+pub(crate) fn begin_at(
+    now: Timestamp,
+    entropy: &dyn Entropy,
+    actor: String,
+    kind: OperationKind,
+    super_node: Option<SuperNodeId>,
+    deadline: Duration,
+) -> Operation {
     Operation {
-        id: OperationId::new(intent.now, &*intent.entropy),
+        id: OperationId::new(now, entropy),
         kind,
         super_node,
         state: OperationState::Running {
             waits_for: "the loop".into(),
         },
         targets: Vec::new(),
-        actor: intent.actor.clone(),
-        deadline: intent.now.plus(deadline),
+        actor,
+        deadline: now.plus(deadline),
         cancel_requested: false,
         generation: 1,
-        created_at: intent.now,
+        created_at: now,
         ended_at: None,
     }
 }

@@ -1,12 +1,13 @@
 //! One write transaction of the loop, or of a request that changes nodes: a snapshot that is changed in place, then written back.
 //!
 //! Requests and the loop change nodes, jobs and operations through the same few methods, so a drain that an operator starts and one
-//! that the planner ends cannot differ in what they touch. What an action does to its subject stands in [`node`], [`job`] and
-//! [`operation`].
+//! that the planner ends cannot differ in what they touch. What an action does to its subject stands in [`node`], [`job`],
+//! [`operation`] and [`stress`].
 
 mod job;
 mod node;
 mod operation;
+mod stress;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -19,12 +20,15 @@ use supernode_store::job::job_update;
 use supernode_store::node::node_update;
 use supernode_store::operation::operation_update;
 use supernode_store::provision::provision_update;
+use supernode_store::stress_plan::stress_plan_update;
 use supernode_store::super_node::{super_node_delete, super_node_insert, super_node_update};
 use supernode_store::{ConflictKind, StoreError, Tx};
 use supernode_types::event::{NewEvent, Severity, Subjects};
 use supernode_types::job::JobState;
 use supernode_types::super_node::SuperNode;
-use supernode_types::{Entropy, JobId, NodeId, OperationId, ProvisionId, SuperNodeId, Timestamp};
+use supernode_types::{
+    Entropy, JobId, NodeId, OperationId, ProvisionId, StressPlanId, SuperNodeId, Timestamp,
+};
 
 use crate::Intent;
 
@@ -93,6 +97,7 @@ pub(crate) struct Round<'r, 't> {
     jobs: BTreeSet<JobId>,
     operations: BTreeSet<OperationId>,
     provisions: BTreeSet<ProvisionId>,
+    stress_plans: BTreeSet<StressPlanId>,
 }
 
 impl<'r, 't> Round<'r, 't> {
@@ -117,6 +122,7 @@ impl<'r, 't> Round<'r, 't> {
             jobs: BTreeSet::new(),
             operations: BTreeSet::new(),
             provisions: BTreeSet::new(),
+            stress_plans: BTreeSet::new(),
         })
     }
 
@@ -148,6 +154,9 @@ impl<'r, 't> Round<'r, 't> {
         }
         for provision in changed(&mut snapshot.provisions, &self.provisions) {
             provision_update(tx, provision)?;
+        }
+        for plan in changed(&mut snapshot.stress_plans, &self.stress_plans) {
+            stress_plan_update(tx, plan)?;
         }
         for id in &self.deleted_super_nodes {
             super_node_delete(tx, id)?;
@@ -286,6 +295,25 @@ impl<'r, 't> Round<'r, 't> {
                 Ok(())
             }
             Action::SetDisk { node, work } => self.set_disk(&node, work.map(|work| *work)),
+            Action::BeginStress { node, work } => self.begin_stress(&node, *work),
+            Action::StopStress { node, why } => self.stop_stress(&node, why),
+            Action::EndStress {
+                operation,
+                node,
+                outcome,
+            } => self.end_stress(&operation, &node, outcome),
+            Action::SettleStressPlan {
+                plan,
+                settled,
+                next_due,
+                begins,
+                missed,
+                why,
+            } => {
+                self.settle_stress_plan(&plan, settled, next_due, missed, &why)?;
+                begins.map_or(Ok(()), |_| self.begin_planned(&plan))
+            }
+            Action::SetHealth { node, health } => self.set_health(&node, &health),
             Action::SetOperation { operation, state } => self.set_operation(&operation, state),
             Action::SetProvision { provision, state } => self.set_provision(&provision, state),
             Action::Tell(event) => {

@@ -9,6 +9,7 @@ use supernode_plan::Snapshot;
 use supernode_store::certificate::certificate_prune;
 use supernode_store::event::event_prune;
 use supernode_store::idempotency::idempotency_prune;
+use supernode_store::stress::stress_round_prune;
 use supernode_store::token::join_token_prune;
 use supernode_store::{StoreError, Tx};
 use supernode_types::{NodeId, Timestamp};
@@ -156,7 +157,7 @@ pub async fn run_provisioner(control: Control, join: JoinParameters, make_secret
     }
 }
 
-/// Forgets old events, keys, certificates and join tokens once a minute.
+/// Forgets old events, measurements, keys, certificates and join tokens once a minute.
 pub async fn run_housekeeping(control: Control) {
     loop {
         tokio::time::sleep(Duration::from_mins(1)).await;
@@ -174,9 +175,11 @@ pub async fn housekeep(control: &Control) -> Result<(), StoreError> {
         Timestamp(now.0.saturating_sub(microseconds))
     };
     let events = ago(control.settings().event_retention);
+    let evidence = ago(control.settings().evidence_retention);
     let keys = ago(control.settings().idempotency_retention);
     let prune = move |tx: &mut Tx<'_>| {
         event_prune(tx, events)?;
+        stress_round_prune(tx, evidence)?;
         certificate_prune(tx, events)?;
         join_token_prune(tx, events)?;
         idempotency_prune(tx, keys)

@@ -23,6 +23,10 @@ pub struct Settings {
     pub idempotency_retention: Duration,
     /// First and last port that rank 0 of a gang may be given.
     pub master_ports: (u16, u16),
+    /// Of a hundred nodes of a super node, how many may be quarantined at once; one of several always may.
+    pub quarantine_percent: u32,
+    /// How long the measurements of stress tests are kept; what came of them is kept for ever.
+    pub evidence_retention: Duration,
 }
 
 impl Settings {
@@ -36,6 +40,8 @@ impl Settings {
             event_retention: Duration::from_hours(30 * 24),
             idempotency_retention: Duration::from_hours(24),
             master_ports: (20_000, 29_999),
+            quarantine_percent: 20,
+            evidence_retention: Duration::from_hours(90 * 24),
         }
     }
 
@@ -52,6 +58,7 @@ impl Settings {
             start_timeout: Duration::from_mins(2),
             master_ports: self.master_ports,
             queue_depth: 1000,
+            quarantine_percent: self.quarantine_percent,
         }
     }
 }

@@ -9,6 +9,7 @@ use supernode_store::node::node_list;
 use supernode_store::operation::operation_list_running;
 use supernode_store::provision::provision_list_open;
 use supernode_store::spec::spec_list;
+use supernode_store::stress_plan::stress_plan_list;
 use supernode_store::super_node::super_node_list;
 use supernode_store::{StoreError, Tx};
 use supernode_types::job::Job;
@@ -57,6 +58,10 @@ pub(crate) fn load(
         operations: operation_list_running(tx)?
             .into_iter()
             .map(|record| (record.operation.id.clone(), record.operation))
+            .collect(),
+        stress_plans: stress_plan_list(tx)?
+            .into_iter()
+            .map(|plan| (plan.id.clone(), plan))
             .collect(),
         provisions: provision_list_open(tx)?
             .into_iter()

@@ -6,10 +6,11 @@ use std::time::Duration;
 use supernode_plan::{Action, Contact, Limits, Snapshot, SpecLimit, reconcile};
 use supernode_types::disk::NodeDisk;
 use supernode_types::entropy::SeededEntropy;
-use supernode_types::job::{Job, JobSpec, JobState, Lease, Rank, RankState};
+use supernode_types::job::{Job, JobSpec, JobState, Lease, LeaseHolder, Rank, RankState};
 use supernode_types::node::{
     Membership, Node, NodeCondition, NodeHealth, NodePolicy, Position, SpecMatch,
 };
+use supernode_types::stress::NodeStress;
 use supernode_types::super_node::SuperNode;
 use supernode_types::time::SystemClock;
 use supernode_types::{AttemptId, Clock, JobId, Name, NodeId, SpecId, SuperNodeId, Timestamp};
@@ -53,6 +54,7 @@ fn cluster(nodes: u32, devices: u32, entropy: &SeededEntropy) -> (Snapshot, Supe
             environment_applied: 1,
             environment_problems: Vec::new(),
             disk: NodeDisk::default(),
+            stress: NodeStress::default(),
             desired_generation: 1,
             generation: 1,
             enrolled_at: now,
@@ -95,6 +97,7 @@ fn cluster(nodes: u32, devices: u32, entropy: &SeededEntropy) -> (Snapshot, Supe
         master_ports: BTreeMap::new(),
         operations: BTreeMap::new(),
         provisions: BTreeMap::new(),
+        stress_plans: BTreeMap::new(),
     };
     (snapshot, super_node)
 }
@@ -165,8 +168,10 @@ fn apply(snapshot: &mut Snapshot, actions: Vec<Action>, entropy: &SeededEntropy)
                 let lease = |place: supernode_plan::action::Placement| Lease {
                     node: place.node,
                     device: place.device,
-                    job: job.clone(),
-                    attempt: attempt.clone(),
+                    holder: LeaseHolder::Job {
+                        job: job.clone(),
+                        attempt: attempt.clone(),
+                    },
                 };
                 snapshot.ranks.insert(
                     attempt.clone(),
@@ -215,6 +220,7 @@ fn main() {
         start_timeout: Duration::from_mins(1),
         master_ports: (29_500, 29_999),
         queue_depth: 1_000,
+        quarantine_percent: 20,
     };
     for devices in [1, 8] {
         let (mut snapshot, super_node) = cluster(5_000, devices, &entropy);

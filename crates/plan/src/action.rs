@@ -3,9 +3,12 @@
 use supernode_types::disk::{DiskWork, StepReport};
 use supernode_types::event::NewEvent;
 use supernode_types::job::{JobOutcome, RankEnd, StopReason};
-use supernode_types::node::{NodeCondition, NodePolicy};
+use supernode_types::node::{NodeCondition, NodeHealth, NodePolicy};
 use supernode_types::operation::{OperationState, ProvisionState, TargetState};
-use supernode_types::{AttemptId, JobId, NodeId, OperationId, ProvisionId, SuperNodeId};
+use supernode_types::stress::{StressOutcome, StressWork};
+use supernode_types::{
+    AttemptId, JobId, NodeId, OperationId, ProvisionId, StressPlanId, SuperNodeId, Timestamp,
+};
 
 /// One rank of a placement; ranks are numbered in the order of the list, nodes in the order of their first rank.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -159,6 +162,51 @@ pub enum Action {
         node: NodeId,
         /// The expansion; `None` ends it.
         work: Option<Box<DiskWork>>,
+    },
+    /// Begins to test a node: it is leased to the run with all its devices, and its agent is told.
+    BeginStress {
+        /// The node.
+        node: NodeId,
+        /// The test.
+        work: Box<StressWork>,
+    },
+    /// Tells the agent of a node to end its test before its end.
+    StopStress {
+        /// The node.
+        node: NodeId,
+        /// Why.
+        why: String,
+    },
+    /// Records what came of testing a node, if nobody did yet, and gives its leases back if it was being tested.
+    EndStress {
+        /// The run.
+        operation: OperationId,
+        /// The node.
+        node: NodeId,
+        /// What came of it.
+        outcome: StressOutcome,
+    },
+    /// Settles slots of a plan: begins the run of one, counts others as missed, and says when to look again.
+    SettleStressPlan {
+        /// The plan.
+        plan: StressPlanId,
+        /// Every slot until here is settled.
+        settled: Timestamp,
+        /// When to look again.
+        next_due: Option<Timestamp>,
+        /// The slot whose run begins now, on all full members.
+        begins: Option<Timestamp>,
+        /// How many slots were missed.
+        missed: u64,
+        /// Why, if any were.
+        why: String,
+    },
+    /// Records what testing says of a node.
+    SetHealth {
+        /// The node.
+        node: NodeId,
+        /// Its new health.
+        health: NodeHealth,
     },
     /// Says where an operation stands, or ends it.
     SetOperation {

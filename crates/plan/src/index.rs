@@ -61,7 +61,7 @@ impl<'a> Index<'a> {
     pub(crate) fn jobs_on(&self, node: &NodeId) -> BTreeSet<&'a JobId> {
         self.leases_on(node)
             .iter()
-            .map(|lease| &lease.job)
+            .filter_map(|lease| lease.job())
             .collect()
     }
 }

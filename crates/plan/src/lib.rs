@@ -9,6 +9,7 @@ pub mod action;
 pub mod choose;
 pub mod condition;
 pub mod cron;
+pub mod health;
 mod index;
 mod job;
 pub mod operation;
@@ -16,6 +17,7 @@ pub mod rank_table;
 pub mod retry_policy;
 mod schedule;
 pub mod snapshot;
+pub mod stress_plan;
 mod topology;
 mod words;
 
@@ -34,7 +36,15 @@ pub fn reconcile(snapshot: &Snapshot, limits: &Limits) -> Vec<Action> {
     }
     let index = Index::new(snapshot);
     let mut actions = job::plan(&index, limits);
-    actions.extend(operation::plan(&index));
+    actions.extend(stress_plan::plan(snapshot));
+    actions.extend(operation::plan(&index, limits));
+    // A test has just taken nodes that a job could be placed on: that is for the next round, which sees it.
+    if actions
+        .iter()
+        .any(|action| matches!(action, Action::BeginStress { .. }))
+    {
+        return actions;
+    }
     actions.extend(schedule::plan(&index, limits));
     actions
 }

@@ -6,9 +6,11 @@ use std::time::Duration;
 use supernode_types::job::{Job, Lease, Rank};
 use supernode_types::node::Node;
 use supernode_types::operation::{Operation, Provision};
+use supernode_types::stress::StressPlan;
 use supernode_types::super_node::SuperNode;
 use supernode_types::{
-    AttemptId, JobId, Name, NodeId, OperationId, ProvisionId, SpecId, SuperNodeId, Timestamp,
+    AttemptId, JobId, Name, NodeId, OperationId, ProvisionId, SpecId, StressPlanId, SuperNodeId,
+    Timestamp,
 };
 
 /// Whether a node's agent is in contact. Kept in memory by the server, so after its restart every node counts as heard of just now.
@@ -40,6 +42,8 @@ pub struct Limits {
     pub master_ports: (u16, u16),
     /// How many queued jobs of one super node are looked at in one round.
     pub queue_depth: usize,
+    /// Of a hundred nodes of a super node, how many may be quarantined at once.
+    pub quarantine_percent: u32,
 }
 
 /// Everything that has not ended, at one moment.
@@ -65,6 +69,8 @@ pub struct Snapshot {
     pub master_ports: BTreeMap<AttemptId, u16>,
     /// Operations that have not ended.
     pub operations: BTreeMap<OperationId, Operation>,
+    /// Schedules of stress tests.
+    pub stress_plans: BTreeMap<StressPlanId, StressPlan>,
     /// Provisions that belong to an open operation, made a node that an open operation targets, or still need a call. A node whose
     /// provision is not here counts as one that no provisioner has to delete any more.
     pub provisions: BTreeMap<ProvisionId, Provision>,
@@ -84,7 +90,7 @@ impl Snapshot {
             .leases
             .iter()
             .filter(|lease| lease.node == *node)
-            .map(|lease| lease.job.clone())
+            .filter_map(|lease| lease.job().cloned())
             .collect();
         jobs.sort();
         jobs.dedup();

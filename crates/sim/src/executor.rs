@@ -86,6 +86,8 @@ impl World {
             }
             // Simulated machines have no disks to grow.
             Effect::ExpandDisk { .. } | Effect::RestartMachine { .. } => {}
+            // Nor anything to test.
+            Effect::RunStress { .. } | Effect::StopStress { .. } => {}
             Effect::Prune { archived } => {
                 let delay = self.disk_time();
                 self.agent_event(machine, delay, AgentEvent::Work(Work::Prune(archived)));
@@ -336,6 +338,7 @@ impl World {
             | Done::Removed(_)
             | Done::Disk(_)
             | Done::DiskEnded(_)
+            | Done::Stress(_)
             | Done::NotRestarted { .. } => {}
         }
         let Some(core) = self.core(machine) else {
@@ -364,6 +367,7 @@ impl World {
             Done::Removed(keys) => core.on_ranks_removed(&keys),
             // No disk grows here, see `Effect::ExpandDisk`.
             Done::Lease { result: Err(_), .. }
+            | Done::Stress(_)
             | Done::Disk(_)
             | Done::DiskEnded(_)
             | Done::NotRestarted { .. } => {}

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use supernode_types::job::{GroupKey, Lease, Rank, RankState};
+use supernode_types::job::{GroupKey, Lease, LeaseHolder, Rank, RankState};
 use supernode_types::retry_policy::AttemptRetry;
-use supernode_types::{AttemptId, JobId, NodeId};
+use supernode_types::{AttemptId, JobId, NodeId, OperationId};
 
 use crate::{Row, StoreError, Tx, Value, params, record};
 
@@ -89,8 +89,11 @@ pub fn attempt_master_ports(tx: &mut Tx<'_>) -> Result<BTreeMap<AttemptId, u16>,
 /// Stores a lease. Answers `false`, and stores nothing, when the device is taken.
 pub fn lease_insert(tx: &mut Tx<'_>, lease: &Lease) -> Result<bool, StoreError> {
     let rows = tx.execute(
-        "INSERT INTO lease (node, device, job, attempt) VALUES ($1, $2, $3, $4) ON CONFLICT (node, device) DO NOTHING",
-        params![lease.node.as_str(), lease.device, lease.job.as_str(), lease.attempt.as_str()],
+        "INSERT INTO lease (node, device, job, attempt, operation) VALUES ($1, $2, $3, $4, $5) ON CONFLICT (node, device) DO NOTHING",
+        params![
+            lease.node.as_str(), lease.device, lease.job().map(JobId::as_str), lease.attempt().map(AttemptId::as_str),
+            lease.operation().map(OperationId::as_str)
+        ],
     )?;
     Ok(rows == 1)
 }
@@ -104,12 +107,31 @@ pub fn lease_release(tx: &mut Tx<'_>, attempt: &AttemptId) -> Result<(), StoreEr
     Ok(())
 }
 
+/// Gives back all leases of a stress run on a node.
+pub fn lease_release_run(
+    tx: &mut Tx<'_>,
+    run: &OperationId,
+    node: &NodeId,
+) -> Result<(), StoreError> {
+    tx.execute(
+        "DELETE FROM lease WHERE operation = $1 AND node = $2",
+        params![run.as_str(), node.as_str()],
+    )?;
+    Ok(())
+}
+
 fn read_lease(row: &Row) -> Result<Lease, StoreError> {
+    let holder = match record::parsed_optional(row, "operation")? {
+        Some(operation) => LeaseHolder::Stress { operation },
+        None => LeaseHolder::Job {
+            job: record::parsed(row, "job")?,
+            attempt: record::parsed(row, "attempt")?,
+        },
+    };
     Ok(Lease {
         node: record::parsed(row, "node")?,
         device: row.get("device")?,
-        job: record::parsed(row, "job")?,
-        attempt: record::parsed(row, "attempt")?,
+        holder,
     })
 }
 

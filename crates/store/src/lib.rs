@@ -24,6 +24,8 @@ mod record;
 pub mod retry_evidence;
 mod sequence;
 pub mod spec;
+pub mod stress;
+pub mod stress_plan;
 pub mod super_node;
 pub mod token;
 

@@ -27,4 +27,9 @@ pub const MIGRATIONS: &[Migration] = &[
         name: "attempt_retry",
         sql: include_str!("../migrations/0004_attempt_retry.sql"),
     },
+    Migration {
+        number: 5,
+        name: "stress",
+        sql: include_str!("../migrations/0005_stress.sql"),
+    },
 ];

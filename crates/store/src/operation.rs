@@ -76,6 +76,25 @@ pub fn operation_list_running(tx: &mut Tx<'_>) -> Result<Vec<OperationRecord>, S
     .collect()
 }
 
+/// Operations of one kind, newest first, before `cursor`.
+pub fn operation_list_of_kind(
+    tx: &mut Tx<'_>,
+    kind: &str,
+    super_node: Option<&SuperNodeId>,
+    cursor: Option<&str>,
+    limit: u32,
+) -> Result<Vec<OperationRecord>, StoreError> {
+    tx.query(
+        "SELECT record, super_node_name FROM operation
+         WHERE kind = $1 AND (CAST($2 AS TEXT) IS NULL OR super_node = $2) AND (CAST($3 AS TEXT) IS NULL OR id < $3)
+         ORDER BY id DESC LIMIT $4",
+        params![kind, super_node.map(SuperNodeId::as_str), cursor, limit],
+    )?
+    .iter()
+    .map(read)
+    .collect()
+}
+
 /// Operations, newest first, before `cursor`.
 pub fn operation_list(
     tx: &mut Tx<'_>,

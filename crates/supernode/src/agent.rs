@@ -66,6 +66,9 @@ pub(crate) struct AgentArguments {
     /// /sbin/reboot
     #[arg(long, value_name = "PROGRAM")]
     restart_program: Option<PathBuf>,
+    /// A directory on a disk that stress tests may test; may be given several times; the data directory when absent
+    #[arg(long = "stress-directory", value_name = "DIR")]
+    stress_directories: Vec<PathBuf>,
     /// The user that jobs run as when the agent is root; nobody when absent
     #[arg(long)]
     job_user: Option<String>,
@@ -122,6 +125,7 @@ fn options(arguments: AgentArguments) -> anyhow::Result<AgentOptions> {
     options.restart_program = arguments
         .restart_program
         .or_else(|| (options.system_root == Path::new("/")).then(|| PathBuf::from("/sbin/reboot")));
+    options.stress.directories = arguments.stress_directories;
     options.job_user = arguments.job_user;
     options.allow_root_jobs = arguments.allow_root_jobs;
     Ok(options)

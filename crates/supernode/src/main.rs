@@ -85,7 +85,13 @@ fn main() -> ExitCode {
         Command::Dev(arguments) => dev::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::DemoRing(arguments) => demo::run_ring(&arguments),
-        Command::Stress(command) => stress::run(command, options.output),
+        Command::Stress(stress::StressCommand::Local(arguments)) => {
+            stress::run(&arguments, options.output)
+        }
+        Command::Stress(stress::StressCommand::Nodes(command)) => {
+            let command = supernode_cli::Command::Stress(command);
+            return supernode_cli::run_blocking(command, &options, Arguments::command);
+        }
         Command::Collective(command) => collective::run(command, options.output),
         Command::Openapi => openapi(),
         Command::RankSupervisor { .. } | Command::StressKernel => unreachable!("handled above"),

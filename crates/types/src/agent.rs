@@ -9,6 +9,7 @@ use crate::environment::{EnvironmentDesired, ItemState};
 use crate::inventory::Inventory;
 use crate::job::{GroupKey, RankState};
 use crate::retry_policy::{RetryLibrary, RetrySighting};
+use crate::stress::{StressReport, StressWish};
 use crate::{AttemptId, Generation, JobId};
 
 /// What an agent observed.
@@ -34,6 +35,9 @@ pub struct Observed {
     /// How the expansion of the system disk stands, while one is wanted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk_expand: Option<DiskReport>,
+    /// How the test of the node stands, while one is wanted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stress: Option<StressReport>,
     /// How full the system disk is; said again when it changes by a percent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk_usage: Option<DiskUsage>,
@@ -79,6 +83,9 @@ pub struct Desired {
     /// What to do with the system disk; nothing when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk_expand: Option<DiskWish>,
+    /// What to test; nothing when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stress: Option<StressWish>,
 }
 
 /// A rank that should run, or should not any more.

@@ -353,18 +353,62 @@ impl RankState {
     }
 }
 
-/// The right of one attempt to use one device.
+/// The right to use one device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Lease {
     /// The node.
     pub node: NodeId,
     /// The device on it.
     pub device: u32,
-    /// The job that holds it.
-    pub job: JobId,
-    /// The attempt that holds it.
-    pub attempt: AttemptId,
+    /// Who holds it.
+    #[serde(flatten)]
+    pub holder: LeaseHolder,
 }
+
+/// Who holds a lease.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "holder", rename_all = "snake_case")]
+pub enum LeaseHolder {
+    /// One attempt of a job.
+    Job {
+        /// The job.
+        job: JobId,
+        /// The attempt.
+        attempt: AttemptId,
+    },
+    /// A stress run, which holds all devices of a node at once.
+    Stress {
+        /// The run.
+        operation: OperationId,
+    },
+}
+
+impl Lease {
+    /// The job that holds it, if one does.
+    pub fn job(&self) -> Option<&JobId> {
+        match &self.holder {
+            LeaseHolder::Job { job, .. } => Some(job),
+            LeaseHolder::Stress { .. } => None,
+        }
+    }
+
+    /// The attempt that holds it, if one does.
+    pub fn attempt(&self) -> Option<&AttemptId> {
+        match &self.holder {
+            LeaseHolder::Job { attempt, .. } => Some(attempt),
+            LeaseHolder::Stress { .. } => None,
+        }
+    }
+
+    /// The stress run that holds it, if one does.
+    pub fn operation(&self) -> Option<&OperationId> {
+        match &self.holder {
+            LeaseHolder::Stress { operation } => Some(operation),
+            LeaseHolder::Job { .. } => None,
+        }
+    }
+}
+
 /// What the ranks of one attempt share and nobody else knows: 64 hexadecimal digits. With it they know each other on the network.
 ///
 /// `Debug` leaves it out; [`GroupKey::expose`] is for the ranks' environment and for the store.

@@ -16,13 +16,14 @@ pub mod node;
 pub mod operation;
 pub mod retry_policy;
 pub mod spec;
+pub mod stress;
 pub mod super_node;
 pub mod time;
 
 pub use entropy::Entropy;
 pub use id::{
     AttemptId, CertificateSerial, JobId, JoinTokenId, NodeId, OperationId, ProvisionId, SpecId,
-    SuperNodeId, TokenId,
+    StressPlanId, SuperNodeId, TokenId,
 };
 pub use name::Name;
 pub use time::{Clock, Timestamp};

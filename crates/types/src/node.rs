@@ -17,6 +17,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::disk::NodeDisk;
+use crate::stress::NodeStress;
 use crate::{Generation, Name, NodeId, OperationId, ProvisionId, SpecId, SuperNodeId, Timestamp};
 
 /// Who took a node out of scheduling, and why.
@@ -366,6 +367,9 @@ pub struct Node {
     /// How full its system disk is, and the expansion that it is in.
     #[serde(default, skip_serializing_if = "NodeDisk::is_empty")]
     pub disk: NodeDisk,
+    /// The test that it is in, and when it passed one last.
+    #[serde(default, skip_serializing_if = "NodeStress::is_empty")]
+    pub stress: NodeStress,
     /// Increases when what the node should do changes.
     pub desired_generation: Generation,
     /// Increases with every change of this record.

@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::disk::StepReport;
+use crate::stress::StressRun;
 use crate::super_node::DrainMode;
 use crate::{Generation, NodeId, OperationId, ProvisionId, SuperNodeId, Timestamp};
 
@@ -39,6 +40,8 @@ pub enum OperationKind {
     NodeRemove,
     /// Grows the system disks of nodes.
     DiskExpand(DiskExpansion),
+    /// Tests nodes.
+    StressRun(StressRun),
 }
 
 /// What an expansion of system disks is to do.
@@ -94,6 +97,7 @@ impl OperationKind {
             Self::EnvironmentChange { .. } => "environment_change",
             Self::NodeRemove => "node_remove",
             Self::DiskExpand(_) => "disk_expand",
+            Self::StressRun(_) => "stress_run",
         }
     }
 }

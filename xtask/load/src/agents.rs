@@ -374,6 +374,7 @@ impl Agent {
                 })
                 .collect(),
             disk_expand: None,
+            stress: None,
             disk_usage: None,
             retries: Vec::new(),
             inventory: (!self.inventory_told).then(|| inventory(self.number)),

@@ -87,6 +87,7 @@ mod tests {
                 environment,
                 ranks: vec![rank.clone()],
                 disk_expand: None,
+                stress: None,
             })))
         };
         let message = desired(EnvironmentWish::Have(Box::new(environment)));

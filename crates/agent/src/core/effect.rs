@@ -6,6 +6,7 @@ use supernode_api::agent::Sync;
 use supernode_types::agent::RankLaunch;
 use supernode_types::disk::DiskWish;
 use supernode_types::environment::EnvironmentDesired;
+use supernode_types::stress::StressWish;
 use supernode_types::{JobId, OperationId};
 
 use crate::ledger::{Ledger, RankKey};
@@ -76,6 +77,16 @@ pub enum Effect {
     RestartMachine {
         /// On whose behalf.
         operation: OperationId,
+    },
+    /// Test the node; answer with `on_stress_reported` as often as something changes. There is at most one under way.
+    RunStress {
+        /// What to test.
+        wish: Box<StressWish>,
+    },
+    /// End the test that is under way before its end; its last report says so.
+    StopStress {
+        /// Why.
+        why: String,
     },
     /// Send this on the present connection.
     Send(Sync),

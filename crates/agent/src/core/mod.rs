@@ -21,6 +21,7 @@ mod environment;
 mod link;
 mod ranks;
 mod retries;
+mod stress;
 #[cfg(test)]
 mod tests;
 
@@ -33,6 +34,7 @@ use supernode_types::environment::ItemState;
 use supernode_types::inventory::Inventory;
 use supernode_types::job::RankState;
 use supernode_types::retry_policy::{RetryLibrary, RetrySighting};
+use supernode_types::stress::StressReport;
 use supernode_types::{Generation, OperationId};
 
 pub use effect::Effect;
@@ -44,6 +46,7 @@ use environment::EnvironmentCore;
 use link::Link;
 use ranks::Live;
 use retries::RetriesCore;
+use stress::{May, StressCore};
 
 /// When a ledger that could not be stored is stored again.
 const STORE_RETRY: Duration = Duration::from_secs(1);
@@ -100,6 +103,7 @@ pub struct AgentCore {
     environment: EnvironmentCore,
     disk: DiskCore,
     retries: RetriesCore,
+    stress: StressCore,
     inventory: Option<Inventory>,
     inventory_version: u64,
     link: Link,
@@ -152,6 +156,7 @@ impl AgentCore {
             environment: EnvironmentCore::default(),
             disk: DiskCore::default(),
             retries: RetriesCore::default(),
+            stress: StressCore::default(),
             inventory: None,
             inventory_version: 0,
             link: Link::new(),
@@ -180,6 +185,8 @@ impl AgentCore {
         self.ledger.wishes = desired.ranks;
         self.ledger.disk_expand = desired.disk_expand;
         self.disk.wish(self.ledger.disk_expand.as_ref());
+        self.ledger.stress = desired.stress;
+        self.stress.wish(&mut self.ledger);
         self.environment
             .wish(desired.environment, &mut self.ledger.environment);
         ranks::take_wishes(&mut self.ledger, &self.options.boot_id);
@@ -241,6 +248,11 @@ impl AgentCore {
     /// The machine goes on although a restart was asked for.
     pub fn on_not_restarted(&mut self, operation: &OperationId, why: String) {
         self.disk.not_restarted(operation, why);
+    }
+
+    /// The executor says how the test of the node stands.
+    pub fn on_stress_reported(&mut self, report: StressReport) {
+        self.stress.reported(report, self.ledger.stress.as_ref());
     }
 
     /// How full the system disk is.
@@ -327,6 +339,16 @@ impl AgentCore {
             let granted = self.lease_written.filter(|deadline| {
                 self.link.confirmed && self.inventory.is_some() && now < *deadline
             });
+            let may = May {
+                go_on: self.lease_written.is_some_and(|deadline| now < deadline),
+                begin: granted.is_some() && self.open_ranks().next().is_none(),
+            };
+            effects.extend(
+                self.stress
+                    .next(&self.ledger, &self.options.boot_id, may, now),
+            );
+            // Nothing is started beside a test.
+            let granted = granted.filter(|_| !self.stress.busy(&self.ledger, now));
             ranks::due(&self.ledger, &mut self.live, granted, now, &mut effects);
             let environment = &self.ledger.environment;
             let heard = self.link.heard(&environment.items);
@@ -372,6 +394,7 @@ impl AgentCore {
             self.environment.wake(),
             ranks::wake(&self.live),
             self.prune_at(),
+            self.stress_wake(),
         ];
         let acting = acting.into_iter().filter(|_| self.settled());
         [self.link.wake(), store]
@@ -407,10 +430,17 @@ impl AgentCore {
             environment_items: environment.items.clone(),
             ranks: ranks::observed(&self.ledger, &self.live),
             disk_expand: self.disk.report.clone(),
+            stress: self.stress.report.clone(),
             disk_usage: self.disk.usage,
             retries: self.retries.observed(),
             inventory: None,
         }
+    }
+
+    /// A test ends with its lease.
+    fn stress_wake(&self) -> Option<Duration> {
+        let lease = self.lease_written.filter(|_| self.stress.running());
+        [self.stress.wake(), lease].into_iter().flatten().min()
     }
 
     /// Whether everything that was decided is on the disk.

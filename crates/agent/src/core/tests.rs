@@ -87,6 +87,7 @@ fn desired(generation: Generation, ranks: Vec<DesiredRank>) -> Desired {
         environment: EnvironmentWish::Clean,
         ranks,
         disk_expand: None,
+        stress: None,
     }
 }
 

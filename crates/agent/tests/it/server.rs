@@ -143,6 +143,7 @@ impl Server {
             environment: EnvironmentWish::Clean,
             ranks: Vec::new(),
             disk_expand: None,
+            stress: None,
         };
         Self::start_with(
             authority,

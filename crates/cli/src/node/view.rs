@@ -1,6 +1,7 @@
 //! How nodes look.
 
 use supernode_api::node::{NodeDetail, NodeView};
+use supernode_types::job::LeaseHolder;
 use supernode_types::node::{NodeHealth, NodePolicy, Position, SpecMatch};
 
 use crate::output::{Look, Table, bytes, cell, fields, or_dash, pairs, section, state};
@@ -123,7 +124,11 @@ pub(crate) fn show(node_detail: &NodeDetail, look: &Look) -> String {
     if !node_detail.leases.is_empty() {
         let mut table = Table::new(&["DEVICE", "JOB", "ATTEMPT"]);
         for lease in &node_detail.leases {
-            table.row([cell(lease.device), cell(&lease.job), cell(&lease.attempt)]);
+            let (holder, attempt) = match &lease.holder {
+                LeaseHolder::Job { job, attempt } => (cell(job), cell(attempt)),
+                LeaseHolder::Stress { operation } => (cell(operation), cell("a test")),
+            };
+            table.row([cell(lease.device), holder, attempt]);
         }
         text += &section("leases", &table.render(look));
     }

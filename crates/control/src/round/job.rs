@@ -8,7 +8,7 @@ use supernode_store::job::job_update;
 use supernode_store::{ConflictKind, StoreError};
 use supernode_types::event::{Severity, Subjects};
 use supernode_types::job::{
-    GroupKey, Job, JobOutcome, JobState, Lease, Rank, RankEnd, RankState, StopReason,
+    GroupKey, Job, JobOutcome, JobState, Lease, LeaseHolder, Rank, RankEnd, RankState, StopReason,
 };
 use supernode_types::retry_policy::AttemptRetry;
 use supernode_types::{AttemptId, JobId, NodeId};
@@ -140,8 +140,10 @@ impl Round<'_, '_> {
         let lease = Lease {
             node: rank.node.clone(),
             device: rank.device,
-            job: rank.job.clone(),
-            attempt: rank.attempt.clone(),
+            holder: LeaseHolder::Job {
+                job: rank.job.clone(),
+                attempt: rank.attempt.clone(),
+            },
         };
         if !lease_insert(self.tx, &lease)? {
             let what = format!("lease on device {} of {}", rank.device, rank.node);
@@ -222,7 +224,7 @@ impl Round<'_, '_> {
         lease_release(self.tx, &attempt)?;
         self.snapshot
             .leases
-            .retain(|lease| lease.attempt != attempt);
+            .retain(|lease| lease.attempt() != Some(&attempt));
         self.snapshot.master_ports.remove(&attempt);
         self.snapshot.ranks.remove(&attempt);
         Ok(())

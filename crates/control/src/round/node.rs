@@ -14,7 +14,7 @@ use crate::agent::match_spec;
 
 impl Round<'_, '_> {
     /// A node that a plan or a check just named; the snapshot has it because both read the same snapshot.
-    fn node(&mut self, id: &NodeId) -> Result<&mut Node, StoreError> {
+    pub(super) fn node(&mut self, id: &NodeId) -> Result<&mut Node, StoreError> {
         self.nodes.insert(id.clone());
         self.snapshot
             .nodes
@@ -22,7 +22,7 @@ impl Round<'_, '_> {
             .ok_or_else(|| missing("node"))
     }
 
-    fn node_subjects(&self, node: &NodeId) -> Subjects {
+    pub(super) fn node_subjects(&self, node: &NodeId) -> Subjects {
         let found = self.snapshot.nodes.get(node);
         Subjects {
             node: Some(node.clone()),

@@ -9,6 +9,7 @@ use supernode_types::disk::{DiskReport, DiskUsage};
 use supernode_types::environment::{EnvironmentDesired, ItemCondition, ItemState};
 use supernode_types::inventory::{Cpu, Inventory};
 use supernode_types::job::{RankEnd, RankState};
+use supernode_types::stress::StressReport;
 use supernode_types::{AttemptId, CertificateSerial, Generation, NodeId};
 
 /// A rank of an attempt.
@@ -37,6 +38,7 @@ pub(crate) struct Agent {
     pub(crate) started: BTreeSet<Key>,
     pub(crate) ranks: BTreeMap<Key, RankState>,
     pub(crate) disk_expand: Option<DiskReport>,
+    pub(crate) stress: Option<StressReport>,
     pub(crate) disk_usage: Option<DiskUsage>,
     pub(crate) retries: Vec<ObservedRetries>,
 }
@@ -64,6 +66,7 @@ impl Agent {
             boot: 1,
             address,
             disk_expand: None,
+            stress: None,
             disk_usage: None,
             retries: Vec::new(),
             inventory: inventory(),
@@ -101,6 +104,7 @@ impl Agent {
             environment_items: self.items.clone(),
             ranks: ranks.collect(),
             disk_expand: self.disk_expand.clone(),
+            stress: self.stress.clone(),
             disk_usage: self.disk_usage,
             retries: self.retries.clone(),
             inventory: Some(self.inventory.clone()),

@@ -21,4 +21,6 @@ mod scale_down;
 mod scale_up;
 mod spec;
 mod storm;
+mod stress_plan;
+mod stress_run;
 mod super_node;

@@ -708,7 +708,9 @@ impl World {
         });
         let mut held: BTreeMap<_, usize> = BTreeMap::new();
         for lease in &leases {
-            *held.entry(lease.attempt.clone()).or_default() += 1;
+            if let Some(attempt) = lease.attempt() {
+                *held.entry(attempt.clone()).or_default() += 1;
+            }
         }
         for job in &jobs {
             if let Some(attempt) = job.state.attempt() {
@@ -731,7 +733,7 @@ impl World {
             for ((attempt, rank), _) in ranks {
                 let lease = leases
                     .iter()
-                    .find(|lease| lease.attempt == *attempt && lease.node == agent.id);
+                    .find(|lease| lease.attempt() == Some(attempt) && lease.node == agent.id);
                 assert!(
                     lease.is_some(),
                     "rank {rank} of {attempt} runs without a lease"

@@ -16,6 +16,8 @@ mod operation;
 mod retry_policy;
 mod secret;
 mod spec;
+mod stress;
+mod stress_plan;
 mod super_node;
 mod system;
 mod token;
@@ -36,6 +38,8 @@ pub fn mount(edge: Edge, context: &Context) -> Edge {
     let edge = spec::mount(edge, context);
     let edge = super_node::mount(edge, context);
     let edge = disk::mount(edge, context);
+    let edge = stress::mount(edge, context);
+    let edge = stress_plan::mount(edge, context);
     let edge = environment::mount(edge, context);
     let edge = retry_policy::mount(edge, context);
     let edge = job::mount(edge, context);

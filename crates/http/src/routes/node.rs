@@ -219,6 +219,6 @@ impl Shared {
     }
 }
 
-fn view(tx: &mut Tx<'_>, hub: &Hub, node: Node) -> Result<NodeView, Refusal> {
+pub(super) fn view(tx: &mut Tx<'_>, hub: &Hub, node: Node) -> Result<NodeView, Refusal> {
     Ok(Shared::load(tx)?.view(hub, node))
 }

@@ -116,6 +116,7 @@ fn large() -> ToAgent {
         environment: EnvironmentWish::Clean,
         ranks: vec![rank],
         disk_expand: None,
+        stress: None,
     }))
 }
 

@@ -23,6 +23,8 @@ fn contract_server() -> Server {
         spec: SpecList SpecShow SpecDeclare SpecDelete;
         super_node: SuperNodeList SuperNodeShow SuperNodeCreate SuperNodeCreatePlan SuperNodePatch SuperNodeDelete ScaleUp ScaleUpPlan ScaleDown ScaleDownPlan;
         disk: DiskList DiskExpand DiskPlan;
+        stress: StressRunStart StressRunList StressRunShow StressEvidenceList NodeHealthShow NodeRelease;
+        stress_plan: StressPlanCreate StressPlanList StressPlanShow StressPlanPatch StressPlanDelete;
         environment: EnvironmentShow EnvironmentHistory EnvironmentSet;
         retry_policy: RetryPolicyShow RetryPolicySet;
         job: JobSubmit JobList JobShow JobCancel JobLog;

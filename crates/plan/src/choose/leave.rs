@@ -151,8 +151,11 @@ pub fn blocking_jobs(snapshot: &Snapshot, nodes: &[NodeId]) -> Vec<BlockingJob> 
         .iter()
         .filter(|lease| wanted.contains(&lease.node))
     {
+        let Some(job) = lease.job() else {
+            continue;
+        };
         by_job
-            .entry(&lease.job)
+            .entry(job)
             .or_default()
             .extend(snapshot.nodes.get(&lease.node).map(|node| &node.name));
     }

@@ -11,6 +11,7 @@ mod node_remove;
 mod provision;
 mod scale_down;
 mod scale_up;
+mod stress_run;
 mod super_node_delete;
 
 use std::collections::{HashMap, HashSet};
@@ -23,21 +24,24 @@ use supernode_types::super_node::SuperNode;
 use supernode_types::{JobId, NodeId, SuperNodeId};
 
 use crate::index::Index;
-use crate::{Action, words};
+use crate::{Action, Limits, words};
 
 /// How long after its deadline an operation may still clean up before it ends in any case.
 pub const FOLLOW_UP: Duration = Duration::from_mins(2);
 
 /// What all open operations need now.
-pub(crate) fn plan(index: &Index<'_>) -> Vec<Action> {
+pub(crate) fn plan(index: &Index<'_>, limits: &Limits) -> Vec<Action> {
     let mut planner = Planner {
         index,
+        limits,
         actions: Vec::new(),
         claimed: HashSet::new(),
         released: HashSet::new(),
         deleted: HashSet::new(),
         ended_jobs: HashSet::new(),
         departed: HashMap::new(),
+        tested: HashSet::new(),
+        quarantined: HashMap::new(),
     };
     for operation in index
         .snapshot
@@ -66,6 +70,7 @@ pub(crate) fn plan(index: &Index<'_>) -> Vec<Action> {
             OperationKind::DiskExpand(expansion) => {
                 disk_expand::plan(&mut planner, operation, expansion);
             }
+            OperationKind::StressRun(run) => stress_run::plan(&mut planner, operation, run),
         }
     }
     planner.actions
@@ -74,6 +79,7 @@ pub(crate) fn plan(index: &Index<'_>) -> Vec<Action> {
 /// The plan in the making. What one operation takes in it, another does not take again.
 struct Planner<'a, 'b> {
     index: &'b Index<'a>,
+    limits: &'b Limits,
     actions: Vec<Action>,
     claimed: HashSet<&'a NodeId>,
     released: HashSet<NodeId>,
@@ -81,6 +87,10 @@ struct Planner<'a, 'b> {
     ended_jobs: HashSet<&'a JobId>,
     /// Full members that this plan takes out, by super node.
     departed: HashMap<&'a SuperNodeId, usize>,
+    /// Nodes that a stress run takes in this plan.
+    tested: HashSet<&'a NodeId>,
+    /// Nodes that this plan quarantines, by super node.
+    quarantined: HashMap<&'a SuperNodeId, usize>,
 }
 
 /// Why an operation stops going forward.

@@ -43,6 +43,16 @@ fn advance<'a>(
     if node.membership != Membership::Spare {
         return failed("it is not a spare any more");
     }
+    // A lease on a node that is gone would be held for ever.
+    if let Some(work) = &node.stress.work {
+        return match given_up {
+            Some(cause) => failed(format!("{}; it stays", cause.words())),
+            None => active(format!(
+                "the test {} of it is being stopped",
+                work.operation
+            )),
+        };
+    }
     let provisions = &planner.index.snapshot.provisions;
     let provision = node.provision.as_ref().and_then(|id| provisions.get(id));
     match provision.map(|provision| (&provision.id, &provision.state)) {

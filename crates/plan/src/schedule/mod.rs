@@ -12,10 +12,10 @@ mod reservation;
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use supernode_types::job::{Job, JobState};
+use supernode_types::job::{Job, JobState, Lease, LeaseHolder};
 use supernode_types::node::{Node, NodeCondition, NodePolicy};
 use supernode_types::super_node::SuperNode;
-use supernode_types::{JobId, NodeId, SuperNodeId, Timestamp};
+use supernode_types::{JobId, NodeId, OperationId, SuperNodeId, Timestamp};
 
 use crate::action::Placement;
 use crate::index::Index;
@@ -97,7 +97,33 @@ struct Slot<'a> {
     /// Free devices, ascending.
     free: Vec<u32>,
     /// Who holds the others, and until when.
-    held: Vec<(&'a JobId, Option<Timestamp>)>,
+    held: Vec<(Holder<'a>, Option<Timestamp>)>,
+}
+
+/// Who holds a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Holder<'a> {
+    Job(&'a JobId),
+    /// A stress run.
+    Test(&'a OperationId),
+}
+
+impl<'a> Holder<'a> {
+    fn of(lease: &'a Lease) -> Self {
+        match &lease.holder {
+            LeaseHolder::Job { job, .. } => Self::Job(job),
+            LeaseHolder::Stress { operation } => Self::Test(operation),
+        }
+    }
+}
+
+impl std::fmt::Display for Holder<'_> {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Job(job) => write!(formatter, "{job}"),
+            Self::Test(operation) => write!(formatter, "test {operation}"),
+        }
+    }
 }
 
 impl<'a> Slot<'a> {
@@ -117,7 +143,10 @@ impl<'a> Slot<'a> {
         }
         let held = leases
             .iter()
-            .map(|lease| (&lease.job, ends.get(&lease.job).copied().flatten()))
+            .map(|lease| {
+                let end = lease.job().and_then(|job| ends.get(job).copied().flatten());
+                (Holder::of(lease), end)
+            })
             .collect();
         Self {
             node,
@@ -342,7 +371,7 @@ impl<'a, 'b> Queue<'a, 'b> {
                 device,
             }));
             slot.held
-                .extend(std::iter::repeat_n((&job.id, end), devices));
+                .extend(std::iter::repeat_n((Holder::Job(&job.id), end), devices));
         }
         Ok(Action::Start {
             job: job.id.clone(),

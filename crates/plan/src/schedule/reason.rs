@@ -2,10 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use supernode_types::JobId;
 use supernode_types::node::{Node, NodeCondition, NodeHealth, NodePolicy};
 
-use super::Slot;
+use super::{Holder, Slot};
 use crate::words;
 
 /// `waits for 2 of 4 nodes: 1 busy (job-…), 1 cordoned (gpu-03 by ada: fan)`.
@@ -13,7 +12,7 @@ pub(super) fn first_in_line(slots: &[Slot<'_>], nodes: usize, devices: usize) ->
     let free = |slot: &&Slot<'_>| slot.usable && slot.free.len() >= devices;
     let missing = nodes - slots.iter().filter(free).count().min(nodes);
     let mut busy = 0;
-    let mut holders: BTreeSet<&JobId> = BTreeSet::new();
+    let mut holders: BTreeSet<Holder<'_>> = BTreeSet::new();
     let mut others: BTreeMap<(u8, &'static str), BTreeSet<String>> = BTreeMap::new();
     for slot in slots.iter().filter(|slot| !free(slot)) {
         match out_of_service(slot.node) {

@@ -12,6 +12,7 @@ use supernode_types::node::{
 use supernode_types::operation::{
     Operation, OperationKind, OperationState, Provision, ProvisionState, Target, TargetState,
 };
+use supernode_types::stress::NodeStress;
 use supernode_types::super_node::{DrainMode, SuperNode};
 use supernode_types::{JobId, Name, NodeId, OperationId, ProvisionId, SpecId, SuperNodeId};
 
@@ -25,6 +26,7 @@ pub(crate) fn limits() -> Limits {
         start_timeout: Duration::from_secs(30),
         master_ports: (29_500, 29_515),
         queue_depth: 50,
+        quarantine_percent: 20,
     }
 }
 
@@ -96,6 +98,7 @@ impl Model {
             environment_applied: 0,
             environment_problems: Vec::new(),
             disk: NodeDisk::default(),
+            stress: NodeStress::default(),
             desired_generation: 0,
             generation: 0,
             enrolled_at: self.snapshot.now,

@@ -56,7 +56,7 @@ impl Case {
                 .snapshot
                 .leases
                 .iter()
-                .all(|lease| lease.job != self.job),
+                .all(|lease| lease.job() != Some(&self.job)),
             "an ended job holds nothing"
         );
         self.model.ended_jobs[&self.job].clone()

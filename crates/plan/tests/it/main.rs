@@ -15,4 +15,6 @@ mod retry_policy;
 mod scale_down;
 mod scale_up;
 mod schedule;
+mod stress_plan;
+mod stress_run;
 mod world;

@@ -8,10 +8,13 @@ use std::time::Duration;
 
 use supernode_plan::{Action, Contact, Limits, Snapshot, reconcile};
 use supernode_types::entropy::SeededEntropy;
-use supernode_types::job::{JobOutcome, JobState, Lease, Rank, RankState, StopReason};
+use supernode_types::job::{JobOutcome, JobState, Lease, LeaseHolder, Rank, RankState, StopReason};
 use supernode_types::node::{Membership, NodeCondition, NodePolicy};
 use supernode_types::operation::{OperationKind, OperationState};
-use supernode_types::{AttemptId, JobId, NodeId, OperationId, SuperNodeId, Timestamp};
+use supernode_types::stress::{StressOutcome, StressRun, StressWork};
+use supernode_types::{
+    AttemptId, JobId, NodeId, OperationId, StressPlanId, SuperNodeId, Timestamp,
+};
 
 /// More rounds than any plan needs before there is nothing left to do.
 const MOST_ROUNDS: usize = 24;
@@ -25,6 +28,10 @@ pub(crate) struct Model {
     pub(crate) ended_jobs: BTreeMap<JobId, JobOutcome>,
     /// How every operation ended.
     pub(crate) ended_operations: BTreeMap<OperationId, OperationState>,
+    /// The slots whose runs plans began.
+    pub(crate) planned: Vec<Timestamp>,
+    /// What came of every node of every stress run.
+    pub(crate) outcomes: BTreeMap<(OperationId, NodeId), StressOutcome>,
     /// When every attempt started.
     pub(crate) starts: Vec<(Timestamp, JobId)>,
 }
@@ -43,6 +50,7 @@ impl Model {
             master_ports: BTreeMap::new(),
             operations: BTreeMap::new(),
             provisions: BTreeMap::new(),
+            stress_plans: BTreeMap::new(),
         };
         let (ended_jobs, ended_operations) = (BTreeMap::new(), BTreeMap::new());
         Self {
@@ -51,6 +59,8 @@ impl Model {
             entropy: SeededEntropy::new(1),
             ended_jobs,
             ended_operations,
+            outcomes: BTreeMap::new(),
+            planned: Vec::new(),
             starts: Vec::new(),
         }
     }
@@ -284,6 +294,52 @@ impl Model {
             Action::SetDisk { node, work } => {
                 self.node(node).disk.work = work.as_deref().cloned();
             }
+            Action::SettleStressPlan {
+                plan,
+                settled,
+                next_due,
+                begins,
+                missed,
+                ..
+            } => {
+                let record = self.snapshot.stress_plans.get_mut(plan);
+                let record = record.expect("the plan is known");
+                assert!(record.settled <= *settled, "time goes forward");
+                assert_ne!(record.next_due, *next_due, "something is settled");
+                (record.settled, record.next_due) = (*settled, *next_due);
+                record.missed += missed;
+                if let Some(slot) = begins {
+                    let (id, super_node) = (record.id.clone(), record.super_node.clone());
+                    self.begin_planned(&id, &super_node, *slot);
+                }
+            }
+            Action::BeginStress { node, work } => self.begin_stress(node, work),
+            Action::StopStress { node, why } => {
+                let work = self.node(node).stress.work.as_mut();
+                let work = work.expect("only what is tested is told to stop");
+                assert_eq!(work.stop.replace(why.clone()), None, "it is told once");
+            }
+            Action::EndStress {
+                operation,
+                node,
+                outcome,
+            } => {
+                let target = self.node(node);
+                target
+                    .stress
+                    .work
+                    .take_if(|work| work.operation == *operation);
+                self.snapshot
+                    .leases
+                    .retain(|lease| lease.node != *node || lease.operation() != Some(operation));
+                let key = (operation.clone(), node.clone());
+                let before = self.outcomes.insert(key, outcome.clone());
+                assert_eq!(before, None, "each node of a run ends once");
+            }
+            Action::SetHealth { node, health } => {
+                assert_ne!(self.node(node).health, *health, "only what changed is said");
+                self.node(node).health = health.clone();
+            }
             Action::SetTarget {
                 operation,
                 slot,
@@ -306,11 +362,42 @@ impl Model {
                     .expect("the provision is known")
                     .state = state.clone();
             }
-            Action::Tell(event) => assert_eq!(
-                event.kind, "node.disk_expanded",
+            Action::Tell(event) => assert!(
+                ["node.disk_expanded", "node.quarantine_held"].contains(&event.kind),
                 "nothing else needs to be told that no other action says: {event:?}"
             ),
         }
+    }
+
+    fn begin_planned(&mut self, plan: &StressPlanId, super_node: &SuperNodeId, slot: Timestamp) {
+        let run = StressRun {
+            plan: Some(plan.clone()),
+            ..crate::stress_run::stress_run(self, 8, Duration::from_mins(1))
+        };
+        let members = self.snapshot.members(super_node);
+        let nodes: Vec<NodeId> = members.map(|node| node.id.clone()).collect();
+        self.operation(OperationKind::StressRun(run), Some(super_node), &nodes);
+        self.planned.push(slot);
+    }
+
+    /// A test takes all devices of a free node.
+    fn begin_stress(&mut self, id: &NodeId, work: &StressWork) {
+        let node = &self.snapshot.nodes[id];
+        assert_eq!(
+            (&node.condition, &node.stress.work),
+            (&NodeCondition::Ready, &None)
+        );
+        assert!(!matches!(node.policy, NodePolicy::Draining { .. }));
+        for device in 0..node.device_count {
+            self.snapshot.leases.push(Lease {
+                node: id.clone(),
+                device,
+                holder: LeaseHolder::Stress {
+                    operation: work.operation.clone(),
+                },
+            });
+        }
+        self.node(id).stress.work = Some(work.clone());
     }
 
     fn set_operation(&mut self, id: &OperationId, state: &OperationState) {
@@ -410,8 +497,10 @@ impl Model {
             self.snapshot.leases.push(Lease {
                 node: place.node.clone(),
                 device: place.device,
-                job: id.clone(),
-                attempt: attempt.clone(),
+                holder: LeaseHolder::Job {
+                    job: id.clone(),
+                    attempt: attempt.clone(),
+                },
             });
         }
         let nodes: BTreeSet<&NodeId> = placement.iter().map(|place| &place.node).collect();
@@ -459,7 +548,7 @@ impl Model {
         );
         self.snapshot
             .leases
-            .retain(|lease| lease.attempt != attempt);
+            .retain(|lease| lease.attempt() != Some(&attempt));
         self.snapshot.master_ports.remove(&attempt);
     }
 
@@ -471,14 +560,25 @@ impl Model {
                 held.insert((&lease.node, lease.device)),
                 "two leases on one device"
             );
+            let (job, attempt) = match &lease.holder {
+                LeaseHolder::Job { job, attempt } => (job, attempt),
+                LeaseHolder::Stress { operation } => {
+                    let work = self.snapshot.nodes[&lease.node].stress.work.as_ref();
+                    assert!(
+                        work.is_some_and(|work| work.operation == *operation),
+                        "a lease of a run belongs to a node that it tests"
+                    );
+                    continue;
+                }
+            };
             let job = self
                 .snapshot
                 .jobs
-                .get(&lease.job)
+                .get(job)
                 .expect("a lease belongs to a live job");
             assert_eq!(
                 job.state.attempt(),
-                Some(&lease.attempt),
+                Some(attempt),
                 "a lease belongs to the present attempt"
             );
         }
@@ -490,7 +590,7 @@ impl Model {
                 .snapshot
                 .leases
                 .iter()
-                .filter(|lease| lease.attempt == *attempt)
+                .filter(|lease| lease.attempt() == Some(attempt))
                 .count();
             assert_eq!(
                 leases,

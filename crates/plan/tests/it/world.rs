@@ -8,11 +8,13 @@ use supernode_plan::{Contact, choose};
 use supernode_types::job::{JobSpec, JobState, RankEnd, RankState};
 use supernode_types::node::{Cordon, Membership, NodeCondition, NodeHealth, NodePolicy};
 use supernode_types::operation::{OperationKind, ProvisionState};
+use supernode_types::stress::{StressOutcome, StressProgress};
 use supernode_types::super_node::DrainMode;
 use supernode_types::{AttemptId, JobId, NodeId, OperationId, SuperNodeId, Timestamp};
 
 use crate::build::{job_spec, limits};
 use crate::model::Model;
+use crate::stress_run::stress_run;
 
 /// One thing that happens. Numbers choose among what is there.
 #[derive(Debug, Clone)]
@@ -43,6 +45,13 @@ pub(crate) enum Move {
     Uncordon(usize),
     Quarantine(usize),
     Release(usize),
+    /// A stress run on all members of a super node.
+    Test(usize),
+    /// A test of a node is over.
+    Judge {
+        node: usize,
+        outcome: usize,
+    },
     Break(usize),
     Repair(usize),
     Create {
@@ -164,17 +173,57 @@ impl World {
             for ((attempt, rank), device) in &agent.processes {
                 let mut leases = self.model.snapshot.leases.iter();
                 let lease = leases.find(|lease| {
-                    lease.node == *node && lease.device == *device && lease.attempt == *attempt
+                    lease.node == *node
+                        && lease.device == *device
+                        && lease.attempt() == Some(attempt)
                 });
                 let lease = lease.unwrap_or_else(|| {
                     panic!("rank {rank} of {attempt} runs on {node} without a lease")
                 });
+                let job = lease.job().expect("of a job");
                 assert_eq!(
-                    attempts.entry(&lease.job).or_insert(attempt),
+                    attempts.entry(job).or_insert(attempt),
                     &attempt,
                     "two attempts of one job run"
                 );
             }
+        }
+    }
+
+    fn test(&mut self, number: usize) {
+        let Some(super_node) = self.super_node(number) else {
+            return;
+        };
+        let members: Vec<NodeId> = self
+            .model
+            .snapshot
+            .members(&super_node)
+            .map(|node| node.id.clone())
+            .collect();
+        let window = Duration::from_mins(1);
+        let run = stress_run(&self.model, 1, window);
+        self.model
+            .operation(OperationKind::StressRun(run), Some(&super_node), &members);
+    }
+
+    /// An agent in contact that was told to test has ended.
+    fn judge(&mut self, number: usize, outcome: usize) {
+        let agents = &self.agents;
+        let tested = self.model.snapshot.nodes.values_mut().filter(|node| {
+            let connected = agents.get(&node.id).is_some_and(|agent| agent.connected);
+            connected && node.stress.work.is_some()
+        });
+        let text = String::new;
+        if let Some(work) = pick(tested, number).and_then(|node| node.stress.work.as_mut()) {
+            let outcome = match outcome {
+                _ if work.stop.is_some() => StressOutcome::Incomplete { why: text() },
+                0 => StressOutcome::Failed { finding: text() },
+                1 => StressOutcome::Suspect { finding: text() },
+                2 => StressOutcome::Undecided { why: text() },
+                3 => StressOutcome::Incomplete { why: text() },
+                _ => StressOutcome::Passed,
+            };
+            work.progress = StressProgress::Judged { outcome };
         }
     }
 
@@ -252,6 +301,8 @@ impl World {
                     run: "again".into(),
                 },
             ),
+            Move::Test(number) => self.test(*number),
+            Move::Judge { node, outcome } => self.judge(*node, *outcome),
             Move::Break(number) => self.agent(*number, |agent| agent.broken = true),
             Move::Repair(number) => self.agent(*number, |agent| agent.broken = false),
             Move::Create { count } => self.create(*count),
@@ -501,6 +552,9 @@ impl World {
         }
         for provision in 0..self.model.snapshot.provisions.len() {
             self.provisioner(provision, true);
+        }
+        for node in 0..self.agents.len() {
+            self.judge(node, 5);
         }
         self.sync_all();
         self.step(&Move::SyncAll);

@@ -8,12 +8,11 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
-use serde::{Deserialize, Serialize};
 use supernode_types::Clock;
 
-use super::histogram::Histogram;
 use super::kernel::Order;
-use super::sample::{Ended, Event, Metric, Part, Sample, Wrong};
+use super::sample::{Ended, Event};
+pub use supernode_verdict::outcome::Outcome;
 
 /// After the order to stop a child has so long; then it is killed. Longer than it needs to end itself.
 const KILL_AFTER: Duration = Duration::from_secs(9);
@@ -25,8 +24,6 @@ const MOST_LINE: u64 = 1 << 20;
 const MOST_COMPLAINTS: u64 = 4096;
 /// Events on their way at most; a kernel waits for a parent that does not listen.
 const MOST_WAITING: usize = 1024;
-/// Samples of one kernel that are kept; a kernel makes far fewer.
-const MOST_SAMPLES: usize = 1 << 20;
 
 /// How kernels are started: this program, as the hidden sub-command.
 #[derive(Debug, Clone)]
@@ -35,69 +32,6 @@ pub struct Launcher {
     pub program: PathBuf,
     /// Its arguments.
     pub arguments: Vec<String>,
-}
-
-/// Everything that a kernel said.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Outcome {
-    /// Measurements, in the order in which they were made.
-    pub samples: Vec<Sample>,
-    /// Distributions.
-    pub distributions: Vec<(Metric, Part, Histogram)>,
-    /// Wrong results.
-    pub wrong: Vec<Wrong>,
-    /// What a reader of the numbers has to know.
-    pub remarks: Vec<String>,
-    /// Processor time that it used.
-    pub cpu_seconds: f64,
-    /// Time on the clock that it took.
-    pub seconds: f64,
-    /// How it ended. Without a word of its own it is incomplete.
-    pub ended: Ended,
-}
-
-impl Default for Outcome {
-    fn default() -> Self {
-        Self {
-            samples: Vec::new(),
-            distributions: Vec::new(),
-            wrong: Vec::new(),
-            remarks: Vec::new(),
-            cpu_seconds: 0.0,
-            seconds: 0.0,
-            ended: Ended::Incomplete("it ended without a word".into()),
-        }
-    }
-}
-
-impl Outcome {
-    /// A kernel that could not run.
-    pub fn could_not_run(why: impl Into<String>) -> Self {
-        Self {
-            ended: Ended::CouldNotRun(why.into()),
-            ..Self::default()
-        }
-    }
-
-    /// Takes one event.
-    pub fn take(&mut self, event: Event) {
-        match event {
-            Event::Sample(sample) if self.samples.len() < MOST_SAMPLES => self.samples.push(sample),
-            Event::Sample(_) | Event::Listening(_) => {}
-            Event::Distribution {
-                metric,
-                part,
-                histogram,
-            } => self.distributions.push((metric, part, histogram)),
-            Event::Wrong(wrong) => self.wrong.push(wrong),
-            Event::Remark(remark) => self.remarks.push(remark),
-            Event::Used {
-                cpu_seconds,
-                seconds,
-            } => (self.cpu_seconds, self.seconds) = (cpu_seconds, seconds),
-            Event::End(ended) => self.ended = ended,
-        }
-    }
 }
 
 /// A kernel that runs. Dropping it ends it.

@@ -9,18 +9,20 @@
 pub mod child;
 pub mod compute;
 pub mod context;
+pub mod evidence;
 pub mod fault;
-pub mod histogram;
 pub mod kernel;
 pub mod link;
 pub mod memory;
 pub mod network;
-pub(crate) mod number;
 pub mod passive;
 pub(crate) mod processor;
 pub mod report;
-pub mod sample;
 pub mod storage;
 pub mod suite;
 pub mod vendor;
-pub mod verdict;
+
+pub use supernode_verdict as verdict;
+pub use supernode_verdict::{histogram, sample};
+
+pub(crate) use supernode_verdict::number;

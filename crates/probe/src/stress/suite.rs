@@ -1,73 +1,20 @@
 //! What one node tests by itself: items and tiers become kernels, and each kernel becomes a record with everything that belongs to it.
 
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use supernode_types::Clock;
+pub use supernode_types::stress::{Item, Tier};
 
 use super::child::{Launcher, Outcome};
 use super::compute::{Compute, Precision};
 use super::kernel::{Kernel, Order};
 use super::link::Links;
 use super::memory::{Pattern, Stream};
-use super::passive::{Change, Counters};
+use super::passive::{Change, counters};
 use super::storage::Storage;
 use super::verdict::hard::{self, HardFailure};
 use super::verdict::validity::{Validity, validity};
-
-/// A component of a node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Item {
-    /// Computing: speed and correctness.
-    Compute,
-    /// Memory: bandwidth and patterns.
-    Memory,
-    /// Links between processors and NUMA nodes.
-    Links,
-    /// Disks.
-    Storage,
-}
-
-impl Item {
-    /// All of them.
-    pub const ALL: [Self; 4] = [Self::Compute, Self::Memory, Self::Links, Self::Storage];
-
-    /// Its name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Compute => "compute",
-            Self::Memory => "memory",
-            Self::Links => "links",
-            Self::Storage => "storage",
-        }
-    }
-}
-
-impl FromStr for Item {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        Self::ALL
-            .into_iter()
-            .find(|item| item.name() == text)
-            .ok_or_else(|| {
-                let names = Self::ALL.map(Self::name).join(", ");
-                format!("`{text}` is no item of a test; known are {names}")
-            })
-    }
-}
-
-/// How much is tested.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Tier {
-    /// Two minutes at most: before a job, at admission.
-    Quick,
-    /// Twenty minutes at most: weekly.
-    Standard,
-}
 
 /// One kernel of a test.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -103,6 +50,26 @@ impl Step {
             Kernel::Ask(settings) => 2 * settings.stream_seconds + settings.datagram_seconds,
             Kernel::Storage(settings) => 4 * settings.seconds,
         }
+    }
+}
+
+impl Step {
+    /// The same with kernels that run for so long, for a try.
+    #[must_use]
+    pub fn lasting(mut self, wanted: u32) -> Self {
+        match &mut self.kernel {
+            Kernel::Compute(settings) => settings.seconds = wanted,
+            Kernel::Stream(settings) => settings.seconds = wanted,
+            Kernel::Pattern(settings) => settings.seconds = wanted,
+            Kernel::Links(settings) => settings.seconds = wanted,
+            Kernel::Listen(settings) => settings.seconds = wanted,
+            Kernel::Ask(settings) => {
+                settings.stream_seconds = wanted;
+                settings.datagram_seconds = wanted;
+            }
+            Kernel::Storage(settings) => settings.seconds = wanted,
+        }
+        self
     }
 }
 
@@ -197,7 +164,7 @@ pub fn run(
         limit_seconds: step.seconds().saturating_add(SLACK_SECONDS),
         kernel: step.kernel.clone(),
     };
-    let mut moments = vec![Counters::read(root)];
+    let mut moments = vec![counters(root)];
     let mut outcome = Outcome::default();
     match launcher.start(&order) {
         Ok(running) => {
@@ -206,7 +173,7 @@ pub fn run(
             running.finish(clock, &mut outcome, || {
                 asked += 1;
                 if asked.is_multiple_of(10) {
-                    moments.push(Counters::read(root));
+                    moments.push(counters(root));
                 }
                 told()
             });
@@ -218,7 +185,7 @@ pub fn run(
             ));
         }
     }
-    moments.push(Counters::read(root));
+    moments.push(counters(root));
     let change = Change::over(&moments);
     Record {
         validity: validity(&outcome, &change),

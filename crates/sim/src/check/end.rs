@@ -191,7 +191,7 @@ fn machine_at_rest(view: &View, machine: &Machine) -> Option<String> {
         !machine
             .processes
             .keys()
-            .any(|key| key.attempt == lease.attempt)
+            .any(|key| Some(&key.attempt) == lease.attempt())
     });
     if let Some(lease) = without {
         return Some(format!(

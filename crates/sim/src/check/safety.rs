@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use supernode_types::NodeId;
-use supernode_types::job::JobState;
+use supernode_types::job::{JobState, LeaseHolder};
 use supernode_types::node::SpecMatch;
 use supernode_types::operation::OperationKind;
 
@@ -36,18 +36,22 @@ pub(super) fn processes(view: &View, machines: &[Machine]) -> Option<String> {
                     "{key} runs on device {device} of {name} without a lease"
                 ));
             };
-            if lease.attempt != key.attempt {
+            let LeaseHolder::Job { job, attempt } = &lease.holder else {
                 return Some(format!(
-                    "{key} runs on device {device} of {name}, which is leased to {}",
-                    lease.attempt
+                    "{key} runs on device {device} of {name}, which is being tested"
+                ));
+            };
+            if *attempt != key.attempt {
+                return Some(format!(
+                    "{key} runs on device {device} of {name}, which is leased to {attempt}"
                 ));
             }
-            if let Some(other) = attempts.insert(lease.job.clone(), key.attempt.clone())
+            if let Some(other) = attempts.insert(job.clone(), key.attempt.clone())
                 && other != key.attempt
             {
                 return Some(format!(
-                    "two attempts of {} run: {other} and {}",
-                    lease.job, key.attempt
+                    "two attempts of {job} run: {other} and {}",
+                    key.attempt
                 ));
             }
         }
@@ -67,7 +71,6 @@ pub(super) fn store(check: &Check) -> Option<String> {
 fn leases(view: &View) -> Option<String> {
     let mut counts = BTreeMap::new();
     for lease in &view.leases {
-        *counts.entry(&lease.attempt).or_insert(0_usize) += 1;
         let Some(node) = view.nodes.get(&lease.node) else {
             return Some(format!("a lease on {}, which was removed", lease.node));
         };
@@ -77,13 +80,26 @@ fn leases(view: &View) -> Option<String> {
                 lease.device, node.name, node.device_count
             ));
         }
-        let Some(job) = view.jobs.get(&lease.job) else {
-            return Some(format!("a lease of {}, which does not exist", lease.job));
+        let (id, attempt) = match &lease.holder {
+            LeaseHolder::Job { job, attempt } => (job, attempt),
+            LeaseHolder::Stress { operation } => {
+                let work = node.stress.work.as_ref();
+                if work.is_none_or(|work| work.operation != *operation) {
+                    return Some(format!(
+                        "a lease of {operation} on {}, which it does not test",
+                        node.name
+                    ));
+                }
+                continue;
+            }
         };
-        if job.state.attempt() != Some(&lease.attempt) {
+        *counts.entry(attempt).or_insert(0_usize) += 1;
+        let Some(job) = view.jobs.get(id) else {
+            return Some(format!("a lease of {id}, which does not exist"));
+        };
+        if job.state.attempt() != Some(attempt) {
             return Some(format!(
-                "a lease of {} of {}, which is {}",
-                lease.attempt,
+                "a lease of {attempt} of {}, which is {}",
                 job.id,
                 job.state.word()
             ));

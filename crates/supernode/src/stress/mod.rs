@@ -28,6 +28,8 @@ pub(crate) const KERNEL: &str = "stress-kernel";
 pub(crate) enum StressCommand {
     /// Test this host, without a server
     Local(LocalArguments),
+    #[command(flatten)]
+    Nodes(supernode_cli::StressCommand),
 }
 
 /// What to test on this host.
@@ -50,10 +52,9 @@ enum TierName {
     Standard,
 }
 
-pub(crate) fn run(command: StressCommand, format: Format) -> anyhow::Result<ExitCode> {
-    let StressCommand::Local(arguments) = command;
+pub(crate) fn run(arguments: &LocalArguments, format: Format) -> anyhow::Result<ExitCode> {
     let told = interrupts()?;
-    let report = test(&arguments, &told)?;
+    let report = test(arguments, &told)?;
     let text = match format {
         Format::Table => table::table(&report),
         Format::Json => serde_json::to_string_pretty(&report)? + "\n",

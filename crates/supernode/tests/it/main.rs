@@ -10,3 +10,4 @@ mod jobs;
 mod loss;
 mod retry_policy;
 mod stress;
+mod stress_run;

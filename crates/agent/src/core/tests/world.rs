@@ -306,7 +306,10 @@ impl World {
             Effect::ApplyEnvironment { .. } | Effect::VerifyEnvironment { .. } => {
                 unreachable!("no environment is wanted")
             }
-            Effect::ExpandDisk { .. } | Effect::RestartMachine { .. } => {
+            Effect::RunStress { .. }
+            | Effect::StopStress { .. }
+            | Effect::ExpandDisk { .. }
+            | Effect::RestartMachine { .. } => {
                 unreachable!("no larger disk is wanted")
             }
             Effect::Reconnect => {}

@@ -232,7 +232,7 @@ fn heat(files: Files<'_>, found: &mut Counters) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::stress::passive::counters;
 
     #[test]
     fn a_written_down_machine_is_read() {
@@ -272,7 +272,7 @@ mod tests {
             std::fs::create_dir_all(file.parent().expect("has one")).expect("own directory");
             std::fs::write(file, text).expect("own directory");
         }
-        let found = Counters::read(machine.path());
+        let found = counters(machine.path());
         for (name, value) in [
             ("cpu/steal", 7),
             ("cpu/idle", 100),
@@ -294,7 +294,7 @@ mod tests {
 
     #[test]
     fn this_machine_has_some() {
-        let found = Counters::read(std::path::Path::new("/"));
+        let found = counters(std::path::Path::new("/"));
         assert!(found.counters.contains_key("cpu/idle"), "{found:?}");
     }
 }

@@ -14,5 +14,6 @@ mod retry_evidence;
 mod sample;
 mod schema;
 mod spec;
+mod stress;
 mod super_node;
 mod token;

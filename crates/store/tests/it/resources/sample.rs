@@ -10,13 +10,14 @@ use supernode_store::super_node::super_node_insert;
 use supernode_store::{ConflictKind, DatabaseUrl, Options, Store, StoreError, Tx};
 use supernode_types::disk::NodeDisk;
 use supernode_types::entropy::SeededEntropy;
-use supernode_types::job::{GroupKey, Job, JobSpec, JobState, Lease, Rank, RankState};
+use supernode_types::job::{GroupKey, Job, JobSpec, JobState, Lease, LeaseHolder, Rank, RankState};
 use supernode_types::node::{
     Membership, Node, NodeCondition, NodeHealth, NodePolicy, Position, SpecMatch,
 };
 use supernode_types::operation::{Operation, OperationKind, OperationState};
 use supernode_types::retry_policy::{AttemptRetry, RetryLibrary, RetryPolicy};
 use supernode_types::spec::SpecDefinition;
+use supernode_types::stress::NodeStress;
 use supernode_types::super_node::SuperNode;
 use supernode_types::{
     AttemptId, JobId, JoinTokenId, Name, NodeId, OperationId, SpecId, SuperNodeId, Timestamp,
@@ -129,6 +130,7 @@ pub(super) fn node(node_name: &str, seed: u64) -> Node {
         environment_applied: 0,
         environment_problems: Vec::new(),
         disk: NodeDisk::default(),
+        stress: NodeStress::default(),
         desired_generation: 1,
         generation: 1,
         enrolled_at: NOW,
@@ -210,8 +212,10 @@ pub(super) fn lease(attempt: &AttemptRecord, node: &NodeId, device: u32) -> Leas
     Lease {
         node: node.clone(),
         device,
-        job: attempt.job.clone(),
-        attempt: attempt.id.clone(),
+        holder: LeaseHolder::Job {
+            job: attempt.job.clone(),
+            attempt: attempt.id.clone(),
+        },
     }
 }
 

@@ -14,7 +14,7 @@ pub mod matching;
 use serde::{Deserialize, Serialize};
 
 use super::statistics::{log_normal_density, log_sum_exp, median, robust_deviation};
-use crate::stress::number::real_of;
+use crate::number::real_of;
 
 /// Where nodes are.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -366,7 +366,7 @@ fn spread(residuals: &[Residual], prior: &Prior) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stress::number::split_mix;
+    use crate::number::split_mix;
 
     fn fabric(nodes: usize, of_leaf: usize) -> Fabric {
         Fabric {
@@ -388,7 +388,7 @@ mod tests {
             for (one, other) in round {
                 for (from, to) in [(one, other), (other, one)] {
                     let noise: f64 = (0..4)
-                        .map(|_| crate::stress::number::uniform(&mut state) - 0.5)
+                        .map(|_| crate::number::uniform(&mut state) - 0.5)
                         .sum();
                     let mut bandwidth = 100.0 * (1.0 + noise * 0.01);
                     if sick.covers(fabric, from, to) {

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::observation::{FEATURES, Feature, Observation};
 use super::statistics::{mean, median, robust_deviation, variance};
-use crate::stress::number::real_of;
+use crate::number::real_of;
 
 /// What makes runs comparable: driver, firmware, tool and clock policy, as one text. Another one begins another baseline.
 pub type Fingerprint = String;
@@ -415,7 +415,7 @@ pub fn accept(peers: &[Observation], run: &Observation) -> Acceptance {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stress::sample::Metric;
+    use crate::sample::Metric;
 
     /// A run at a level, with a little noise that belongs to its number.
     fn run(level: f64, number: u32) -> Observation {

@@ -1,7 +1,7 @@
 //! Who is measured with whom: perfect matchings, so that every node has one partner at a time and no two flows share a NIC.
 
 use super::{Fabric, Hypothesis, Localisation};
-use crate::stress::number::split_mix;
+use crate::number::split_mix;
 
 /// Pairs of one round. With an odd number of nodes one stays alone.
 pub type Round = Vec<(usize, usize)>;
@@ -67,7 +67,7 @@ pub fn decisive(fabric: &Fabric, found: &Localisation, made: &[Round], seed: u64
         let round = shuffled(fabric, places[candidate % places.len()], &mut state);
         // A pair that was measured before is worth less than a new one, when all else is equal.
         let again = repeated(made, &round);
-        let worth = worth(&round) - 1e-6 * crate::stress::number::real_of(again);
+        let worth = worth(&round) - 1e-6 * crate::number::real_of(again);
         if worth > best.0 {
             best = (worth, round);
         }

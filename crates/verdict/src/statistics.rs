@@ -1,6 +1,6 @@
 //! The few robust statistics that verdicts are made of. Every function says what it gives for too little data.
 
-use crate::stress::number::{index, real_of};
+use crate::number::{index, real_of};
 
 /// Makes the median absolute deviation the standard deviation of normal values.
 const NORMAL: f64 = 1.4826;
@@ -89,6 +89,25 @@ pub fn area_below(worse: &[f64], reference: &[f64]) -> Option<f64> {
     Some(area / largest)
 }
 
+/// The share of a normal distribution below `z` spreads; exact to six digits (Abramowitz and Stegun 26.2.17).
+pub fn normal_share(z: f64) -> f64 {
+    const FACTORS: [f64; 5] = [
+        0.319_381_530,
+        -0.356_563_782,
+        1.781_477_937,
+        -1.821_255_978,
+        1.330_274_429,
+    ];
+    let t = 1.0 / (1.0 + 0.231_641_9 * z.abs());
+    let density = (-z * z / 2.0).exp() / (2.0 * std::f64::consts::PI).sqrt();
+    let above = density
+        * FACTORS
+            .iter()
+            .rev()
+            .fold(0.0, |sum, factor| (sum + factor) * t);
+    if z >= 0.0 { 1.0 - above } else { above }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -143,5 +162,17 @@ mod tests {
         assert!((sum - 1000.0 - 2.0_f64.ln()).abs() < 1e-9);
         let nothing = log_sum_exp([].into_iter());
         assert!(nothing.is_infinite() && nothing < 0.0);
+    }
+
+    #[test]
+    fn shares_of_the_normal_distribution_are_those_of_the_tables() {
+        for (z, share) in [
+            (0.0, 0.5),
+            (1.0, 0.841_345),
+            (1.96, 0.975_002),
+            (-3.0, 0.001_350),
+        ] {
+            assert!((normal_share(z) - share).abs() < 1e-5, "{z}");
+        }
     }
 }

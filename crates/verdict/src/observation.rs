@@ -5,9 +5,10 @@
 //! whatever the unit and whichever direction is good.
 
 use serde::{Deserialize, Serialize};
+use supernode_types::stress::{Measurement, Shape};
 
 use super::statistics::{mean, median, quantile, sorted};
-use crate::stress::sample::{Better, Metric};
+use crate::sample::{Better, Metric};
 
 /// Fewer samples say nothing about a shape.
 pub const FEWEST_FOR_SHAPE: usize = 12;
@@ -71,6 +72,29 @@ impl Observation {
             ramp,
             samples,
         })
+    }
+
+    /// What a stored measurement says; nothing for a metric without a good direction.
+    pub fn from_measurement(measurement: &Measurement) -> Option<Self> {
+        let shape = measurement.shape?;
+        let sane = [shape.level, shape.tail, shape.ramp]
+            .iter()
+            .all(|number| number.is_finite());
+        sane.then(|| Self {
+            level: shape.level,
+            tail: shape.tail,
+            ramp: shape.ramp,
+            samples: usize::try_from(measurement.samples).unwrap_or(usize::MAX),
+        })
+    }
+
+    /// What is stored of it.
+    pub fn shape(&self) -> Shape {
+        Shape {
+            level: self.level,
+            tail: self.tail,
+            ramp: self.ramp,
+        }
     }
 
     /// One of its numbers.

@@ -111,7 +111,7 @@ mod tests {
                 histogram.add(*value);
             }
             values.sort_by(f64::total_cmp);
-            let rank = super::super::number::index((super::super::number::real_of(values.len()) * share).ceil()).max(1);
+            let rank = crate::number::index((crate::number::real_of(values.len()) * share).ceil()).max(1);
             let exact = values[rank - 1];
             let found = histogram.quantile(share).expect("there are values");
             prop_assert!(found >= exact * 0.999 && found <= exact * 1.06, "{found} for {exact}");

@@ -4,9 +4,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::statistics::median;
-use crate::stress::child::Outcome;
-use crate::stress::passive::Change;
-use crate::stress::sample::{Better, Metric, Part};
+use crate::change::Change;
+use crate::outcome::Outcome;
+use crate::sample::{Better, Metric, Part};
 
 /// A number that must be reached.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -129,7 +129,7 @@ pub fn missing(expected: &[Part], outcome: &Outcome) -> Vec<HardFailure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stress::sample::{Sample, Wrong};
+    use crate::sample::{Sample, Wrong};
 
     fn outcome(values: &[f64]) -> Outcome {
         Outcome {

@@ -1,12 +1,89 @@
-//! What a kernel says: raw samples, distributions, wrong results, remarks. Never a verdict; that is a pure function over stored
-//! samples, so that it can be taken again later with better judgement.
+//! What is tested and measured, and what is kept of it.
 
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::histogram::Histogram;
+/// A component of a node.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Item {
+    /// Computing: speed and correctness.
+    Compute,
+    /// Memory: bandwidth and patterns.
+    Memory,
+    /// Links between processors and NUMA nodes.
+    Links,
+    /// Disks.
+    Storage,
+}
+
+impl Item {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Compute, Self::Memory, Self::Links, Self::Storage];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Compute => "compute",
+            Self::Memory => "memory",
+            Self::Links => "links",
+            Self::Storage => "storage",
+        }
+    }
+}
+
+impl FromStr for Item {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::ALL
+            .into_iter()
+            .find(|item| item.name() == text)
+            .ok_or_else(|| {
+                let names = Self::ALL.map(Self::name).join(", ");
+                format!("`{text}` is no item of a test; known are {names}")
+            })
+    }
+}
+
+/// How much is tested.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Tier {
+    /// Two minutes at most: before a job, at admission.
+    Quick,
+    /// Twenty minutes at most: weekly.
+    Standard,
+}
+
+impl Tier {
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Quick => "quick",
+            Self::Standard => "standard",
+        }
+    }
+
+    /// How long one round of it takes at most.
+    pub fn limit(self) -> Duration {
+        match self {
+            Self::Quick => Duration::from_mins(5),
+            Self::Standard => Duration::from_mins(40),
+        }
+    }
+}
 
 /// What was measured. The unit is part of the meaning, see [`Metric::unit`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Metric {
     /// Speed of one multiplication of f32 matrices.
@@ -125,7 +202,9 @@ impl Metric {
 }
 
 /// The part of a node that a sample is about.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Part {
     /// The node as a whole.
@@ -146,8 +225,8 @@ pub enum Part {
     Peer(String),
 }
 
-impl std::fmt::Display for Part {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Part {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Host => write!(formatter, "host"),
             Self::Core(core) => write!(formatter, "core {core}"),
@@ -161,133 +240,76 @@ impl std::fmt::Display for Part {
     }
 }
 
-/// One measurement.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Sample {
+/// What samples are worth.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Validity {
+    /// They may be judged.
+    Valid,
+    /// Somebody else used what was measured.
+    Contended(String),
+    /// Something held the part back: heat, power, or a limit of its control group.
+    Throttled(String),
+    /// The test did not come to its end.
+    Incomplete(String),
+    /// The test could not run.
+    CouldNotRun(String),
+}
+
+/// All samples of one metric of one part in one round, summed up.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Measurement {
     /// What.
     pub metric: Metric,
     /// Where.
     pub part: Part,
-    /// How much, in the metric's unit.
-    pub value: f64,
-    /// When, in seconds since the kernel began.
-    pub at_seconds: f64,
+    /// How many samples.
+    pub samples: u64,
+    /// The median, in the metric's unit.
+    pub median: f64,
+    /// What nineteen of twenty samples are better than.
+    pub worse: f64,
+    /// What the samples say of their part; absent for a metric without a good direction.
+    pub shape: Option<Shape>,
 }
 
-/// A result that is not what it has to be: the evidence of corruption.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Wrong {
-    /// Where.
-    pub part: Part,
-    /// What was computed, written or sent.
-    pub what: String,
-    /// What it has to be.
-    pub expected: String,
-    /// What it was.
-    pub got: String,
+/// Three numbers that a sick part changes in different ways; logarithms, "worse" downwards.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Shape {
+    /// The logarithm of the median.
+    pub level: f64,
+    /// The mean of the worst tenth against the median; zero where there are too few samples.
+    pub tail: f64,
+    /// The last third against the first; zero where there are too few samples.
+    pub ramp: f64,
 }
 
-/// One line of a kernel.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Event {
-    /// A measurement.
-    Sample(Sample),
-    /// Many measurements of one kind, too many to be said one by one.
-    Distribution {
-        /// What.
-        metric: Metric,
-        /// Where.
-        part: Part,
-        /// How much.
-        histogram: Histogram,
-    },
-    /// A wrong result.
-    Wrong(Wrong),
-    /// Something that a reader of the numbers has to know.
-    Remark(String),
-    /// The address that a listener waits on.
-    Listening(std::net::SocketAddr),
-    /// What the kernel used.
-    Used {
-        /// Processor time of all its threads.
-        cpu_seconds: f64,
-        /// Time on the clock.
-        seconds: f64,
-    },
-    /// The kernel came to its end.
-    End(Ended),
-}
-
-/// How a kernel ended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Ended {
-    /// It did all that was asked.
-    Complete,
-    /// It was stopped or cut short; what it said so far is neither a pass nor a failure.
-    Incomplete(String),
-    /// It could not run here; that is no fault of the part it was to test.
-    CouldNotRun(String),
-}
-
-/// Why a kernel gave no complete result.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// It was told to stop.
-    #[error("stopped before its end")]
-    Stopped,
-    /// It cannot run here.
-    #[error("{0}")]
-    CouldNotRun(String),
-}
-
-impl Refusal {
-    /// Says what could not be done, with the error of the system.
-    pub(crate) fn because(what: &str, error: impl std::fmt::Display) -> Self {
-        Self::CouldNotRun(format!("{what}: {error}"))
-    }
-}
-
-impl From<Refusal> for Ended {
-    fn from(refusal: Refusal) -> Self {
-        match refusal {
-            Refusal::Stopped => Self::Incomplete(refusal.to_string()),
-            Refusal::CouldNotRun(why) => Self::CouldNotRun(why),
-        }
-    }
+/// Everything that is kept of one kernel's run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct StepEvidence {
+    /// The component.
+    pub item: Item,
+    /// What was done, in a few words.
+    pub step: String,
+    /// The kernel with its settings, as one text: runs with others are not compared.
+    pub settings: String,
+    /// The software that it ran with. Another one begins another history.
+    pub fingerprint: String,
+    /// How long it took.
+    pub seconds: f64,
+    /// Whether the samples may be judged.
+    pub validity: Validity,
+    /// What is plainly wrong, in words.
+    pub failures: Vec<String>,
+    /// What was measured.
+    pub measurements: Vec<Measurement>,
+    /// What a reader of the numbers has to know.
+    pub remarks: Vec<String>,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn events_survive_the_pipe() {
-        let events = [
-            Event::Sample(Sample {
-                metric: Metric::GemmF32,
-                part: Part::CorePair(1, 2),
-                value: 1.5,
-                at_seconds: 0.25,
-            }),
-            Event::Wrong(Wrong {
-                part: Part::Directory("/data".into()),
-                what: "block 7".into(),
-                expected: "1".into(),
-                got: "2".into(),
-            }),
-            Event::End(Ended::CouldNotRun("no disk".into())),
-        ];
-        for event in events {
-            let line = serde_json::to_string(&event).expect("plain data");
-            assert!(!line.contains('\n'));
-            assert_eq!(
-                serde_json::from_str::<Event>(&line).expect("reads back"),
-                event
-            );
-        }
-    }
 
     #[test]
     fn a_metric_is_stored_by_name() {

@@ -1,29 +1,13 @@
 //! Whether samples may be judged at all. A run beside a neighbour's load, or under a throttle that somebody set, says nothing about the
 //! part: it is invalid, which is neither good nor bad, and is made again.
 
-use serde::{Deserialize, Serialize};
+pub use supernode_types::stress::Validity;
 
-use crate::stress::child::Outcome;
-use crate::stress::number::real;
-use crate::stress::passive::Change;
-use crate::stress::sample::{Ended, Metric};
-use crate::stress::verdict::statistics::median;
-
-/// What samples are worth.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Validity {
-    /// They may be judged.
-    Valid,
-    /// Somebody else used what was measured.
-    Contended(String),
-    /// Something held the part back: heat, power, or a limit of its control group.
-    Throttled(String),
-    /// The test did not come to its end.
-    Incomplete(String),
-    /// The test could not run.
-    CouldNotRun(String),
-}
+use crate::change::Change;
+use crate::number::real;
+use crate::outcome::Outcome;
+use crate::sample::{Ended, Metric};
+use crate::statistics::median;
 
 /// A thread that got less of its processor than this was in somebody's way.
 const LEAST_CPU_SHARE: f64 = 0.97;
@@ -96,7 +80,7 @@ pub fn validity(outcome: &Outcome, change: &Change) -> Validity {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stress::sample::{Part, Sample};
+    use crate::sample::{Part, Sample};
 
     fn outcome(share: f64) -> Outcome {
         Outcome {

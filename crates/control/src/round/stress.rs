@@ -1,0 +1,202 @@
+//! What actions do to nodes that are tested.
+
+use supernode_store::attempt::{lease_insert, lease_release_run};
+use supernode_store::stress::stress_result_insert;
+use supernode_store::{ConflictKind, StoreError};
+use supernode_types::event::{Severity, Subjects};
+use supernode_types::job::{Lease, LeaseHolder};
+use supernode_types::node::NodeHealth;
+use supernode_types::operation::OperationKind;
+use supernode_types::stress::{StressOutcome, StressPlan, StressResult, StressWork, Tier};
+use supernode_types::{NodeId, OperationId, StressPlanId, Timestamp};
+
+use super::{Round, missing};
+
+impl Round<'_, '_> {
+    /// Leases all devices of a node to a run and tells its agent.
+    pub(super) fn begin_stress(&mut self, id: &NodeId, work: StressWork) -> Result<(), StoreError> {
+        let devices = self.node(id)?.device_count;
+        for device in 0..devices {
+            let lease = Lease {
+                node: id.clone(),
+                device,
+                holder: LeaseHolder::Stress {
+                    operation: work.operation.clone(),
+                },
+            };
+            if !lease_insert(self.tx, &lease)? {
+                let what = format!("lease on device {device} of {id}");
+                let kind = ConflictKind::Unique;
+                return Err(StoreError::Conflict { kind, what });
+            }
+            self.snapshot.leases.push(lease);
+        }
+        self.node(id)?.stress.work = Some(work);
+        self.told.insert(id.clone());
+        Ok(())
+    }
+
+    /// Notes what of a plan is settled, and says so when something was missed.
+    pub(super) fn settle_stress_plan(
+        &mut self,
+        id: &StressPlanId,
+        settled: Timestamp,
+        next_due: Option<Timestamp>,
+        missed: u64,
+        why: &str,
+    ) -> Result<(), StoreError> {
+        let plan = self.plan(id)?;
+        plan.settled = settled;
+        plan.next_due = next_due;
+        plan.missed += missed;
+        if missed == 0 {
+            return Ok(());
+        }
+        let subjects = Subjects {
+            super_node: Some(plan.super_node.clone()),
+            ..Subjects::default()
+        };
+        let runs = if missed == 1 { "run" } else { "runs" };
+        let message = format!("{missed} {runs} of stress plan {id} did not take place: {why}");
+        self.tell("stress_plan.missed", Severity::Warning, message, subjects)
+    }
+
+    /// Begins the run of a plan on all full members.
+    pub(super) fn begin_planned(&mut self, id: &StressPlanId) -> Result<(), StoreError> {
+        let plan = self.plan(id)?.clone();
+        let members = self.snapshot.members(&plan.super_node);
+        let mut nodes: Vec<_> = members
+            .map(|node| (node.name.clone(), node.id.clone()))
+            .collect();
+        nodes.sort();
+        let operation = crate::stress_run::planned(&plan, nodes, self.snapshot.now, &*self.entropy);
+        self.plan(id)?.last_run = Some(operation.id.clone());
+        self.insert_operation(operation)
+    }
+
+    fn plan(&mut self, id: &StressPlanId) -> Result<&mut StressPlan, StoreError> {
+        self.stress_plans.insert(id.clone());
+        let found = self.snapshot.stress_plans.get_mut(id);
+        found.ok_or_else(|| missing("stress plan"))
+    }
+
+    pub(super) fn stop_stress(&mut self, id: &NodeId, why: String) -> Result<(), StoreError> {
+        if let Some(work) = &mut self.node(id)?.stress.work {
+            work.stop = Some(why);
+            self.told.insert(id.clone());
+        }
+        Ok(())
+    }
+
+    /// Records the outcome unless one is recorded, and gives the leases back. The agent starts nothing while a kernel of it runs, so the
+    /// devices are free for whoever comes next.
+    pub(super) fn end_stress(
+        &mut self,
+        operation: &OperationId,
+        id: &NodeId,
+        outcome: StressOutcome,
+    ) -> Result<(), StoreError> {
+        let now = self.snapshot.now;
+        let node = self.node(id)?;
+        let work = node
+            .stress
+            .work
+            .take_if(|work| work.operation == *operation);
+        if outcome == StressOutcome::Passed {
+            node.stress.last_passed = Some(now);
+        }
+        let name = node.name.clone();
+        let result = StressResult {
+            run: operation.clone(),
+            node: id.clone(),
+            tier: self.tier_of(operation),
+            outcome,
+            findings: Vec::new(),
+            undecided: Vec::new(),
+            rounds: work.as_ref().map_or(0, |work| work.round),
+            began_at: work.as_ref().map(|work| work.began_at),
+            ended_at: now,
+        };
+        if work.is_some() {
+            lease_release_run(self.tx, operation, id)?;
+            self.snapshot
+                .leases
+                .retain(|lease| lease.node != *id || lease.operation() != Some(operation));
+            self.told.insert(id.clone());
+        }
+        // What control has judged is recorded already, with everything that was found.
+        stress_result_insert(self.tx, &result)?;
+        let (kind, severity, what) = words(&result.outcome);
+        let message = match result.outcome.detail() {
+            Some(detail) => format!("node {name} {what}: {detail}"),
+            None => format!("node {name} {what}"),
+        };
+        let subjects = Subjects {
+            operation: Some(operation.clone()),
+            ..self.node_subjects(id)
+        };
+        self.tell(kind, severity, message, subjects)
+    }
+
+    pub(super) fn set_health(
+        &mut self,
+        id: &NodeId,
+        health: &NodeHealth,
+    ) -> Result<(), StoreError> {
+        let node = self.node(id)?;
+        let name = node.name.clone();
+        let was = std::mem::replace(&mut node.health, health.clone());
+        let (kind, severity, message) = match health {
+            NodeHealth::Quarantined { finding } => (
+                "node.quarantined",
+                Severity::Error,
+                format!("node {name} is quarantined and takes no new work: {finding}"),
+            ),
+            NodeHealth::Suspect { finding } => (
+                "node.suspected",
+                Severity::Warning,
+                format!("node {name} is suspect: {finding}"),
+            ),
+            NodeHealth::Proven { .. } if was.rank() > 1 => (
+                "node.proven",
+                Severity::Info,
+                format!("node {name} passed everything and is proven again"),
+            ),
+            NodeHealth::Proven { .. } | NodeHealth::Unproven => return Ok(()),
+        };
+        let subjects = self.node_subjects(id);
+        self.tell(kind, severity, message, subjects)
+    }
+
+    fn tier_of(&self, operation: &OperationId) -> Tier {
+        let found = self.snapshot.operations.get(operation);
+        match found.map(|operation| &operation.kind) {
+            Some(OperationKind::StressRun(run)) => run.tier,
+            _ => Tier::Quick,
+        }
+    }
+}
+
+/// What people are told.
+fn words(outcome: &StressOutcome) -> (&'static str, Severity, &'static str) {
+    match outcome {
+        StressOutcome::Passed => ("stress.passed", Severity::Info, "passed its test"),
+        StressOutcome::Failed { .. } => ("stress.failed", Severity::Error, "failed its test"),
+        StressOutcome::Suspect { .. } => (
+            "stress.suspect",
+            Severity::Warning,
+            "looks suspicious after its test",
+        ),
+        StressOutcome::Undecided { .. } => (
+            "stress.undecided",
+            Severity::Warning,
+            "was tested and cannot be judged",
+        ),
+        StressOutcome::Incomplete { .. } => (
+            "stress.incomplete",
+            Severity::Warning,
+            "was not tested to the end",
+        ),
+        StressOutcome::Skipped { .. } => ("stress.skipped", Severity::Warning, "was not tested"),
+    }
+}
