@@ -84,10 +84,11 @@ impl World {
                 }
                 self.connect_again(machine);
             }
-            // Simulated machines have no disks to grow.
-            Effect::ExpandDisk { .. } | Effect::RestartMachine { .. } => {}
-            // Nor anything to test.
-            Effect::RunStress { .. } | Effect::StopStress { .. } => {}
+            // Simulated machines have no disks to grow, and nothing to test.
+            Effect::ExpandDisk { .. }
+            | Effect::RestartMachine { .. }
+            | Effect::RunStress { .. }
+            | Effect::StopStress { .. } => {}
             Effect::Prune { archived } => {
                 let delay = self.disk_time();
                 self.agent_event(machine, delay, AgentEvent::Work(Work::Prune(archived)));
