@@ -2,7 +2,7 @@
 //!
 //! The contract says method, path, status and role; a handler says only what happens. Checks go from cheap to dear: route, token, role,
 //! headers, query, then the body. The handler runs in a task of its own: a client that hangs up never cancels a half-done request, and
-//! a panic becomes an answer. (The release build aborts on panic; the answer then is a broken connection and a restarted server.)
+//! a panic becomes an answer.
 
 use std::collections::BTreeSet;
 use std::fmt;
