@@ -260,21 +260,13 @@ fn a_bad_memory_is_found_and_its_node_kept_out_until_somebody_answers_for_it() {
         assert!(explained.contains(part), "{explained}");
     }
 
-    let job = id(&dev.json(&[
-        "job",
-        "submit",
-        "--super-node",
-        "train",
-        "--nodes",
-        "2",
-        "--",
-        "true",
-    ]));
+    let words = ["job", "submit", "--super-node", "train", "--nodes", "2"];
+    let job = dev.ok(&[&words[..], &["--", "true"]].concat());
+    let job = job.trim().to_owned();
     dev.until("the job to wait for the node", || {
         let state = dev.json(&["job", "show", &job])["state"].to_string();
         state.contains("1 quarantined (node-1").then_some(())
     });
-    dev.ok(&["run", "--super-node", "train", "--nodes", "1", "--", "true"]);
     dev.ok(&[
         "node",
         "release",
