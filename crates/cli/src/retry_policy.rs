@@ -332,8 +332,8 @@ mod tests {
         };
         assert_eq!(
             show(&detail, &look),
-            "super node:    train\nre-execution:  enabled\nmax retries:   3\nhold:          5 s\ninterval:      1 s\n\
-             retry timeout: 300 s\nlevels:        L1\nlibrary:       HCCL\n\
+            "super node:     train\nre-execution:   enabled\nmax retries:    3\nhold:           5 s\ninterval:       1 s\n\
+             retry timeout:  300 s\nlevels:         L1\nlibrary:        HCCL\n\
              \nvariables of jobs that start now\nHCCL_OP_RETRY_ENABLE=L1:1,L2:0\n\
              \neffective budget\nTIME     WHAT\n7 s      waiting\n1500 ms  a step\n\
              \nlimits of the library\nonly so\n\

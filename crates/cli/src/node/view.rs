@@ -273,7 +273,7 @@ pub(crate) mod tests {
                 "environment_problems": ["sysctl a.b drifted: 1"]
             }),
         );
-        let lease = json!({"node": view.node.id, "device": 0, "job": "job-01kb000000000000000000000a", "attempt": "try-01kb000000000000000000000a"});
+        let lease = json!({"node": view.node.id, "device": 0, "holder": "job", "job": "job-01kb000000000000000000000a", "attempt": "try-01kb000000000000000000000a"});
         let inventory = json!({"host_name": "h", "memory_bytes": 8_589_934_592_u64, "disks": [{"name": "sda", "size_bytes": 1024}]});
         let detail = NodeDetail {
             view,

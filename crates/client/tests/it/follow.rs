@@ -148,7 +148,7 @@ async fn a_log_is_followed_into_the_next_attempt() {
     assert_eq!(
         lines[1],
         format!(
-            "GET /api/v1/jobs/j/ranks/0/log?offset=4&wait_milliseconds=20000&attempt={FIRST} HTTP/1.1"
+            "GET /api/v1/jobs/j/ranks/0/log?attempt={FIRST}&offset=4&wait_milliseconds=20000 HTTP/1.1"
         )
     );
     assert_eq!(
@@ -158,7 +158,7 @@ async fn a_log_is_followed_into_the_next_attempt() {
     assert_eq!(
         lines[4],
         format!(
-            "GET /api/v1/jobs/j/ranks/0/log?offset=0&wait_milliseconds=20000&attempt={SECOND} HTTP/1.1"
+            "GET /api/v1/jobs/j/ranks/0/log?attempt={SECOND}&offset=0&wait_milliseconds=20000 HTTP/1.1"
         )
     );
 }

@@ -311,7 +311,7 @@ fn each_documented_condition_is_found() {
         it.inventories[1] = ascend("Ascend910B3");
     });
     check(Kind::ToolkitVersion, Prevents, "CANN 8.0.RC2 on n1", |it| {
-        it.inventories[0] = a3("8.0.RC2")
+        it.inventories[0] = a3("8.0.RC2");
     });
     check(
         Kind::ToolkitVersion,
@@ -324,7 +324,7 @@ fn each_documented_condition_is_found() {
         },
     );
     check(Kind::ToolkitVersion, Unknown, "`latest`", |it| {
-        it.inventories[0] = a3("latest")
+        it.inventories[0] = a3("latest");
     });
     check(
         Kind::MixedToolkitVersions,
@@ -341,22 +341,22 @@ fn each_documented_condition_is_found() {
         it.inventories[1].versions.remove("ascend_driver");
     });
     check(Kind::SingleServer, Prevents, "between servers only", |it| {
-        it.nodes = 1
+        it.nodes = 1;
     });
     check(Kind::Levels, Prevents, "add L1", |it| {
-        it.settings = settings(|wish| wish.levels = [RetryLevel::L2].into())
+        it.settings = settings(|wish| wish.levels = [RetryLevel::L2].into());
     });
     check(Kind::Levels, Limits, "several super pods", |it| {
         it.inventories[1].accelerators[0].super_pod_id = Some("7".into());
     });
     check(Kind::Levels, Unknown, "is not known", |it| {
-        it.inventories[1].accelerators[0].super_pod_id = None
+        it.inventories[1].accelerators[0].super_pod_id = None;
     });
     check(Kind::BackupLane, Limits, "backup_device_ip", |it| {
         it.settings = settings(|wish| wish.levels = [RetryLevel::L1, RetryLevel::L2].into());
     });
     check(Kind::HostAddress, Prevents, "host_ip for n2", |it| {
-        it.addresses[1] = "node-2.cluster"
+        it.addresses[1] = "node-2.cluster";
     });
     check(
         Kind::OtherSuperNodes,
@@ -365,17 +365,17 @@ fn each_documented_condition_is_found() {
         |it| it.differing.push("train-b".into()),
     );
     check(Kind::ReservedPorts, Limits, "60000-60015", |it| {
-        it.environment.sysctls.clear()
+        it.environment.sysctls.clear();
     });
     check(Kind::ReservedPorts, Limits, "50000-50015", |it| {
-        it.job("HCCL_IF_BASE_PORT", "50000")
+        it.job("HCCL_IF_BASE_PORT", "50000");
     });
 }
 
 #[test]
 fn what_is_set_by_hand_is_read_as_hccl_reads_it() {
     check(Kind::ExpansionMode, Prevents, "`AIV` by the job", |it| {
-        it.job("HCCL_OP_EXPANSION_MODE", "AIV")
+        it.job("HCCL_OP_EXPANSION_MODE", "AIV");
     });
     check(
         Kind::ExpansionMode,
@@ -388,10 +388,10 @@ fn what_is_set_by_hand_is_read_as_hccl_reads_it() {
         },
     );
     check(Kind::ZeroCopy, Prevents, "overwrite their input", |it| {
-        it.job("TORCH_HCCL_ZERO_COPY", "1")
+        it.job("TORCH_HCCL_ZERO_COPY", "1");
     });
     check(Kind::OverriddenVariable, Prevents, "EI0001", |it| {
-        it.job("HCCL_OP_RETRY_ENABLE", "L1:yes")
+        it.job("HCCL_OP_RETRY_ENABLE", "L1:yes");
     });
     check(
         Kind::OverriddenVariable,
@@ -400,10 +400,10 @@ fn what_is_set_by_hand_is_read_as_hccl_reads_it() {
         |it| it.job("HCCL_OP_RETRY_ENABLE", "L1:0,L2:0"),
     );
     check(Kind::OverriddenVariable, Prevents, "in this order", |it| {
-        it.job("HCCL_OP_RETRY_PARAMS", "MaxCnt:3")
+        it.job("HCCL_OP_RETRY_PARAMS", "MaxCnt:3");
     });
     check(Kind::OverriddenVariable, Prevents, "120 to 7200", |it| {
-        it.job("HCCL_CONNECT_TIMEOUT", "60")
+        it.job("HCCL_CONNECT_TIMEOUT", "60");
     });
     check(
         Kind::OverriddenVariable,
