@@ -8,7 +8,7 @@
 //! in the end, because nothing of its creation came true, is deleted.
 
 use supernode_types::node::{Membership, Node, NodeCondition, NodeHealth};
-use supernode_types::operation::{Operation, OperationState, Target, TargetState};
+use supernode_types::operation::{Operation, OperationKind, OperationState, Target, TargetState};
 use supernode_types::super_node::SuperNode;
 
 use super::{GivenUp, Planner, active, failed, leaves_by, provision, step_of};
@@ -55,12 +55,18 @@ pub(super) fn plan<'a>(planner: &mut Planner<'a, '_>, operation: &'a Operation) 
             planner.wait(operation, "the last node is released".into());
             return;
         }
-        if nodes.is_empty() && !planner.delete_super_node(operation, super_node) {
-            planner.wait(
-                operation,
-                format!("jobs of super node {} end", super_node.name),
-            );
-            return;
+        if nodes.is_empty() {
+            // One that still adds nodes may claim one in this very pass, and deletes the super node itself if none comes.
+            let waits_for = match still_adds(planner, operation, super_node) {
+                Some(_) if given_up.is_some() => None,
+                Some(other) => Some(format!("{} still adds nodes", other.id)),
+                None => (!planner.delete_super_node(operation, super_node))
+                    .then(|| format!("jobs of super node {} end", super_node.name)),
+            };
+            if let Some(waits_for) = waits_for {
+                planner.wait(operation, waits_for);
+                return;
+            }
         }
     }
     let tally = Planner::tally(&states, "joined");
@@ -100,6 +106,29 @@ pub(super) fn plan<'a>(planner: &mut Planner<'a, '_>, operation: &'a Operation) 
             },
         },
     );
+}
+
+/// Another operation that can still claim a node for the super node.
+fn still_adds<'a>(
+    planner: &Planner<'a, '_>,
+    operation: &Operation,
+    super_node: &SuperNode,
+) -> Option<&'a Operation> {
+    let others = planner.index.snapshot.operations.values();
+    let mut adding = others.filter(|other| {
+        other.id != operation.id
+            && other.super_node.as_ref() == Some(&super_node.id)
+            && !other.state.ended()
+            && matches!(
+                other.kind,
+                OperationKind::SuperNodeCreate | OperationKind::ScaleUp
+            )
+            && planner.given_up(other).is_none()
+    });
+    adding.find(|other| {
+        let targets = &mut other.targets.iter();
+        targets.any(|target| matches!(target.state, TargetState::Active { .. }))
+    })
 }
 
 /// Ends in success once every other member that can knows of the new ones.

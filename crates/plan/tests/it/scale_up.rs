@@ -352,3 +352,25 @@ fn a_creation_keeps_the_members_that_it_has() {
     assert_eq!(model.ended_operations[&operation].word(), "failed");
     assert!(model.snapshot.super_nodes.contains_key(&super_node));
 }
+
+#[test]
+fn a_super_node_stays_while_another_operation_claims_a_node_for_it() {
+    let mut model = Model::new(limits());
+    let spare = model.spare("s1", 1);
+    let super_node = model.empty_super_node("train");
+    let growth = model
+        .scale_up(OperationKind::ScaleUp, &super_node, 0, 1)
+        .expect("it waits for a new node");
+    let creation = model
+        .scale_up(OperationKind::SuperNodeCreate, &super_node, 1, 0)
+        .expect("one spare");
+    model.cancel(&growth);
+    model.reconcile();
+    assert_eq!(membership(&model, &spare), "joining");
+    assert!(model.snapshot.super_nodes.contains_key(&super_node));
+    model.apply_environment(&spare);
+    model.settle();
+    assert_eq!(model.ended_operations[&growth].word(), "cancelled");
+    assert_eq!(model.ended_operations[&creation].word(), "succeeded");
+    assert_eq!(model.snapshot.members(&super_node).count(), 1);
+}
