@@ -35,7 +35,8 @@ fn steps_are_listed_in_their_order() {
             "python",
             "generated",
             "acknowledged",
-            "demo"
+            "demo",
+            "vm-matrix"
         ]
     );
 }
