@@ -135,7 +135,8 @@ fn complaint(name: &str, output: &Output) -> String {
 fn partition(toolbox: &Toolbox, disk: &str, name: &str, number: u32) -> Result<String, Trouble> {
     let device = format!("/dev/{disk}");
     let number = number.to_string();
-    let said = if toolbox.has("growpart") {
+    // growpart does not work without util-linux's flock.
+    let said = if toolbox.has("growpart") && toolbox.has("flock") {
         growpart(toolbox, &device, &number)?
     } else {
         let arguments = ["--no-reread", "--force", "-N", &number, &device];
