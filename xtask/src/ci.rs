@@ -242,14 +242,14 @@ fn clippy() -> Result<Outcome> {
 fn build() -> Result<Outcome> {
     run_command(
         cargo_step(&["build", "--workspace", "--all-targets"]),
-        minutes(20),
+        minutes(30),
     )
 }
 
 fn test() -> Result<Outcome> {
     run_command(
         cargo_step(&["test", "--workspace", "--no-fail-fast"]),
-        minutes(25),
+        minutes(40),
     )
 }
 
