@@ -1,12 +1,12 @@
 //! What is kept of a kernel's run: everything that a verdict needs, in a bounded size, so that a node's whole test fits into one report.
 
-use supernode_types::stress::{Better, Measurement, Metric, Part, Shape, StepEvidence};
+use supernode_types::stress::{Measurement, Metric, Shape, StepEvidence};
 
 use super::report::in_words;
 use super::sample::Sample;
+use super::series::{Series, series};
 use super::suite::Record;
 use super::verdict::observation::Observation;
-use super::verdict::statistics::{quantile, sorted};
 
 /// Measurements of one kernel; the pairs of a large machine are the most there are.
 const MOST_MEASUREMENTS: usize = 1500;
@@ -58,36 +58,18 @@ fn lines(all: impl Iterator<Item = String>) -> Vec<String> {
         .collect()
 }
 
-/// The samples of each metric and part in the order in which they were made.
 fn measured(samples: &[Sample]) -> Vec<Measurement> {
-    let mut keys: Vec<(Metric, &Part)> = samples
-        .iter()
-        .map(|sample| (sample.metric, &sample.part))
-        .collect();
-    keys.sort();
-    keys.dedup();
-    let of = |(metric, part): (Metric, &Part)| {
-        let values: Vec<f64> = samples
-            .iter()
-            .filter(|sample| sample.metric == metric && sample.part == *part)
-            .map(|sample| sample.value)
-            .collect();
-        let ascending = sorted(values.iter().copied());
-        let worse = if metric.better() == Better::Less {
-            0.95
-        } else {
-            0.05
-        };
+    let of = |one: Series<'_>| {
         Some(Measurement {
-            metric,
-            part: part.clone(),
-            samples: values.len() as u64,
-            median: quantile(&ascending, 0.5)?,
-            worse: quantile(&ascending, worse)?,
-            shape: Observation::of(metric, &values).map(|observation| observation.shape()),
+            metric: one.metric,
+            part: one.part.clone(),
+            samples: one.values.len() as u64,
+            median: one.median()?,
+            worse: one.worse()?,
+            shape: Observation::of(one.metric, &one.values).map(|observation| observation.shape()),
         })
     };
-    keys.into_iter().filter_map(of).collect()
+    series(samples).filter_map(of).collect()
 }
 
 /// A distribution has no order in time; its tail is what its worst twentieth begins with.
@@ -102,6 +84,8 @@ fn shape_of_tail(metric: Metric, median: f64, worse: f64) -> Option<Shape> {
 
 #[cfg(test)]
 mod tests {
+    use supernode_types::stress::Part;
+
     use super::*;
     use crate::stress::child::Outcome;
     use crate::stress::histogram::Histogram;

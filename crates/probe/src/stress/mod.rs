@@ -18,6 +18,7 @@ pub mod network;
 pub mod passive;
 pub(crate) mod processor;
 pub mod report;
+mod series;
 pub mod storage;
 pub mod suite;
 pub mod vendor;

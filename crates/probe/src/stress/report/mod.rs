@@ -9,10 +9,11 @@ use supernode_types::Timestamp;
 
 use super::number::real_of;
 use super::sample::{Better, Metric, Part};
+use super::series::series;
 use super::suite::{Record, Tier};
 use super::vendor::VendorAnswer;
 use super::verdict::hard::HardFailure;
-use super::verdict::statistics::{mean, quantile, sorted, variance};
+use super::verdict::statistics::{mean, variance};
 
 /// A test of one host.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -52,44 +53,24 @@ pub struct Summary {
 
 /// The lines of one record, in the order of metric and part.
 pub fn summaries(record: &Record) -> Vec<Summary> {
-    let samples = &record.outcome.samples;
-    let mut keys: Vec<(Metric, &Part)> = samples
-        .iter()
-        .map(|sample| (sample.metric, &sample.part))
-        .collect();
-    keys.sort();
-    keys.dedup();
     let mut lines = Vec::new();
-    for (metric, part) in keys {
-        let values: Vec<f64> = samples
-            .iter()
-            .filter(|sample| sample.metric == metric && sample.part == *part)
-            .map(|sample| sample.value)
-            .collect();
-        let ascending = sorted(values.iter().copied());
-        let worse = if metric.better() == Better::Less {
-            0.95
-        } else {
-            0.05
-        };
-        let (Some(median), Some(worse), Some(middle)) = (
-            quantile(&ascending, 0.5),
-            quantile(&ascending, worse),
-            mean(&values),
-        ) else {
+    for one in series(&record.outcome.samples) {
+        let (Some(median), Some(worse), Some(middle)) =
+            (one.median(), one.worse(), mean(&one.values))
+        else {
             continue;
         };
         lines.push(Summary {
-            metric,
-            part: part.clone(),
-            count: values.len() as u64,
+            metric: one.metric,
+            part: one.part.clone(),
+            count: one.values.len() as u64,
             median,
             worse,
-            variation: variance(&values)
+            variation: variance(&one.values)
                 .filter(|_| middle > 0.0)
                 .map(|variance| variance.sqrt() / middle),
-            bars: bars(&ascending),
-            values,
+            bars: bars(&one.ascending),
+            values: one.values,
         });
     }
     for (metric, part, histogram) in &record.outcome.distributions {
