@@ -256,7 +256,7 @@ fn test() -> Result<Outcome> {
 /// Its tests are in the ordinary binary of tests in virtual machines, and ignored there.
 fn vm_matrix() -> Result<Outcome> {
     let arguments = ["test", "--workspace", "--test", "virtual_machine"];
-    let ignored = ["--", "--ignored", "--nocapture"];
+    let ignored = ["--", "--ignored", "--nocapture", "--test-threads=2"];
     run_command(
         cargo_step(&[&arguments[..], &ignored].concat()),
         minutes(90),

@@ -203,6 +203,16 @@ impl<'a> Fleet<'a> {
     }
 }
 
+impl Drop for Fleet<'_> {
+    /// A failure in here is mostly one of the operation.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let shown = self.server.run(&["operation", "list", "--output", "json"]);
+            eprintln!("{}", String::from_utf8_lossy(&shown.stdout));
+        }
+    }
+}
+
 /// What is the same for all machines.
 #[derive(Debug)]
 struct Context<'a> {

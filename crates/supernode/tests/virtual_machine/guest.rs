@@ -16,16 +16,6 @@ use crate::tools::{GUEST_PROGRAMS, MAKING_PROGRAMS, Tools, program};
 /// What a system disk is made of: `TABLE[-lvm]-FILESYSTEM`, as the scripts of the guest read it.
 pub(crate) type Layout = &'static str;
 
-/// Those that are tried.
-pub(crate) const LAYOUTS: [Layout; 6] = [
-    "gpt-lvm-ext4",
-    "gpt-lvm-xfs",
-    "gpt-xfs",
-    "gpt-btrfs",
-    "gpt-ext4",
-    "mbr-ext4",
-];
-
 /// Enough for every file system that is made here.
 const IMAGE_BYTES: u64 = 1 << 30;
 
