@@ -316,7 +316,9 @@ fn refuse_over_maximum(tx: &mut Tx<'_>, wish: &Wish, node: &Node) -> Result<(), 
 
 fn verdict(disk: &SystemDisk, size_bytes: u64) -> Result<(Vec<DiskStep>, bool), String> {
     match &disk.growth {
-        Growth::Unknown => Err("its agent does not say whether its system disk can grow".into()),
+        Growth::Unknown { why } => Err(format!(
+            "whether its system disk can grow is not known: {why}"
+        )),
         Growth::No { why } => Err(why.clone()),
         Growth::Yes { steps, at_size } => {
             let mbr = steps.iter().any(|step| {

@@ -63,12 +63,14 @@ pub struct DiskItem {
 }
 
 /// Whether a system disk can grow.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "can_grow", rename_all = "snake_case")]
 pub enum Growth {
-    /// The agent has not said.
-    #[default]
-    Unknown,
+    /// Nobody has said, or the agent could not look.
+    Unknown {
+        /// Why.
+        why: String,
+    },
     /// It can, by these steps.
     Yes {
         /// In their order.
@@ -81,6 +83,14 @@ pub enum Growth {
         /// Why, in one line, with what to do about it where something can be done.
         why: String,
     },
+}
+
+impl Default for Growth {
+    fn default() -> Self {
+        Self::Unknown {
+            why: "its agent has not said".into(),
+        }
+    }
 }
 
 /// How a disk learns that it grew.

@@ -36,6 +36,14 @@ use tool::Toolbox;
 /// How often the kernel is asked whether the device grew.
 const RESCAN_PERIOD: Duration = Duration::from_secs(1);
 
+/// How long to wait before the layout is looked at again.
+const LOOK_WAITS: [Duration; 4] = [
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+    Duration::from_secs(4),
+    Duration::from_secs(8),
+];
+
 /// Where the system disk is, and how it is worked on.
 #[derive(Debug, Clone)]
 pub struct DiskOptions {
@@ -190,11 +198,26 @@ impl Work<'_> {
         Ok(())
     }
 
+    /// Looks again for a while where a tool fails: one that has no answer at this moment must not end the operation.
+    fn look(&self) -> SystemDisk {
+        let mut waits = LOOK_WAITS.into_iter();
+        loop {
+            let disk = self.executor.look();
+            let (Growth::Unknown { why }, Some(wait)) = (&disk.growth, waits.next()) else {
+                return disk;
+            };
+            tracing::warn!(
+                why,
+                "the layout of the system disk cannot be read, looking again"
+            );
+            std::thread::sleep(wait);
+        }
+    }
+
     fn steps(&self) -> Result<Vec<DiskStep>, String> {
-        match self.executor.look().growth {
+        match self.look().growth {
             Growth::Yes { steps, .. } => Ok(steps),
-            Growth::No { why } => Err(why),
-            Growth::Unknown => Err("the layout is not known".into()),
+            Growth::No { why } | Growth::Unknown { why } => Err(why),
         }
     }
 
@@ -284,7 +307,7 @@ impl Work<'_> {
 
     /// Reads everything back.
     fn verify(&self) -> Result<String, Trouble> {
-        let disk = self.executor.look();
+        let disk = self.look();
         match disk.growth {
             Growth::Yes { at_size: true, .. } if disk.size_bytes >= self.wish.size_bytes => {
                 Ok(String::new())
@@ -293,8 +316,7 @@ impl Work<'_> {
                 "every tool succeeded, and a layer does not fill the one below it all the same"
                     .into(),
             )),
-            Growth::No { why } => Err(Trouble::Failed(why)),
-            Growth::Unknown => Err(Trouble::Failed("the layout is not known".into())),
+            Growth::No { why } | Growth::Unknown { why } => Err(Trouble::Failed(why)),
         }
     }
 

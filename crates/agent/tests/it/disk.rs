@@ -276,6 +276,26 @@ fn a_tool_that_fails_leaves_the_disk_usable_and_the_next_try_goes_on() {
 }
 
 #[test]
+fn a_look_that_fails_once_is_repeated() {
+    if !able(XFS) {
+        return;
+    }
+    let disk = LoopDisk::new(Layout::partitioned(Table::Gpt, "xfs"), 1);
+    let bench = Bench::new();
+    let told =
+        "[ -e \"$0.told\" ] || { touch \"$0.told\"; echo 'lsblk: out of memory' >&2; exit 1; }";
+    bench.shim("lsblk", &format!("{told}\nexec REAL \"$@\""));
+    disk.grow_file(2);
+    let Growth::Unknown { why } = bench.look(&disk.mount_point()).growth else {
+        panic!("a tool that fails is no verdict");
+    };
+    assert!(why.contains("out of memory"), "{why}");
+    std::fs::remove_file(bench.tools.path().join("lsblk.told")).expect("it was put there");
+    assert_grown(&bench.expand(&disk.mount_point(), 2), 1, 2);
+    disk.check();
+}
+
+#[test]
 fn ext4_online_needs_a_capability_and_offline_does_not() {
     if !able(EXT4) {
         return;

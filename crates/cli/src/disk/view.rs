@@ -37,7 +37,7 @@ fn one(view: &DiskView, look: &Look, text: &mut String) {
         );
     }
     let verdict = match &disk.growth {
-        Growth::Unknown => "its agent does not say".to_owned(),
+        Growth::Unknown { why } => format!("not known: {}", clean(why)),
         Growth::Yes { at_size: true, .. } => "yes; every layer fills the one below it".to_owned(),
         Growth::Yes { at_size: false, .. } => {
             "yes; a layer does not fill the one below it yet".to_owned()

@@ -66,7 +66,7 @@ pub fn plan_of(
     programs: &BTreeSet<String>,
     wanted_bytes: Option<u64>,
 ) -> SystemDisk {
-    let work = || -> Result<SystemDisk, String> {
+    let work = || -> Result<SystemDisk, Obstacle> {
         let blocks = sources::parse_blocks(answers.lsblk)?;
         let mount = sources::parse_mount(answers.findmnt)?;
         let [pvs, vgs, lvs] = answers.lvm;
@@ -88,20 +88,40 @@ pub fn plan_of(
             wanted_bytes,
         }))
     };
-    work().unwrap_or_else(refused)
+    work().unwrap_or_else(Obstacle::disk)
 }
 
 /// Looks at the disk below `place`: the mount point of the system's file system (`/` in life), or a device that is not mounted.
 /// `root` is where `/proc`, `/sys` and `/dev` are found. Runs a handful of programs; not to be called from an asynchronous task.
 pub fn look(root: &Path, tools: &dyn Tools, place: &str, wanted_bytes: Option<u64>) -> SystemDisk {
     let files = Files::below(root);
-    look_at(files, tools, place, wanted_bytes).unwrap_or_else(refused)
+    look_at(files, tools, place, wanted_bytes).unwrap_or_else(Obstacle::disk)
 }
 
-fn refused(why: String) -> SystemDisk {
-    SystemDisk {
-        growth: Growth::No { why },
-        ..SystemDisk::default()
+/// Why there is no layout.
+enum Obstacle {
+    /// A program is not installed.
+    Missing(String),
+    /// A program failed or said what cannot be read. The next look may be better.
+    Unreadable(String),
+}
+
+impl From<String> for Obstacle {
+    fn from(why: String) -> Self {
+        Self::Unreadable(why)
+    }
+}
+
+impl Obstacle {
+    fn disk(self) -> SystemDisk {
+        let growth = match self {
+            Self::Missing(why) => Growth::No { why },
+            Self::Unreadable(why) => Growth::Unknown { why },
+        };
+        SystemDisk {
+            growth,
+            ..SystemDisk::default()
+        }
     }
 }
 
@@ -110,11 +130,11 @@ fn look_at(
     tools: &dyn Tools,
     place: &str,
     wanted_bytes: Option<u64>,
-) -> Result<SystemDisk, String> {
+) -> Result<SystemDisk, Obstacle> {
     let ask = |tool: Tool, arguments: &[&str]| match tools.run(tool, arguments) {
         Ok(output) => Ok(output.text),
-        Err(crate::tools::ToolError::NotFound { tool }) => Err(missing(&tool)),
-        Err(error) => Err(error.to_string()),
+        Err(crate::tools::ToolError::NotFound { tool }) => Err(Obstacle::Missing(missing(&tool))),
+        Err(error) => Err(Obstacle::Unreadable(error.to_string())),
     };
     let blocks = ask(
         Tool::Lsblk,
@@ -133,7 +153,7 @@ fn look_at(
     let mount = match sources::parse_mount(&mount) {
         Ok(mount) => mount,
         Err(_) if how == "--source" => unmounted(files, &blocks, place),
-        Err(error) => return Err(error),
+        Err(error) => return Err(error.into()),
     };
     let place = if how == "--source" {
         &mount.target
@@ -186,22 +206,25 @@ fn unmounted(files: Files<'_>, blocks: &[Block], place: &str) -> Mount {
 }
 
 fn table(
-    ask: &impl Fn(Tool, &[&str]) -> Result<String, String>,
+    ask: &impl Fn(Tool, &[&str]) -> Result<String, Obstacle>,
     chain: Option<&Chain<'_>>,
     programs: &BTreeSet<String>,
-) -> Result<Option<Table>, String> {
+) -> Result<Option<Table>, Obstacle> {
     let Some(chain) = chain.filter(|chain| chain.has("part") && programs.contains("sfdisk")) else {
         return Ok(None);
     };
     let disk = format!("/dev/{}", chain.disk().kernel_name);
-    sources::parse_table(&ask(Tool::Sfdisk, &["--json", &disk])?)
+    Ok(sources::parse_table(&ask(
+        Tool::Sfdisk,
+        &["--json", &disk],
+    )?)?)
 }
 
 fn lvm(
-    ask: &impl Fn(Tool, &[&str]) -> Result<String, String>,
+    ask: &impl Fn(Tool, &[&str]) -> Result<String, Obstacle>,
     chain: Option<&Chain<'_>>,
     programs: &BTreeSet<String>,
-) -> Result<Option<Lvm>, String> {
+) -> Result<Option<Lvm>, Obstacle> {
     if !chain.is_some_and(|chain| chain.has("lvm")) || !programs.contains("lvm") {
         return Ok(None);
     }
@@ -221,7 +244,7 @@ fn lvm(
     let physical = report("pvs", "pv_name,vg_name,pv_size")?;
     let groups = report("vgs", "vg_name,vg_extent_size,vg_free,pv_count")?;
     let logical = report("lvs", "lv_name,vg_name,segtype,origin,lv_dm_path")?;
-    sources::parse_lvm(&physical, &groups, &logical).map(Some)
+    Ok(Some(sources::parse_lvm(&physical, &groups, &logical)?))
 }
 
 /// The kernel lists the devices of each mounted btrfs.

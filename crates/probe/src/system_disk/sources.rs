@@ -230,14 +230,20 @@ fn report(text: &str, name: &str) -> Result<Vec<Value>, String> {
         .collect())
 }
 
+/// The most characters of a tool's answer that are told when it cannot be read.
+const MOST_SHOWN_CHARACTERS: usize = 400;
+
 /// Tools warn before and behind their JSON.
 fn json(text: &str, tool: &str) -> Result<Value, String> {
     let begin = text.find('{').unwrap_or(0);
     let mut values = serde_json::Deserializer::from_str(&text[begin..]).into_iter();
-    match values.next() {
-        Some(Ok(value)) => Ok(value),
-        _ => Err(format!("{tool} did not answer in JSON")),
+    if let Some(Ok(value)) = values.next() {
+        return Ok(value);
     }
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let words = words.join(" ");
+    let said: String = words.chars().take(MOST_SHOWN_CHARACTERS).collect();
+    Err(format!("{tool} did not answer in JSON but: {said}"))
 }
 
 fn list<'a>(value: &'a Value, name: &str) -> Option<&'a Vec<Value>> {
