@@ -5,6 +5,7 @@
 //! back may need an agent to clean a node, and gets [`FOLLOW_UP`] for it. After that a node is released as it is: as a spare that
 //! is not ready until its agent has cleaned it, so nothing depends on the operation any more.
 
+mod admission;
 mod disk_expand;
 mod environment_change;
 mod node_remove;
@@ -19,7 +20,9 @@ use std::time::Duration;
 
 use supernode_types::job::{JobOutcome, JobState};
 use supernode_types::node::{Membership, Node, NodeCondition, NodePolicy};
-use supernode_types::operation::{Operation, OperationKind, OperationState, Target, TargetState};
+use supernode_types::operation::{
+    Admission, Operation, OperationKind, OperationState, Target, TargetState,
+};
 use supernode_types::super_node::SuperNode;
 use supernode_types::{JobId, NodeId, SuperNodeId};
 
@@ -50,8 +53,11 @@ pub(crate) fn plan(index: &Index<'_>, limits: &Limits) -> Vec<Action> {
         .filter(|operation| !operation.state.ended())
     {
         match &operation.kind {
-            OperationKind::SuperNodeCreate | OperationKind::ScaleUp => {
-                scale_up::plan(&mut planner, operation);
+            OperationKind::SuperNodeCreate => {
+                scale_up::plan(&mut planner, operation, Admission::None);
+            }
+            OperationKind::ScaleUp { admission } => {
+                scale_up::plan(&mut planner, operation, *admission);
             }
             OperationKind::ScaleDown { .. } => scale_down::plan(&mut planner, operation),
             OperationKind::SuperNodeDelete => super_node_delete::plan(&mut planner, operation),
