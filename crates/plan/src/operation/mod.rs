@@ -41,6 +41,7 @@ pub(crate) fn plan(index: &Index<'_>, limits: &Limits) -> Vec<Action> {
         claimed: HashSet::new(),
         released: HashSet::new(),
         deleted: HashSet::new(),
+        removed: HashSet::new(),
         ended_jobs: HashSet::new(),
         departed: HashMap::new(),
         tested: HashSet::new(),
@@ -90,6 +91,7 @@ struct Planner<'a, 'b> {
     claimed: HashSet<&'a NodeId>,
     released: HashSet<NodeId>,
     deleted: HashSet<&'a SuperNodeId>,
+    removed: HashSet<&'a NodeId>,
     ended_jobs: HashSet<&'a JobId>,
     /// Full members that this plan takes out, by super node.
     departed: HashMap<&'a SuperNodeId, usize>,
