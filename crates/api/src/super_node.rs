@@ -81,6 +81,9 @@ pub struct ScaleUpRequest {
     /// Which spares, by name or id.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nodes: Vec<String>,
+    /// They join without the test that the server's settings ask for.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub skip_admission: bool,
     /// Seconds until the operation is given up; 900 when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline_seconds: Option<u64>,

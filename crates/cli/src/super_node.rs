@@ -120,6 +120,9 @@ pub struct ScaleUpArguments {
     /// A spare by name or id; may be given several times
     #[arg(long, value_name = "NAME", group = "which", value_delimiter = ',')]
     node: Vec<String>,
+    /// Let them join without the test that the server asks for; an event and the audit log say who did
+    #[arg(long)]
+    skip_admission: bool,
     #[command(flatten)]
     scale: ScaleOptions,
 }
@@ -268,12 +271,14 @@ async fn scale_up(session: &Session<'_>, arguments: ScaleUpArguments) -> Result<
         count,
         to,
         node,
+        skip_admission,
         scale,
     } = arguments;
     let request = ScaleUpRequest {
         count,
         to,
         nodes: node,
+        skip_admission,
         deadline_seconds: scale.deadline.seconds(),
     };
     let client = session.client()?;

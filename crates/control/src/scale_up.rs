@@ -5,10 +5,12 @@ use std::time::Duration;
 use supernode_plan::Snapshot;
 use supernode_plan::choose::{Choice, check_named, choose_spares};
 use supernode_store::Tx;
+use supernode_store::event::event_insert;
 use supernode_store::provision::provision_insert;
+use supernode_types::event::{NewEvent, Severity, Subjects};
 use supernode_types::node::Node;
 use supernode_types::operation::{
-    Operation, OperationKind, Provision, ProvisionState, TargetState,
+    Admission, Operation, OperationKind, Provision, ProvisionState, TargetState,
 };
 use supernode_types::{OperationId, ProvisionId, SpecId, SuperNodeId};
 
@@ -26,6 +28,15 @@ pub enum Selection {
     To(u32),
     /// These spares, by name or id.
     Named(Vec<String>),
+}
+
+/// Whether new nodes are tested before they join.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Test {
+    /// As the server's settings say.
+    AsSet,
+    /// They are not.
+    Skipped,
 }
 
 /// What a scale-up would do.
@@ -76,9 +87,14 @@ pub fn scale_up(
     intent: &Intent,
     id_or_name: &str,
     selection: &Selection,
+    test: Test,
     deadline: Duration,
 ) -> Result<Operation, Refusal> {
     let super_node = find_for_change(tx, intent, id_or_name)?;
+    let admission = match test {
+        Test::AsSet => intent.settings.admission,
+        Test::Skipped => Admission::None,
+    };
     let mut round = Round::of(tx, intent)?;
     let plan = choose(
         &round.snapshot,
@@ -90,11 +106,27 @@ pub fn scale_up(
     let operation = begin(
         &mut round,
         intent,
-        OperationKind::ScaleUp,
+        OperationKind::ScaleUp { admission },
         &super_node.id,
         &plan,
         deadline,
     )?;
+    if admission != intent.settings.admission {
+        let event = NewEvent {
+            kind: "super_node.admission_skipped",
+            severity: Severity::Warning,
+            message: format!(
+                "nodes join super node {} untested, because {} asked for it",
+                super_node.name, intent.actor
+            ),
+            subjects: Subjects {
+                super_node: Some(super_node.id.clone()),
+                operation: Some(operation.id.clone()),
+                ..Subjects::default()
+            },
+        };
+        event_insert(round.tx(), &event, intent.now)?;
+    }
     round.finish()?;
     Ok(operation)
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use supernode_plan::Limits;
+use supernode_types::operation::Admission;
 
 use crate::provisioner::Provisioner;
 
@@ -25,12 +26,14 @@ pub struct Settings {
     pub master_ports: (u16, u16),
     /// Of a hundred nodes of a super node, how many may be quarantined at once; one of several always may.
     pub quarantine_percent: u32,
+    /// What nodes have to pass before they join a super node that grows, unless a request says that they join untested.
+    pub admission: Admission,
     /// How long the measurements of stress tests are kept; what came of them is kept for ever.
     pub evidence_retention: Duration,
 }
 
 impl Settings {
-    /// What fits a real cluster; `dev` shortens `lost_after`.
+    /// What fits a real cluster; `dev` shortens `lost_after` and tests nobody.
     pub fn new(provisioner: Provisioner) -> Self {
         Self {
             lost_after: Duration::from_secs(30),
@@ -41,6 +44,9 @@ impl Settings {
             idempotency_retention: Duration::from_hours(24),
             master_ports: (20_000, 29_999),
             quarantine_percent: 20,
+            admission: Admission::Quick {
+                kernel_seconds: None,
+            },
             evidence_retention: Duration::from_hours(90 * 24),
         }
     }

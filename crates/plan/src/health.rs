@@ -12,18 +12,33 @@
 
 use supernode_types::node::{Node, NodeHealth};
 use supernode_types::operation::Operation;
-use supernode_types::stress::{Item, StressOutcome, StressRun};
+use supernode_types::stress::{Item, StressOutcome};
 
-/// Whether a test of these items in this length may bring back a node that was suspected.
-fn full(run: &StressRun) -> bool {
-    run.kernel_seconds.is_none() && Item::ALL.iter().all(|item| run.items.contains(item))
+/// Whether a test may bring back a node that was suspected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Coverage {
+    /// Everything, in its full length.
+    Everything,
+    /// Less.
+    Part,
+}
+
+impl Coverage {
+    /// Of a test of these items, with kernels of the tier's own length when `kernel_seconds` is absent.
+    pub fn of(items: &[Item], kernel_seconds: Option<u32>) -> Self {
+        if kernel_seconds.is_none() && Item::ALL.iter().all(|item| items.contains(item)) {
+            Self::Everything
+        } else {
+            Self::Part
+        }
+    }
 }
 
 /// The health of a node after a test, if that changes it.
 pub fn after(
     node: &Node,
     operation: &Operation,
-    run: &StressRun,
+    coverage: Coverage,
     outcome: &StressOutcome,
     brake: Brake,
 ) -> Option<NodeHealth> {
@@ -31,7 +46,7 @@ pub fn after(
     let doubted = quarantined || matches!(node.health, NodeHealth::Suspect { .. });
     let finding = |finding: &str| format!("{finding} ({})", operation.id);
     let health = match outcome {
-        StressOutcome::Passed if doubted && !full(run) => return None,
+        StressOutcome::Passed if doubted && coverage == Coverage::Part => return None,
         StressOutcome::Passed => NodeHealth::Proven {
             run: operation.id.to_string(),
         },

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::Value;
-use supernode_control::scale_up::Selection;
+use supernode_control::scale_up::{Selection, Test};
 use supernode_control::super_node::Create;
 use supernode_control::{
     ChangeRequest, Control, IdempotencyKey, Intent, Refusal, Tx, environment, job, node, operation,
@@ -140,7 +140,12 @@ impl Request {
                 selection,
                 deadline,
             } => value(&scale_up::scale_up(
-                tx, intent, super_node, selection, *deadline,
+                tx,
+                intent,
+                super_node,
+                selection,
+                Test::AsSet,
+                *deadline,
             )?),
             Self::ScaleDown {
                 super_node,

@@ -12,6 +12,7 @@ use std::time::Duration;
 use supernode_control::provisioner::Provisioner;
 use supernode_control::service::{LoopMetrics, pass};
 use supernode_control::{ChangeRequest, Control, Enrolment, Refusal, Settings, enrol};
+use supernode_types::operation::Admission;
 
 use crate::cloud::Calls;
 use crate::event::{AgentEvent, Event, ServerEvent};
@@ -52,6 +53,7 @@ impl World {
         };
         let mut settings = Settings::new(provisioner);
         settings.lost_after = options.lost_after;
+        settings.admission = Admission::None;
         settings
     }
 

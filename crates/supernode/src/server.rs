@@ -19,6 +19,7 @@ use supernode_http::{
 };
 use supernode_store::DatabaseUrl;
 use supernode_types::entropy::SystemEntropy;
+use supernode_types::operation::Admission;
 use supernode_types::time::{SystemClock, parse_duration};
 use supernode_types::{Clock, Entropy};
 use tokio_util::sync::CancellationToken;
@@ -71,6 +72,8 @@ pub(crate) struct ServerArguments {
     /// How long a node's certificate is valid; agents renew it in time
     #[arg(long, default_value = "24h", value_parser = parse_duration)]
     pub(crate) certificate_lifetime: Duration,
+    #[command(flatten)]
+    pub(crate) admission: AdmissionArguments,
     /// Serve /metrics without a token
     #[arg(long)]
     pub(crate) open_metrics: bool,
@@ -80,6 +83,37 @@ pub(crate) struct ServerArguments {
     /// How log lines look
     #[arg(long, value_enum, default_value = "text")]
     pub(crate) log_format: LogFormat,
+}
+
+/// What nodes have to pass before they join a super node that grows
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct AdmissionArguments {
+    /// The test of nodes before they join a super node that grows
+    #[arg(long, value_enum, default_value = "quick")]
+    pub(crate) admission: AdmissionTest,
+    /// How long each kernel of that test runs; the test's own times when absent
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=60))]
+    pub(crate) admission_kernel_seconds: Option<u32>,
+}
+
+/// How much of a node is tested before it joins
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum AdmissionTest {
+    /// Nothing
+    None,
+    /// Everything, for two minutes at most
+    Quick,
+}
+
+impl AdmissionArguments {
+    fn admission(&self) -> Admission {
+        match self.admission {
+            AdmissionTest::None => Admission::None,
+            AdmissionTest::Quick => Admission::Quick {
+                kernel_seconds: self.admission_kernel_seconds,
+            },
+        }
+    }
 }
 
 /// How nodes come and go
@@ -173,6 +207,7 @@ fn settings(arguments: &ServerArguments) -> anyhow::Result<Settings> {
     settings.lost_after = arguments.lost_after;
     settings.sync_interval = arguments.sync_interval;
     settings.certificate_lifetime = arguments.certificate_lifetime;
+    settings.admission = arguments.admission.admission();
     Ok(settings)
 }
 

@@ -21,7 +21,11 @@ pub enum OperationKind {
     /// Creates a super node from spares (and provisioned nodes).
     SuperNodeCreate,
     /// Adds nodes.
-    ScaleUp,
+    ScaleUp {
+        /// What they have to pass before they join.
+        #[serde(default)]
+        admission: Admission,
+    },
     /// Removes nodes.
     ScaleDown {
         /// How running jobs are treated.
@@ -42,6 +46,21 @@ pub enum OperationKind {
     DiskExpand(DiskExpansion),
     /// Tests nodes.
     StressRun(StressRun),
+}
+
+/// What a node has to pass before it joins.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "test", rename_all = "snake_case")]
+pub enum Admission {
+    /// Nothing.
+    #[default]
+    None,
+    /// A quick test of everything.
+    Quick {
+        /// How long each kernel runs; the tier's own times when absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        kernel_seconds: Option<u32>,
+    },
 }
 
 /// What an expansion of system disks is to do.
@@ -91,7 +110,7 @@ impl OperationKind {
     pub fn word(&self) -> &'static str {
         match self {
             Self::SuperNodeCreate => "super_node_create",
-            Self::ScaleUp => "scale_up",
+            Self::ScaleUp { .. } => "scale_up",
             Self::ScaleDown { .. } => "scale_down",
             Self::SuperNodeDelete => "super_node_delete",
             Self::EnvironmentChange { .. } => "environment_change",

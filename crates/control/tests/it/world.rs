@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use supernode_control::job::Strictness;
 use supernode_control::provisioner::Provisioner;
-use supernode_control::scale_up::Selection;
+use supernode_control::scale_up::{Selection, Test};
 use supernode_control::service::{self, LoopMetrics};
 use supernode_control::spec::Source;
 use supernode_control::super_node::Create;
@@ -28,7 +28,7 @@ use supernode_types::entropy::SeededEntropy;
 use supernode_types::event::{Event, Severity};
 use supernode_types::job::{Job, JobSpec, JobState, Rank, RankState};
 use supernode_types::node::{Membership, Node, NodePolicy, Position};
-use supernode_types::operation::{Operation, OperationKind};
+use supernode_types::operation::{Admission, Operation, OperationKind};
 use supernode_types::super_node::{DrainMode, SuperNode};
 use supernode_types::{Clock, Entropy, JobId, Name, NodeId, OperationId, Timestamp};
 use tempfile::TempDir;
@@ -109,6 +109,7 @@ pub(crate) struct World {
 pub(crate) fn settings() -> Settings {
     Settings {
         lost_after: Duration::from_secs(10),
+        admission: Admission::None,
         ..Settings::new(Provisioner::Pool)
     }
 }
@@ -323,7 +324,7 @@ impl World {
     ) -> Result<Operation, Refusal> {
         let super_node = super_node.to_owned();
         self.change_as(request, move |tx, intent| {
-            scale_up::scale_up(tx, intent, &super_node, &selection, DEADLINE)
+            scale_up::scale_up(tx, intent, &super_node, &selection, Test::AsSet, DEADLINE)
         })
     }
 

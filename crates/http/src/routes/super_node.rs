@@ -8,7 +8,7 @@ use supernode_api::super_node::{
     SuperNodeCreatePlan, SuperNodeCreateRequest, SuperNodeDelete, SuperNodeDetail, SuperNodeList,
     SuperNodePatch, SuperNodeShow, SuperNodeView,
 };
-use supernode_control::scale_up::Selection;
+use supernode_control::scale_up::{Selection, Test};
 use supernode_control::super_node::Create;
 use supernode_control::{Intent, Refusal, Tx, query, scale_down, scale_up, super_node};
 use supernode_types::job::JobState;
@@ -130,9 +130,15 @@ fn mount_scale(edge: Edge, context: &Context) -> Edge {
                 up_selection(&request.body)?,
                 deadline(request.body.deadline_seconds)?,
             );
+            let test = if request.body.skip_admission {
+                Test::Skipped
+            } else {
+                Test::AsSet
+            };
             context
                 .change(&request, id.clone(), move |tx, intent| {
-                    let operation = scale_up::scale_up(tx, intent, &id, &selection, deadline)?;
+                    let operation =
+                        scale_up::scale_up(tx, intent, &id, &selection, test, deadline)?;
                     operation::view(tx, &operation)
                 })
                 .await

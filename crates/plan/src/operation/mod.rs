@@ -5,6 +5,7 @@
 //! back may need an agent to clean a node, and gets [`FOLLOW_UP`] for it. After that a node is released as it is: as a spare that
 //! is not ready until its agent has cleaned it, so nothing depends on the operation any more.
 
+mod admission;
 mod disk_expand;
 mod environment_change;
 mod node_remove;
@@ -19,7 +20,9 @@ use std::time::Duration;
 
 use supernode_types::job::{JobOutcome, JobState};
 use supernode_types::node::{Membership, Node, NodeCondition, NodePolicy};
-use supernode_types::operation::{Operation, OperationKind, OperationState, Target, TargetState};
+use supernode_types::operation::{
+    Admission, Operation, OperationKind, OperationState, Target, TargetState,
+};
 use supernode_types::super_node::SuperNode;
 use supernode_types::{JobId, NodeId, SuperNodeId};
 
@@ -38,6 +41,7 @@ pub(crate) fn plan(index: &Index<'_>, limits: &Limits) -> Vec<Action> {
         claimed: HashSet::new(),
         released: HashSet::new(),
         deleted: HashSet::new(),
+        removed: HashSet::new(),
         ended_jobs: HashSet::new(),
         departed: HashMap::new(),
         tested: HashSet::new(),
@@ -50,8 +54,11 @@ pub(crate) fn plan(index: &Index<'_>, limits: &Limits) -> Vec<Action> {
         .filter(|operation| !operation.state.ended())
     {
         match &operation.kind {
-            OperationKind::SuperNodeCreate | OperationKind::ScaleUp => {
-                scale_up::plan(&mut planner, operation);
+            OperationKind::SuperNodeCreate => {
+                scale_up::plan(&mut planner, operation, Admission::None);
+            }
+            OperationKind::ScaleUp { admission } => {
+                scale_up::plan(&mut planner, operation, *admission);
             }
             OperationKind::ScaleDown { .. } => scale_down::plan(&mut planner, operation),
             OperationKind::SuperNodeDelete => super_node_delete::plan(&mut planner, operation),
@@ -84,6 +91,7 @@ struct Planner<'a, 'b> {
     claimed: HashSet<&'a NodeId>,
     released: HashSet<NodeId>,
     deleted: HashSet<&'a SuperNodeId>,
+    removed: HashSet<&'a NodeId>,
     ended_jobs: HashSet<&'a JobId>,
     /// Full members that this plan takes out, by super node.
     departed: HashMap<&'a SuperNodeId, usize>,

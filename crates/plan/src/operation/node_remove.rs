@@ -57,9 +57,11 @@ fn advance<'a>(
     let provision = node.provision.as_ref().and_then(|id| provisions.get(id));
     match provision.map(|provision| (&provision.id, &provision.state)) {
         None | Some((_, ProvisionState::Deleted)) => {
-            planner.actions.push(Action::Remove {
-                node: node.id.clone(),
-            });
+            if planner.removed.insert(&node.id) {
+                planner.actions.push(Action::Remove {
+                    node: node.id.clone(),
+                });
+            }
             TargetState::Done
         }
         Some((_, ProvisionState::Failed { reason })) => {

@@ -1,20 +1,27 @@
 //! Adding nodes, also the first ones of a new super node.
 //!
 //! ```text
-//!  provision --enrolled, fits (loop)--> spare --claim (loop)--> joining --environment applied (loop)--> member = Done
-//!  joining --cancel | deadline (loop)--> leaving --cleaned (loop)--> spare = Failed
+//!  provision --enrolled, fits (loop)--> spare --claim (loop)--> joining --environment applied, admitted (loop)--> member = Done
+//!  joining --cancel | deadline | not admitted (loop)--> leaving --cleaned (loop)--> spare = Failed
 //! ```
 //! Nodes that have joined stay whatever happens to the others. A super node that is left without any node
 //! in the end, because nothing of its creation came true, is deleted.
 
 use supernode_types::node::{Membership, Node, NodeCondition, NodeHealth};
-use supernode_types::operation::{Operation, OperationKind, OperationState, Target, TargetState};
+use supernode_types::operation::{
+    Admission, Operation, OperationKind, OperationState, Target, TargetState,
+};
 use supernode_types::super_node::SuperNode;
 
+use super::admission::{self, Verdict};
 use super::{GivenUp, Planner, active, failed, leaves_by, provision, step_of};
 use crate::{Action, choose, words};
 
-pub(super) fn plan<'a>(planner: &mut Planner<'a, '_>, operation: &'a Operation) {
+pub(super) fn plan<'a>(
+    planner: &mut Planner<'a, '_>,
+    operation: &'a Operation,
+    admission: Admission,
+) {
     let super_nodes = &planner.index.snapshot.super_nodes;
     let super_node = operation
         .super_node
@@ -28,7 +35,7 @@ pub(super) fn plan<'a>(planner: &mut Planner<'a, '_>, operation: &'a Operation) 
     for target in &operation.targets {
         states.push(match (&target.state, given_up, super_node) {
             (TargetState::Active { .. }, None, Some(super_node)) => {
-                forward(planner, operation, target, super_node)
+                forward(planner, operation, target, super_node, admission)
             }
             (TargetState::Active { .. }, cause, _) => take_back(
                 planner,
@@ -121,7 +128,7 @@ fn still_adds<'a>(
             && !other.state.ended()
             && matches!(
                 other.kind,
-                OperationKind::SuperNodeCreate | OperationKind::ScaleUp
+                OperationKind::SuperNodeCreate | OperationKind::ScaleUp { .. }
             )
             && planner.given_up(other).is_none()
     });
@@ -179,6 +186,7 @@ fn forward<'a>(
     operation: &'a Operation,
     target: &'a Target,
     super_node: &SuperNode,
+    admission: Admission,
 ) -> TargetState {
     if target.node.is_none() {
         return provision::plan(planner, operation, target, super_node);
@@ -189,7 +197,7 @@ fn forward<'a>(
     match &node.membership {
         Membership::Spare => claim(planner, operation, node, super_node),
         Membership::Joining { operation: by, .. } if *by == operation.id => {
-            join(planner, node, super_node)
+            join(planner, operation, node, super_node, admission)
         }
         Membership::Member { super_node: found } if *found == super_node.id => TargetState::Done,
         Membership::Leaving { .. } if leaves_by(node, operation) => {
@@ -231,16 +239,31 @@ fn claim<'a>(
     active("gets the environment and the list of members")
 }
 
-fn join(planner: &mut Planner<'_, '_>, node: &Node, super_node: &SuperNode) -> TargetState {
+fn join<'a>(
+    planner: &mut Planner<'a, '_>,
+    operation: &Operation,
+    node: &'a Node,
+    super_node: &SuperNode,
+    admission: Admission,
+) -> TargetState {
     if let NodeHealth::Quarantined { finding } = &node.health {
         return active(format!("it is quarantined: {finding}"));
     }
     match &node.condition {
         NodeCondition::Ready if node.environment_applied >= super_node.environment_generation => {
-            planner.actions.push(Action::Join {
-                node: node.id.clone(),
-            });
-            TargetState::Done
+            match admission::plan(planner, operation, node, admission) {
+                Verdict::Admitted => {
+                    planner.actions.push(Action::Join {
+                        node: node.id.clone(),
+                    });
+                    TargetState::Done
+                }
+                Verdict::NotYet(step) => active(step),
+                Verdict::Refused(why) => {
+                    leave(planner, operation, node);
+                    active(why)
+                }
+            }
         }
         NodeCondition::Ready => active("gets the environment and the list of members"),
         NodeCondition::Joining { step } => active(step.as_str()),
@@ -269,10 +292,10 @@ fn take_back<'a>(
     match &node.membership {
         Membership::Spare => failed(waited(target)),
         Membership::Joining { operation: by, .. } if *by == operation.id => {
-            planner.actions.push(Action::Leave {
-                node: node.id.clone(),
-                operation: operation.id.clone(),
-            });
+            if let Some(step) = admission::take_back(planner, operation, node, cause) {
+                return active(step);
+            }
+            leave(planner, operation, node);
             active(waited(target))
         }
         Membership::Member { super_node } if operation.super_node.as_ref() == Some(super_node) => {
@@ -285,6 +308,13 @@ fn take_back<'a>(
             failed("it was taken for something else")
         }
     }
+}
+
+fn leave(planner: &mut Planner<'_, '_>, operation: &Operation, node: &Node) {
+    planner.actions.push(Action::Leave {
+        node: node.id.clone(),
+        operation: operation.id.clone(),
+    });
 }
 
 /// A node that is being taken back; its step says why.

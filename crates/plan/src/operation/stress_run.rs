@@ -13,10 +13,10 @@
 use supernode_types::event::{NewEvent, Severity, Subjects};
 use supernode_types::node::{Node, NodeCondition, NodeHealth, NodePolicy};
 use supernode_types::operation::{Operation, OperationState, Target, TargetState};
-use supernode_types::stress::{StressOutcome, StressProgress, StressRun, StressWork};
+use supernode_types::stress::{Item, StressOutcome, StressProgress, StressRun, StressWork, Tier};
 
 use super::{GivenUp, Planner, active, failed};
-use crate::health::{self, Brake};
+use crate::health::{self, Brake, Coverage};
 use crate::{Action, words};
 
 pub(super) fn plan<'a>(
@@ -59,7 +59,7 @@ pub(super) fn plan<'a>(
     planner.set(operation, state);
 }
 
-fn work_of<'a>(node: &'a Node, operation: &Operation) -> Option<&'a StressWork> {
+pub(super) fn work_of<'a>(node: &'a Node, operation: &Operation) -> Option<&'a StressWork> {
     let work = node.stress.work.as_ref();
     work.filter(|work| work.operation == operation.id)
 }
@@ -77,9 +77,11 @@ fn advance<'a>(
     let Some(work) = work_of(node, operation) else {
         return begin(planner, operation, run, node, turns);
     };
-    match over(planner, operation, node, work) {
+    match over(planner, operation, planner.given_up(operation), node, work) {
         Ok(outcome) => {
-            judge(planner, operation, run, node, &outcome);
+            let brake = brake(planner, node);
+            let coverage = Coverage::of(&run.items, run.kernel_seconds);
+            judge(planner, operation, coverage, node, &outcome, brake);
             end(planner, operation, node, &outcome)
         }
         Err(step) => active(step),
@@ -87,9 +89,10 @@ fn advance<'a>(
 }
 
 /// What came of the test of a node, or what it does.
-fn over(
+pub(super) fn over(
     planner: &mut Planner<'_, '_>,
     operation: &Operation,
+    given_up: Option<GivenUp>,
     node: &Node,
     work: &StressWork,
 ) -> Result<StressOutcome, String> {
@@ -104,7 +107,7 @@ fn over(
     if node.boot_id != work.boot_id {
         return Ok(incomplete("the node was restarted"));
     }
-    let why = match (planner.given_up(operation), &node.policy) {
+    let why = match (given_up, &node.policy) {
         (Some(cause), _) => Some(cause.words().to_owned()),
         (None, NodePolicy::Draining { operation, .. }) => {
             Some(format!("the node is being emptied by {operation}"))
@@ -133,16 +136,9 @@ fn over(
     Err(format!("is told to stop: {why}"))
 }
 
-/// What the outcome does to the health of the node.
-fn judge<'a>(
-    planner: &mut Planner<'a, '_>,
-    operation: &Operation,
-    run: &StressRun,
-    node: &'a Node,
-    outcome: &StressOutcome,
-) {
-    let super_node = node.membership.super_node();
-    let brake = super_node.map_or(Brake::Off, |id| {
+/// Whether the node may be quarantined beside those of its super node that are.
+fn brake(planner: &Planner<'_, '_>, node: &Node) -> Brake {
+    node.membership.super_node().map_or(Brake::Off, |id| {
         let all = planner.index.nodes_of(id);
         let quarantined = all
             .iter()
@@ -150,8 +146,20 @@ fn judge<'a>(
             .count()
             + planner.quarantined.get(id).copied().unwrap_or(0);
         Brake::of(all.len(), quarantined, planner.limits.quarantine_percent)
-    });
-    let Some(health) = health::after(node, operation, run, outcome, brake) else {
+    })
+}
+
+/// What the outcome does to the health of the node.
+pub(super) fn judge<'a>(
+    planner: &mut Planner<'a, '_>,
+    operation: &Operation,
+    coverage: Coverage,
+    node: &'a Node,
+    outcome: &StressOutcome,
+    brake: Brake,
+) {
+    let super_node = node.membership.super_node();
+    let Some(health) = health::after(node, operation, coverage, outcome, brake) else {
         return;
     };
     match (&health, super_node) {
@@ -182,7 +190,7 @@ fn judge<'a>(
     });
 }
 
-fn end(
+pub(super) fn end(
     planner: &mut Planner<'_, '_>,
     operation: &Operation,
     node: &Node,
@@ -229,15 +237,35 @@ fn begin<'a>(
         return active(format!("waits for its turn, {} at a time", run.parallel));
     }
     *turns -= 1;
+    take(
+        planner,
+        operation,
+        node,
+        run.tier,
+        &run.items,
+        run.kernel_seconds,
+    );
+    active("waits for its agent")
+}
+
+/// Begins to test a node that nothing uses.
+pub(super) fn take<'a>(
+    planner: &mut Planner<'a, '_>,
+    operation: &Operation,
+    node: &'a Node,
+    tier: Tier,
+    items: &[Item],
+    kernel_seconds: Option<u32>,
+) {
     planner.tested.insert(&node.id);
     let work = StressWork {
         operation: operation.id.clone(),
         boot_id: node.boot_id.clone(),
-        began_at: now,
+        began_at: planner.index.snapshot.now,
         round: 1,
-        tier: run.tier,
-        items: run.items.clone(),
-        kernel_seconds: run.kernel_seconds,
+        tier,
+        items: items.to_vec(),
+        kernel_seconds,
         stop: None,
         progress: StressProgress::Told,
     };
@@ -245,11 +273,10 @@ fn begin<'a>(
         node: node.id.clone(),
         work: Box::new(work),
     });
-    active("waits for its agent")
 }
 
 /// Why a node cannot be tested just now.
-fn waits_for(planner: &Planner<'_, '_>, node: &Node) -> Option<String> {
+pub(super) fn waits_for(planner: &Planner<'_, '_>, node: &Node) -> Option<String> {
     match (&node.policy, &node.condition) {
         (NodePolicy::Draining { operation, .. }, _) => {
             return Some(format!("is being emptied by {operation}"));

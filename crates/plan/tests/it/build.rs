@@ -10,7 +10,8 @@ use supernode_types::node::{
     Membership, Node, NodeCondition, NodeHealth, NodePolicy, Position, SpecMatch,
 };
 use supernode_types::operation::{
-    Operation, OperationKind, OperationState, Provision, ProvisionState, Target, TargetState,
+    Admission, Operation, OperationKind, OperationState, Provision, ProvisionState, Target,
+    TargetState,
 };
 use supernode_types::stress::NodeStress;
 use supernode_types::super_node::{DrainMode, SuperNode};
@@ -19,6 +20,11 @@ use supernode_types::{JobId, Name, NodeId, OperationId, ProvisionId, SpecId, Sup
 use crate::model::Model;
 
 pub(crate) const DEADLINE: Duration = Duration::from_mins(5);
+
+/// A scale-up of nodes that join as they are.
+pub(crate) const UNTESTED: OperationKind = OperationKind::ScaleUp {
+    admission: Admission::None,
+};
 
 pub(crate) fn limits() -> Limits {
     Limits {

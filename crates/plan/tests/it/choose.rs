@@ -5,7 +5,7 @@ use supernode_types::node::{Cordon, Node, NodeCondition, NodeHealth, NodePolicy,
 use supernode_types::operation::OperationKind;
 use supernode_types::{NodeId, SuperNodeId};
 
-use crate::build::{job_spec, limits};
+use crate::build::{UNTESTED, job_spec, limits};
 use crate::model::Model;
 
 fn names(model: &Model, choices: &[Choice]) -> Vec<String> {
@@ -201,16 +201,8 @@ fn a_spare_that_an_open_operation_wants_is_not_given_twice() {
     let mut model = Model::new(limits());
     let (super_node, _) = model.train(1, 1);
     model.spare("free", 1);
-    assert!(
-        model
-            .scale_up(OperationKind::ScaleUp, &super_node, 1, 0)
-            .is_some()
-    );
-    assert!(
-        model
-            .scale_up(OperationKind::ScaleUp, &super_node, 1, 0)
-            .is_none()
-    );
+    assert!(model.scale_up(UNTESTED, &super_node, 1, 0).is_some());
+    assert!(model.scale_up(UNTESTED, &super_node, 1, 0).is_none());
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What the planners decide, rule by rule, and what holds whatever happens.
 
+mod admission;
 mod backfill;
 mod build;
 mod choose;

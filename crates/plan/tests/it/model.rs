@@ -623,7 +623,7 @@ impl Model {
             matches!(
                 kind,
                 OperationKind::SuperNodeCreate
-                    | OperationKind::ScaleUp
+                    | OperationKind::ScaleUp { .. }
                     | OperationKind::SuperNodeDelete
             )
         };

@@ -6,7 +6,7 @@ use supernode_types::operation::{OperationKind, OperationState};
 use supernode_types::super_node::DrainMode;
 use supernode_types::{NodeId, OperationId};
 
-use crate::build::{DEADLINE, exited, job_spec, limits, stopped};
+use crate::build::{DEADLINE, UNTESTED, exited, job_spec, limits, stopped};
 use crate::model::Model;
 
 fn word(model: &Model, operation: &OperationId) -> &'static str {
@@ -173,7 +173,7 @@ fn a_joining_node_is_no_reason_to_let_the_last_member_go() {
     let (super_node, nodes) = model.train(1, 1);
     model.spare("s1", 1);
     model
-        .scale_up(OperationKind::ScaleUp, &super_node, 1, 0)
+        .scale_up(UNTESTED, &super_node, 1, 0)
         .expect("one spare");
     model.reconcile();
     let operation = model.scale_down(&super_node, &nodes, DrainMode::Refuse);
@@ -256,7 +256,7 @@ fn a_deletion_takes_an_open_scale_up_with_it() {
     let (super_node, _) = model.train(1, 1);
     model.spare("s1", 1);
     let growth = model
-        .scale_up(OperationKind::ScaleUp, &super_node, 1, 0)
+        .scale_up(UNTESTED, &super_node, 1, 0)
         .expect("one spare");
     model.reconcile();
     let deletion = model.delete(&super_node);

@@ -5,7 +5,7 @@ use supernode_types::node::{Cordon, Membership, NodeHealth, NodePolicy, SpecMatc
 use supernode_types::operation::{OperationKind, OperationState, ProvisionState};
 use supernode_types::{NodeId, OperationId, SuperNodeId};
 
-use crate::build::{DEADLINE, job_spec, limits};
+use crate::build::{DEADLINE, UNTESTED, job_spec, limits};
 use crate::model::Model;
 
 /// `train` with one member, two spares `s1` and `s2`, and a scale-up by two.
@@ -14,7 +14,7 @@ fn growing() -> (Model, SuperNodeId, [NodeId; 2], OperationId) {
     let (super_node, _) = model.train(1, 1);
     let spares = ["s1", "s2"].map(|name| model.spare(name, 1));
     let operation = model
-        .scale_up(OperationKind::ScaleUp, &super_node, 2, 0)
+        .scale_up(UNTESTED, &super_node, 2, 0)
         .expect("two spares");
     model.reconcile();
     (model, super_node, spares, operation)
@@ -164,7 +164,7 @@ fn what_an_operator_or_a_test_says_meanwhile_counts() {
     let (super_node, _) = model.train(1, 1);
     let spares = ["s1", "s2"].map(|name| model.spare(name, 1));
     let operation = model
-        .scale_up(OperationKind::ScaleUp, &super_node, 2, 0)
+        .scale_up(UNTESTED, &super_node, 2, 0)
         .expect("two spares");
     model.node(&spares[0]).policy = NodePolicy::Cordoned(Cordon {
         by: "ada".into(),
@@ -193,13 +193,8 @@ fn of_two_operations_that_name_one_spare_one_gets_it() {
     let mut model = Model::new(limits());
     let (super_node, _) = model.train(1, 1);
     let spare = model.spare("s1", 1);
-    let operations = [(); 2].map(|()| {
-        model.operation(
-            OperationKind::ScaleUp,
-            Some(&super_node),
-            std::slice::from_ref(&spare),
-        )
-    });
+    let operations = [(); 2]
+        .map(|()| model.operation(UNTESTED, Some(&super_node), std::slice::from_ref(&spare)));
     model.settle();
     assert_eq!(
         model.ended_operations[&operations[0]],
@@ -216,7 +211,7 @@ fn provisioning() -> (Model, OperationId) {
     let mut model = Model::new(limits());
     let (super_node, _) = model.train(1, 1);
     let operation = model
-        .scale_up(OperationKind::ScaleUp, &super_node, 0, 1)
+        .scale_up(UNTESTED, &super_node, 0, 1)
         .expect("no spare is needed");
     model.reconcile();
     (model, operation)
@@ -359,7 +354,7 @@ fn a_super_node_stays_while_another_operation_claims_a_node_for_it() {
     let spare = model.spare("s1", 1);
     let super_node = model.empty_super_node("train");
     let growth = model
-        .scale_up(OperationKind::ScaleUp, &super_node, 0, 1)
+        .scale_up(UNTESTED, &super_node, 0, 1)
         .expect("it waits for a new node");
     let creation = model
         .scale_up(OperationKind::SuperNodeCreate, &super_node, 1, 0)

@@ -7,7 +7,7 @@ use std::time::Duration;
 use supernode_plan::{Contact, choose};
 use supernode_types::job::{JobSpec, JobState, RankEnd, RankState};
 use supernode_types::node::{Cordon, Membership, NodeCondition, NodeHealth, NodePolicy};
-use supernode_types::operation::{OperationKind, ProvisionState};
+use supernode_types::operation::{Admission, OperationKind, ProvisionState};
 use supernode_types::stress::{StressOutcome, StressProgress};
 use supernode_types::super_node::DrainMode;
 use supernode_types::{AttemptId, JobId, NodeId, OperationId, SuperNodeId, Timestamp};
@@ -311,9 +311,16 @@ impl World {
                 count,
                 provisioned,
             } => {
+                let admission = if *count % 2 == 1 {
+                    Admission::Quick {
+                        kernel_seconds: None,
+                    }
+                } else {
+                    Admission::None
+                };
                 if let Some(super_node) = self.super_node(*super_node) {
                     let _ = self.model.scale_up(
-                        OperationKind::ScaleUp,
+                        OperationKind::ScaleUp { admission },
                         &super_node,
                         *count,
                         *provisioned,

@@ -44,6 +44,9 @@ pub(crate) struct DevArguments {
     /// Silence after which a node is lost
     #[arg(long, default_value = "10s", value_parser = parse_duration)]
     pub(crate) lost_after: Duration,
+    /// Test nodes before they join a super node that grows, each kernel for so long; they share this machine, so it says little of them
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=60))]
+    pub(crate) admission_kernel_seconds: Option<u32>,
     /// sqlite:PATH or postgres://…; an SQLite file in the data directory when absent
     #[arg(long, env = "SUPERNODE_DATABASE")]
     pub(crate) database: Option<String>,
@@ -170,6 +173,10 @@ fn server(arguments: &DevArguments, data: &Path) -> anyhow::Result<Program> {
         "--sync-interval",
         format!("{}ms", sync_interval.as_millis()).into(),
     );
+    match arguments.admission_kernel_seconds {
+        Some(seconds) => option("--admission-kernel-seconds", seconds.to_string().into()),
+        None => option("--admission", "none".into()),
+    }
     if let Some(database) = &arguments.database {
         option("--database", database.into());
     }

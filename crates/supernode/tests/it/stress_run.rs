@@ -208,24 +208,13 @@ fn flip(kernel: u32) -> std::io::Result<()> {
     Ok(())
 }
 
-/// A test of the memory of node-1 in which bytes are changed while it is verified; what it ends with.
-fn test_of_a_bad_memory(dev: &Dev) -> Output {
-    let words = [
-        "stress",
-        "run",
-        "--node",
-        "node-1",
-        "--items",
-        "memory",
-        "--kernel-seconds",
-        "5",
-        "--wait",
-    ];
-    let mut command = dev.command(&words);
+/// What a command that tests the memory of a node ends with when bytes are changed while it is verified.
+fn with_a_bad_memory(dev: &Dev, node: &str, words: &[&str]) -> Output {
+    let mut command = dev.command(words);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child: Child = command.spawn().expect("the binary starts");
     dev.until("the test to end", || {
-        for kernel in kernels(dev, "node-1") {
+        for kernel in kernels(dev, node) {
             // One that has just ended cannot be changed any more.
             let _ = flip(kernel);
         }
@@ -234,15 +223,25 @@ fn test_of_a_bad_memory(dev: &Dev) -> Output {
     child.wait_with_output().expect("it ended")
 }
 
+/// Whether tests of a bad memory can be made here.
+fn may_change_memory() -> bool {
+    let root = nix::unistd::geteuid().is_root();
+    if !root {
+        eprintln!("skipped: only root may change the memory of another process everywhere");
+    }
+    root
+}
+
 #[test]
 fn a_bad_memory_is_found_and_its_node_kept_out_until_somebody_answers_for_it() {
-    if !nix::unistd::geteuid().is_root() {
-        eprintln!("skipped: only root may change the memory of another process everywhere");
+    if !may_change_memory() {
         return;
     }
     let dev = Dev::start(2);
     dev.ok(&["super-node", "create", "train", "--nodes", "2", "--wait"]);
-    let output = test_of_a_bad_memory(&dev);
+    let words = "stress run --node node-1 --items memory --kernel-seconds 5 --wait";
+    let words: Vec<&str> = words.split(' ').collect();
+    let output = with_a_bad_memory(&dev, "node-1", &words);
     let (out, error) = (
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr),
@@ -281,6 +280,39 @@ fn a_bad_memory_is_found_and_its_node_kept_out_until_somebody_answers_for_it() {
     });
     let audit = dev.ok(&["audit", "list"]);
     assert!(audit.contains("node_release"), "{audit}");
+}
+
+#[test]
+fn a_node_with_a_bad_memory_does_not_join_a_super_node_that_grows() {
+    if !may_change_memory() {
+        return;
+    }
+    let dev = Dev::start_with(3, &["--admission-kernel-seconds", "2"]);
+    let create = ["super-node", "create", "train", "--node", "node-1"];
+    dev.ok(&[&create[..], &["--wait"]].concat());
+    let grow = |node| ["super-node", "scale-up", "train", "--node", node, "--wait"];
+    let output = with_a_bad_memory(&dev, "node-2", &grow("node-2"));
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(
+        error.contains("did not pass the test before joining (failed): moving patterns"),
+        "{error}"
+    );
+    let node = dev.json(&["node", "show", "node-2"]);
+    assert_eq!(
+        (&node["health"]["state"], &node["membership"]["state"]),
+        (&"quarantined".into(), &"spare".into()),
+        "{node}"
+    );
+    // Somebody who cannot wait answers for it by name.
+    let skipping = [&grow("node-3")[..], &["--skip-admission"]].concat();
+    dev.ok(&skipping);
+    let events = dev.ok(&["event", "list"]);
+    assert!(
+        events.contains("nodes join super node train untested, because admin asked for it"),
+        "{events}"
+    );
+    assert_eq!(leased(&dev), 0);
 }
 
 #[test]

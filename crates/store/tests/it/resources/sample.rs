@@ -14,7 +14,7 @@ use supernode_types::job::{GroupKey, Job, JobSpec, JobState, Lease, LeaseHolder,
 use supernode_types::node::{
     Membership, Node, NodeCondition, NodeHealth, NodePolicy, Position, SpecMatch,
 };
-use supernode_types::operation::{Operation, OperationKind, OperationState};
+use supernode_types::operation::{Admission, Operation, OperationKind, OperationState};
 use supernode_types::retry_policy::{AttemptRetry, RetryLibrary, RetryPolicy};
 use supernode_types::spec::SpecDefinition;
 use supernode_types::stress::NodeStress;
@@ -222,7 +222,11 @@ pub(super) fn lease(attempt: &AttemptRecord, node: &NodeId, device: u32) -> Leas
 pub(super) fn operation(seed: u64, at: Timestamp, super_node: Option<&SuperNodeId>) -> Operation {
     Operation {
         id: OperationId::new(at, &entropy(seed)),
-        kind: OperationKind::ScaleUp,
+        kind: OperationKind::ScaleUp {
+            admission: Admission::Quick {
+                kernel_seconds: Some(5),
+            },
+        },
         super_node: super_node.cloned(),
         state: OperationState::Running {
             waits_for: "the loop".into(),
