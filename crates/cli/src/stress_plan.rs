@@ -101,6 +101,9 @@ pub struct TermOptions {
     /// By how much a run is put off at most, so that not all plans begin at once [default: 0s]
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     jitter: Option<Duration>,
+    /// How old the last proof of a node may be until its test no longer gives way to jobs [default: 30d]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    max_age: Option<Duration>,
 }
 
 impl TermOptions {
@@ -114,6 +117,7 @@ impl TermOptions {
             max_nodes: self.max_nodes.unwrap_or(before.max_nodes),
             window_seconds: self.window.map_or(before.window_seconds, whole_seconds),
             jitter_seconds: self.jitter.map_or(before.jitter_seconds, whole_seconds),
+            max_age_seconds: self.max_age.map_or(before.max_age_seconds, whole_seconds),
         }
     }
 }
@@ -127,6 +131,7 @@ fn usual(cron: String) -> StressTerms {
         max_nodes: Share::Percent(10),
         window_seconds: 4 * 3600,
         jitter_seconds: 0,
+        max_age_seconds: 30 * 24 * 3600,
     }
 }
 
@@ -285,6 +290,7 @@ fn show(view: &StressPlanView, look: &Look) -> String {
         ("at a time", terms.max_nodes.to_string()),
         ("window", seconds(terms.window_seconds)),
         ("jitter", seconds(terms.jitter_seconds)),
+        ("maximum age", seconds(terms.max_age_seconds)),
         ("last run", or_dash(plan.last_run.as_ref())),
         ("missed", plan.missed.to_string()),
         ("made by", plan.actor.clone()),

@@ -107,12 +107,21 @@ pub fn upcoming(plan: &StressPlan, now: Timestamp) -> Vec<Timestamp> {
         .collect()
 }
 
+/// Ten years.
+const LONGEST_AGE_SECONDS: u64 = 10 * 366 * 24 * 3600;
+
 fn checked(terms: &StressTerms) -> Result<StressTerms, Refusal> {
     schedule(terms).map_err(|error| Refusal::Invalid(error.to_string()))?;
     let longest = LONGEST_WINDOW.as_secs();
-    for (name, seconds, least) in [
-        ("window_seconds", terms.window_seconds, 60),
-        ("jitter_seconds", terms.jitter_seconds, 0),
+    for (name, seconds, least, longest) in [
+        ("window_seconds", terms.window_seconds, 60, longest),
+        ("jitter_seconds", terms.jitter_seconds, 0, longest),
+        (
+            "max_age_seconds",
+            terms.max_age_seconds,
+            0,
+            LONGEST_AGE_SECONDS,
+        ),
     ] {
         if !(least..=longest).contains(&seconds) {
             return Err(Refusal::Invalid(format!(

@@ -75,6 +75,7 @@ pub fn stress_run(tx: &mut Tx<'_>, intent: &Intent, wish: &Wish) -> Result<Opera
         kernel_seconds: wish.kernel_seconds,
         parallel: wish.max_nodes.of(nodes.len()),
         window_ends: intent.now.plus(wish.window),
+        max_age_seconds: None,
         plan: None,
     };
     let mut operation = operation::begin(
@@ -123,6 +124,7 @@ pub(crate) fn planned(
         kernel_seconds: None,
         parallel: terms.max_nodes.of(nodes.len()),
         window_ends: now.plus(window),
+        max_age_seconds: Some(terms.max_age_seconds),
         plan: Some(plan.id.clone()),
     };
     let mut operation = operation::begin_at(

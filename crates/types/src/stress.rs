@@ -34,9 +34,23 @@ pub struct StressRun {
     pub parallel: u32,
     /// Until when a busy node is waited for.
     pub window_ends: Timestamp,
+    /// How old the last proof of a node may be until its test no longer gives way to jobs; absent when it never does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_age_seconds: Option<u64>,
     /// The plan that began it, if one did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plan: Option<StressPlanId>,
+}
+
+impl StressRun {
+    /// Whether the test of a node leaves the node to a job that needs it.
+    pub fn gives_way(&self, stress: &NodeStress, now: Timestamp) -> bool {
+        let age = |at| now.since(at).as_secs();
+        match (self.max_age_seconds, stress.last_passed) {
+            (Some(maximum), Some(at)) => age(at) < maximum,
+            _ => false,
+        }
+    }
 }
 
 /// The test that a node is in.

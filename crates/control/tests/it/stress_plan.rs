@@ -28,6 +28,7 @@ fn terms() -> StressTerms {
         max_nodes: Share::ALL,
         window_seconds: 600,
         jitter_seconds: 0,
+        max_age_seconds: 3600,
     }
 }
 

@@ -27,7 +27,7 @@ use supernode_types::super_node::SuperNode;
 use supernode_types::{JobId, NodeId, SuperNodeId};
 
 use crate::index::Index;
-use crate::{Action, Limits, words};
+use crate::{Action, Limits, schedule, words};
 
 /// How long after its deadline an operation may still clean up before it ends in any case.
 pub const FOLLOW_UP: Duration = Duration::from_mins(2);
@@ -45,6 +45,7 @@ pub(crate) fn plan(index: &Index<'_>, limits: &Limits) -> Vec<Action> {
         ended_jobs: HashSet::new(),
         departed: HashMap::new(),
         tested: HashSet::new(),
+        wanted: wanted(index, limits),
         quarantined: HashMap::new(),
     };
     for operation in index
@@ -83,6 +84,20 @@ pub(crate) fn plan(index: &Index<'_>, limits: &Limits) -> Vec<Action> {
     planner.actions
 }
 
+/// Nodes that tests leave to jobs; not looked for when no test would.
+fn wanted<'a>(index: &Index<'a>, limits: &Limits) -> HashMap<&'a NodeId, &'a JobId> {
+    let mut operations = index.snapshot.operations.values();
+    let gives_way = operations.any(|operation| match &operation.kind {
+        OperationKind::StressRun(run) => run.max_age_seconds.is_some(),
+        _ => false,
+    });
+    if gives_way {
+        schedule::wanted(index, limits)
+    } else {
+        HashMap::new()
+    }
+}
+
 /// The plan in the making. What one operation takes in it, another does not take again.
 struct Planner<'a, 'b> {
     index: &'b Index<'a>,
@@ -97,6 +112,8 @@ struct Planner<'a, 'b> {
     departed: HashMap<&'a SuperNodeId, usize>,
     /// Nodes that a stress run takes in this plan.
     tested: HashSet<&'a NodeId>,
+    /// Free nodes that a job waits for, if a test in this plan gives way to jobs.
+    wanted: HashMap<&'a NodeId, &'a JobId>,
     /// Nodes that this plan quarantines, by super node.
     quarantined: HashMap<&'a SuperNodeId, usize>,
 }

@@ -8,7 +8,7 @@
 //!                                        incomplete: neither a pass nor a failure
 //! ```
 //! A test takes a whole node, with leases like those of jobs, and takes it only when it is free: nothing that runs is ever stopped for a
-//! test. It gives way to whoever empties the node. What was measured is judged elsewhere; here only the outcome is read.
+//! test. It gives way to whoever empties the node, and one on a schedule to jobs. What was measured is judged elsewhere; here only the outcome is read.
 
 use supernode_types::event::{NewEvent, Severity, Subjects};
 use supernode_types::node::{Node, NodeCondition, NodeHealth, NodePolicy};
@@ -217,7 +217,11 @@ fn begin<'a>(
     turns: &mut usize,
 ) -> TargetState {
     let now = planner.index.snapshot.now;
-    let waits = waits_for(planner, node);
+    let waits = waits_for(planner, node).or_else(|| {
+        let job = planner.wanted.get(&node.id)?;
+        let leaves = run.gives_way(&node.stress, now);
+        leaves.then(|| format!("is left to {job}"))
+    });
     let over = match planner.given_up(operation) {
         Some(cause) => Some(cause.words().to_owned()),
         None if now >= run.window_ends => Some(match &waits {

@@ -3,9 +3,10 @@
 //! Each super node has one queue: priority, then age, then id. Jobs start in that order as whole gangs. The first that cannot start
 //! is *the first in line*: nodes are reserved for it ([`reservation`]), and a later job starts only on nodes outside of the
 //! reservation, or when it is over before the reservation begins (EASY backfill). A job that can never run as things are says so
-//! and holds nobody up. Nothing here looks at other super nodes: a node belongs to one.
+//! and holds nobody up. Tests on a schedule give way to the first in line ([`preemption`]). Nothing here looks at other super nodes: a node belongs to one.
 
 mod port;
+mod preemption;
 mod reason;
 mod reservation;
 
@@ -22,32 +23,35 @@ use crate::index::Index;
 use crate::topology::{self, Candidate};
 use crate::{Action, Limits, Snapshot, words};
 use port::Ports;
+pub(crate) use preemption::wanted;
 use reservation::Reservation;
 
 /// Starts, and what the rest waits for.
 pub(crate) fn plan(index: &Index<'_>, limits: &Limits) -> Vec<Action> {
-    let mut queues: BTreeMap<&SuperNodeId, Vec<&Job>> = BTreeMap::new();
-    for job in index.snapshot.jobs.values() {
-        if matches!(job.state, JobState::Queued { .. }) && job.cancel_requested_by.is_none() {
-            queues.entry(&job.super_node).or_default().push(job);
-        }
-    }
+    let queues = queues(index);
     if queues.is_empty() {
         return Vec::new();
     }
     let ends = expected_ends(index.snapshot, limits);
     let mut ports = Ports::new(index.snapshot, limits.master_ports);
     let mut actions = Vec::new();
-    for (id, mut jobs) in queues {
-        // Without a node nothing runs, and an operation ends the jobs.
-        let Some(super_node) = index
-            .snapshot
-            .super_nodes
-            .get(id)
-            .filter(|_| !index.nodes_of(id).is_empty())
-        else {
-            continue;
-        };
+    for (super_node, jobs) in queues {
+        let mut queue = Queue::new(index, limits, super_node, &ends);
+        queue.run(&jobs, &mut ports, &mut actions);
+    }
+    actions
+}
+
+/// The queued jobs of each super node that has nodes, in their order. Without a node nothing runs, and an operation ends the jobs.
+fn queues<'a>(index: &Index<'a>) -> Vec<(&'a SuperNode, Vec<&'a Job>)> {
+    let mut queues: BTreeMap<&SuperNodeId, Vec<&Job>> = BTreeMap::new();
+    for job in index.snapshot.jobs.values() {
+        if matches!(job.state, JobState::Queued { .. }) && job.cancel_requested_by.is_none() {
+            queues.entry(&job.super_node).or_default().push(job);
+        }
+    }
+    let known = |(id, mut jobs): (&SuperNodeId, Vec<&'a Job>)| {
+        let super_node = index.snapshot.super_nodes.get(id)?;
         jobs.sort_by(|one, other| {
             (other.spec.priority, one.submitted_at, &one.id).cmp(&(
                 one.spec.priority,
@@ -55,10 +59,9 @@ pub(crate) fn plan(index: &Index<'_>, limits: &Limits) -> Vec<Action> {
                 &other.id,
             ))
         });
-        let mut queue = Queue::new(index, limits, super_node, &ends);
-        queue.run(&jobs, &mut ports, &mut actions);
-    }
-    actions
+        (!index.nodes_of(id).is_empty()).then_some((super_node, jobs))
+    };
+    queues.into_iter().filter_map(known).collect()
 }
 
 /// When each job that holds leases gives them back at the latest; `None` when nobody knows.
@@ -262,6 +265,9 @@ impl<'a, 'b> Queue<'a, 'b> {
         }
         // Said last, because it names those that started after it was found to wait.
         if let Some((job, blocked, _)) = first_in_line {
+            if matches!(blocked, Blocked::Nodes) {
+                actions.extend(preemption::plan(self, job));
+            }
             let line = match blocked {
                 Blocked::Nodes => reason::first_in_line(
                     &self.slots,

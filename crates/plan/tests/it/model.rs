@@ -372,6 +372,7 @@ impl Model {
     fn begin_planned(&mut self, plan: &StressPlanId, super_node: &SuperNodeId, slot: Timestamp) {
         let run = StressRun {
             plan: Some(plan.clone()),
+            max_age_seconds: Some(60),
             ..crate::stress_run::stress_run(self, 8, Duration::from_mins(1))
         };
         let members = self.snapshot.members(super_node);

@@ -35,6 +35,7 @@ fn case(paused: bool) -> Case {
             max_nodes: Share::ALL,
             window_seconds: 600,
             jitter_seconds: 0,
+            max_age_seconds: 3600,
         },
         paused,
         settled: now,

@@ -21,6 +21,7 @@ pub(crate) fn stress_run(model: &Model, parallel: u32, window: Duration) -> Stre
         kernel_seconds: None,
         parallel,
         window_ends: model.snapshot.now.plus(window),
+        max_age_seconds: None,
         plan: None,
     }
 }
@@ -186,6 +187,83 @@ fn a_node_is_taken_as_soon_as_its_job_ends_before_the_next_job() {
     assert_eq!(case.tested(), [0]);
     case.judged(0, StressOutcome::Passed);
     assert_eq!(case.model.snapshot.jobs[&next].state.word(), "starting");
+}
+
+/// A run on a schedule, of nodes that were all proven now; for an hour its tests give way.
+fn planned(count: usize, before: impl FnOnce(&mut Model, &SuperNodeId)) -> Case {
+    let mut model = Model::new(limits());
+    let (super_node, nodes) = model.train(count, 2);
+    for node in &nodes {
+        let now = model.snapshot.now;
+        model.node(node).stress.last_passed = Some(now);
+    }
+    before(&mut model, &super_node);
+    let run = StressRun {
+        max_age_seconds: Some(3600),
+        ..stress_run(&model, 8, WINDOW)
+    };
+    let run = model.operation(OperationKind::StressRun(run), Some(&super_node), &nodes);
+    model.reconcile();
+    Case {
+        model,
+        super_node,
+        nodes,
+        run,
+    }
+}
+
+#[test]
+fn a_scheduled_test_is_stopped_for_a_job_and_no_more_of_them_than_it_needs() {
+    let mut case = planned(3, |_, _| {});
+    assert_eq!(case.tested(), [0, 1, 2]);
+    let job = case.model.submit(&case.super_node, job_spec(2));
+    case.model.reconcile();
+    let told = format!("is told to stop: {job} needs the node");
+    assert_eq!((case.step(0), case.step(1)), (told.clone(), told));
+    assert_eq!(case.step(2), "waits for its agent");
+    let why = "stopped".to_owned();
+    case.judged(0, StressOutcome::Incomplete { why: why.clone() });
+    case.judged(1, StressOutcome::Incomplete { why });
+    assert_eq!(case.model.snapshot.jobs[&job].state.word(), "starting");
+    assert_eq!(case.tested(), [2]);
+    assert_eq!(case.health(0), "unproven", "neither a pass nor a failure");
+}
+
+#[test]
+fn nothing_is_stopped_for_a_job_that_could_not_start_all_the_same() {
+    let mut case = planned(2, |model, super_node| {
+        model.running(super_node, job_spec(1));
+    });
+    case.model.submit(&case.super_node, job_spec(2));
+    case.model.reconcile();
+    assert_eq!(
+        (case.step(1), case.tested()),
+        ("waits for its agent".into(), vec![1])
+    );
+}
+
+#[test]
+fn a_scheduled_test_does_not_begin_where_a_job_is_about_to() {
+    let mut job = None;
+    let mut case = planned(1, |model, super_node| {
+        job = Some(model.running(super_node, job_spec(1)));
+    });
+    let next = case.model.submit(&case.super_node, job_spec(1));
+    case.model.set_ranks(&job.expect("it runs"), &exited(0));
+    case.model.reconcile();
+    assert_eq!(case.tested(), Vec::<usize>::new());
+    assert_eq!(case.model.snapshot.jobs[&next].state.word(), "starting");
+}
+
+#[test]
+fn the_test_of_a_node_whose_proof_is_too_old_gives_way_to_nobody() {
+    let mut case = planned(1, |model, _| model.advance(Duration::from_secs(3600)));
+    assert_eq!(case.tested(), [0]);
+    let job = case.model.submit(&case.super_node, job_spec(1));
+    case.model.reconcile();
+    assert_eq!(case.step(0), "waits for its agent");
+    case.judged(0, StressOutcome::Passed);
+    assert_eq!(case.model.snapshot.jobs[&job].state.word(), "starting");
 }
 
 #[test]

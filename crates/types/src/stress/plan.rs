@@ -54,6 +54,14 @@ pub struct StressTerms {
     pub window_seconds: u64,
     /// By how many seconds at most a run is put off, so that not all plans begin at once.
     pub jitter_seconds: u64,
+    /// How old the last proof of a node may be until its test no longer gives way to jobs.
+    #[serde(default = "default_max_age_seconds")]
+    pub max_age_seconds: u64,
+}
+
+/// 30 days.
+const fn default_max_age_seconds() -> u64 {
+    30 * 24 * 3600
 }
 
 /// How many of some nodes, as a number or as a share: `3`, `10%`.
