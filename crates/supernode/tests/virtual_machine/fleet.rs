@@ -146,9 +146,11 @@ impl<'a> Fleet<'a> {
             machine.cut();
         });
         let size = format!("{}GiB", bytes / GIB);
-        let started =
-            self.server
-                .json(&["disk", "expand", "--super-node", "train", "--size", &size]);
+        // A machine that others use as well takes its time for fifteen starts.
+        let words = ["--super-node", "train", "--size", &size, "--deadline", "2h"];
+        let started = self
+            .server
+            .json(&[&["disk", "expand"][..], &words].concat());
         self.each(|fleet, layout, machine| {
             for moment in moments(layout) {
                 fleet.switch_on(machine, Some(&moment), bytes);
