@@ -2,7 +2,6 @@
 
 use supernode_plan::choose::{Choice, blocking_jobs, check_named, choose_leavers, choose_spares};
 use supernode_types::node::{Cordon, Node, NodeCondition, NodeHealth, NodePolicy, SpecMatch};
-use supernode_types::operation::OperationKind;
 use supernode_types::{NodeId, SuperNodeId};
 
 use crate::build::{UNTESTED, job_spec, limits};

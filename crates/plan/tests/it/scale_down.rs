@@ -2,7 +2,7 @@
 
 use supernode_types::job::JobOutcome;
 use supernode_types::node::{Cordon, Membership, NodePolicy};
-use supernode_types::operation::{OperationKind, OperationState};
+use supernode_types::operation::OperationState;
 use supernode_types::super_node::DrainMode;
 use supernode_types::{NodeId, OperationId};
 
