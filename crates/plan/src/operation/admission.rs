@@ -2,10 +2,9 @@
 //!
 //! ```text
 //!  has the environment --free (loop)--> its agent tests --passed (control)--> joins
-//!        ^                              |      \--failed, suspect, undecided--> is taken back
-//!        \---------- cut short ---------/
+//!                                       \--anything else--> is taken back
 //! ```
-//! Only a pass lets a node in: one that cannot be judged is not proven. It is no member yet, so quarantining it costs the super node
+//! Only a pass lets a node in: one that cannot be judged, or whose test was cut short, is not proven. It is no member yet, so quarantining it costs the super node
 //! nothing, and no brake holds.
 
 use supernode_types::node::Node;
@@ -56,9 +55,6 @@ pub(super) fn plan<'a>(
     let detail = outcome.detail().unwrap_or_default();
     match outcome {
         StressOutcome::Passed => Verdict::Admitted,
-        StressOutcome::Incomplete { .. } => {
-            Verdict::NotYet(format!("its test was cut short and begins again: {detail}"))
-        }
         _ => Verdict::Refused(format!(
             "it did not pass the test before joining ({}): {detail}",
             outcome.word()

@@ -257,7 +257,7 @@ fn a_scheduled_test_does_not_begin_where_a_job_is_about_to() {
 
 #[test]
 fn the_test_of_a_node_whose_proof_is_too_old_gives_way_to_nobody() {
-    let mut case = planned(1, |model, _| model.advance(Duration::from_secs(3600)));
+    let mut case = planned(1, |model, _| model.advance(Duration::from_hours(1)));
     assert_eq!(case.tested(), [0]);
     let job = case.model.submit(&case.super_node, job_spec(1));
     case.model.reconcile();
