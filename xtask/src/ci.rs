@@ -81,11 +81,18 @@ const STEPS: &[Step] = &[
 ];
 
 /// Steps that take too long for every change: they run when they are named.
-const LONG_STEPS: &[Step] = &[Step {
-    name: "vm-matrix",
-    about: "power cuts at every step of growing every layout of a system disk, in virtual machines",
-    run: vm_matrix,
-}];
+const LONG_STEPS: &[Step] = &[
+    Step {
+        name: "vm-matrix",
+        about: "power cuts at every step of growing every layout of a system disk, in virtual machines",
+        run: vm_matrix,
+    },
+    Step {
+        name: "outages",
+        about: "training in PyTorch while no link works for a minute",
+        run: outages,
+    },
+];
 
 pub(crate) fn main(arguments: &[String]) -> Result<ExitCode> {
     let all = || STEPS.iter().chain(LONG_STEPS);
@@ -280,6 +287,16 @@ fn vm_matrix() -> Result<Outcome> {
     run_command(
         cargo_step(&[&arguments[..], &ignored].concat()),
         minutes(90),
+    )
+}
+
+/// Its tests are in the ordinary binary of end-to-end tests, and ignored there.
+fn outages() -> Result<Outcome> {
+    let arguments = ["test", "--workspace", "--test", "it", "outage::"];
+    let ignored = ["--", "--ignored", "--nocapture", "--test-threads=1"];
+    run_command(
+        cargo_step(&[&arguments[..], &ignored].concat()),
+        minutes(20),
     )
 }
 

@@ -54,7 +54,7 @@ typedef struct {
 const char *supernode_collective_last_error(void);
 
 /* Joins a group. `settings` has lines NAME=VALUE that go before the environment of the process (RANK, WORLD_SIZE,
- * SUPERNODE_COLLECTIVE_ROOT, _KEY, _GROUP, _EPOCH, _ADDRESSES, _SHARED_MEMORY, _RETRY_TIMEOUT_SECONDS); it may be NULL. */
+ * SUPERNODE_COLLECTIVE_ROOT, _KEY, _GROUP, _EPOCH, _ADDRESSES, _SHARED_MEMORY, _RETRY_TIMEOUT_SECONDS, _MAX_RETRIES); it may be NULL. */
 int32_t supernode_collective_join(const char *settings, uint64_t wait_milliseconds,
                                   supernode_collective_group **group);
 

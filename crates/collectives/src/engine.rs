@@ -6,10 +6,15 @@
 //!
 //! ```text
 //! waiting --memory is free (advance)--> running --all steps done, replay window has room (advance)--> ended
-//!     \________________________________________\--fail--> failed
+//!     ^\________________________________________/ |  \--fail--> failed
+//!      \----------- streams begin again (repeat) --+
 //! ```
 //!
 //! It knows no connection, no clock and no thread. It refuses a peer that runs another operator, with both named.
+
+mod repeat;
+
+pub use repeat::Restart;
 
 use std::collections::VecDeque;
 
@@ -18,7 +23,8 @@ use crate::failure::Failure;
 use crate::header::{self, Header};
 use crate::kernels;
 use crate::memory::Memory;
-use crate::operator::{Operator, Rank};
+use crate::operator::{Kind, Operator, Rank};
+use crate::recovery::{Edge, Lost};
 use crate::schedule::{Arrival, Keep, Program, Span, Step, program};
 use crate::stream::{Impossible, Lent, Next, SendStream};
 
@@ -32,13 +38,21 @@ pub struct OperatorId(pub u64);
 /// How an operator ended.
 pub type Ending = Result<Memory, Failure>;
 
+/// What an engine may keep besides the memory of its operators.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes that each stream may keep after their operator has ended.
+    pub window: usize,
+    /// Bytes of inputs, all together, so that their operators can be executed again.
+    pub inputs: usize,
+}
+
 /// One rank.
 #[derive(Debug)]
 pub struct Engine {
     rank: Rank,
     world: usize,
-    /// Bytes that each stream may keep after their operator has ended.
-    window: usize,
+    limits: Limits,
     outgoing: Vec<Outgoing>,
     incoming: Vec<Incoming>,
     /// In the order of submission.
@@ -46,6 +60,11 @@ pub struct Engine {
     ended: VecDeque<(OperatorId, Ending)>,
     submitted: u64,
     collectives: u64,
+    inputs: repeat::Inputs,
+    /// Bytes were lost that a peer may need.
+    lost: Option<Lost>,
+    /// Streams stand still until the ranks agree.
+    is_frozen: bool,
     failure: Option<Failure>,
 }
 
@@ -54,6 +73,8 @@ struct Outgoing {
     stream: SendStream,
     turns: VecDeque<Turn>,
     messages: u64,
+    /// Messages before this one cannot be sent again.
+    repeatable: u64,
 }
 
 #[derive(Debug, Default)]
@@ -61,6 +82,8 @@ struct Incoming {
     received: u64,
     turns: VecDeque<Turn>,
     messages: u64,
+    /// Bytes of an older stream that are still to come.
+    skip: u64,
     /// What has arrived of a header.
     header: Vec<u8>,
     /// The beginning of an element whose end has not arrived.
@@ -81,6 +104,8 @@ struct Turn {
 #[derive(Debug)]
 struct Execution {
     id: OperatorId,
+    /// Which collective of the group, or which message of the edge.
+    sequence: u64,
     operator: Operator,
     memory: Memory,
     program: Program,
@@ -88,6 +113,10 @@ struct Execution {
     /// Bytes, by step.
     done: Vec<usize>,
     steps_left: usize,
+    /// The input, where the output is in its place.
+    copy: Option<Vec<u8>>,
+    /// It has ended for the caller, and is executed again for other ranks.
+    is_ghost: bool,
 }
 
 impl Execution {
@@ -127,19 +156,22 @@ impl Execution {
 }
 
 impl Engine {
-    /// A rank that has done nothing yet. `window` bytes may be kept for each peer after their operator has ended.
-    pub fn new(rank: Rank, world: usize, window: usize) -> Self {
+    /// A rank that has done nothing yet.
+    pub fn new(rank: Rank, world: usize, limits: Limits) -> Self {
         assert!(rank < world, "a rank is smaller than the number of ranks");
         Self {
             rank,
             world,
-            window,
+            limits,
             outgoing: (0..world).map(|_| Outgoing::default()).collect(),
             incoming: (0..world).map(|_| Incoming::default()).collect(),
             active: VecDeque::new(),
             ended: VecDeque::new(),
             submitted: 0,
             collectives: 0,
+            inputs: repeat::Inputs::default(),
+            lost: None,
+            is_frozen: false,
             failure: None,
         }
     }
@@ -152,63 +184,59 @@ impl Engine {
             self.ended.push_back((id, Err(failure.clone())));
             return id;
         }
+        let sequence = match &operator.kind {
+            Kind::Send { to } => &mut self.outgoing[*to].messages,
+            Kind::Receive { from } => &mut self.incoming[*from].messages,
+            _ => &mut self.collectives,
+        };
+        *sequence += 1;
+        let sequence = *sequence - 1;
         let program = program(&operator, self.rank, self.world);
-        self.queue_turns(id, &operator, &program);
-        self.active.push_back(Execution {
+        let execution = Execution {
             id,
+            sequence,
             done: vec![0; program.steps.len()],
             steps_left: program.steps.len(),
             operator,
             memory,
             program,
             is_running: false,
-        });
+            copy: None,
+            is_ghost: false,
+        };
+        self.queue_turns(&execution);
+        self.active.push_back(execution);
         self.advance();
         id
     }
 
-    fn queue_turns(&mut self, id: OperatorId, operator: &Operator, program: &Program) {
-        let size = operator.data_type.size();
-        let is_message = operator.kind.is_message();
-        let collective = self.collectives;
-        if !is_message {
-            self.collectives += 1;
-        }
+    fn queue_turns(&mut self, execution: &Execution) {
         for peer in 0..self.world {
             let mut payloads = [None, None];
-            for step in &program.steps {
+            for step in &execution.program.steps {
                 let (direction, with) = match step {
                     Step::Send { to, .. } => (0, *to),
                     Step::Receive { from, .. } => (1, *from),
                 };
                 if with == peer {
-                    *payloads[direction].get_or_insert(0) += step.span().len * size;
+                    *payloads[direction].get_or_insert(0) += execution.total(step.span());
                 }
             }
-            let turn = |payload, sequence| Turn {
-                operator: id,
-                header: Header::new(operator, self.world, sequence, payload),
+            let turn = |payload| Turn {
+                operator: execution.id,
+                header: Header::new(&execution.operator, self.world, execution.sequence, payload),
                 header_done: false,
                 step: 0,
             };
-            let (outgoing, incoming) = (&mut self.outgoing[peer], &mut self.incoming[peer]);
-            let ends = [
-                (payloads[0], &mut outgoing.turns, &mut outgoing.messages),
-                (payloads[1], &mut incoming.turns, &mut incoming.messages),
-            ];
-            for (payload, turns, messages) in ends {
-                if let Some(payload) = payload {
-                    let sequence = if is_message { *messages } else { collective };
-                    *messages += u64::from(is_message);
-                    turns.push_back(turn(payload, sequence));
-                }
-            }
+            let [sent, received] = payloads.map(|payload| payload.map(turn));
+            self.outgoing[peer].turns.extend(sent);
+            self.incoming[peer].turns.extend(received);
         }
     }
 
     /// Does whatever can be done without a peer. Called by the other methods; says nothing, because their answers change by it.
     fn advance(&mut self) {
-        loop {
+        while !self.is_frozen {
             let mut changed = self.start_waiting();
             for peer in 0..self.world {
                 changed |= self.push(peer);
@@ -231,6 +259,7 @@ impl Engine {
             if earlier.any(|earlier| earlier.memory.conflicts(memory)) {
                 continue;
             }
+            self.copy_input(index);
             let execution = &mut self.active[index];
             let size = execution.size();
             execution
@@ -271,7 +300,7 @@ impl Engine {
             };
             let (done, total) = (execution.done[step], execution.total(span));
             let allowed = execution.allowed(step) - done;
-            let room = self.window.saturating_sub(stream.window_len());
+            let room = self.limits.window.saturating_sub(stream.window_len());
             let start = span.start * execution.size() + done;
             let lent = Lent {
                 operator: turn.operator,
@@ -304,7 +333,7 @@ impl Engine {
             let id = execution.id;
             let fits = |outgoing: &Outgoing| {
                 let lent = outgoing.stream.lent_by(id);
-                lent == 0 || lent + outgoing.stream.window_len() <= self.window
+                lent == 0 || lent + outgoing.stream.window_len() <= self.limits.window
             };
             if !execution.is_running || execution.steps_left > 0 || !self.outgoing.iter().all(fits)
             {
@@ -321,15 +350,23 @@ impl Engine {
             for copy in &execution.program.epilogue {
                 execution.memory.copy(*copy, size);
             }
-            self.ended.push_back((id, Ok(execution.memory)));
             changed = true;
+            if !execution.is_ghost {
+                self.keep_input(&mut execution);
+                self.ended.push_back((id, Ok(execution.memory)));
+            }
         }
         changed
     }
 
     /// Takes bytes of the stream from `peer` and says how many. The rest has to be offered again when something has changed.
     pub fn receive(&mut self, peer: Rank, bytes: &[u8]) -> usize {
-        let mut taken = 0;
+        if self.is_frozen {
+            return 0;
+        }
+        let old = &mut self.incoming[peer].skip;
+        let mut taken = usize::try_from(*old).unwrap_or(usize::MAX).min(bytes.len());
+        *old -= taken as u64;
         while self.failure.is_none() {
             let more = match self.receive_some(peer, &bytes[taken..]) {
                 Ok(Some(more)) => more,
@@ -452,6 +489,9 @@ impl Engine {
 
     /// The next bytes for `peer`, `skip` bytes after the first that is not on the present connection.
     pub fn transmit(&self, peer: Rank, skip: usize) -> Option<&[u8]> {
+        if self.is_frozen {
+            return None;
+        }
         match self.outgoing[peer].stream.next(skip)? {
             Next::Window(bytes) => Some(bytes),
             Next::Lent { from, len } => {
@@ -483,20 +523,37 @@ impl Engine {
         self.acknowledged(peer, sent);
     }
 
-    /// There is a new connection to `peer`, which has everything before `offset` and wants the rest.
-    pub fn resume(&mut self, peer: Rank, offset: u64) {
+    /// There is a new connection to `peer`, which has everything before `offset` and wants the rest. Says how many bytes are sent again.
+    pub fn resume(&mut self, peer: Rank, offset: u64) -> u64 {
+        let before = self.outgoing[peer].stream.position();
         let result = self.outgoing[peer].stream.resume(offset);
         self.accept_claim(peer, result);
         self.advance();
+        before.saturating_sub(self.outgoing[peer].stream.position())
     }
 
     fn accept_claim(&mut self, peer: Rank, result: Result<(), Impossible>) {
-        if let Err(Impossible { claimed, base, end }) = result {
-            self.fail(Failure::StreamLost {
-                from: self.rank,
-                to: peer,
-                why: format!("the peer asks for byte {claimed}, and {base} to {end} are kept"),
-            });
+        if let Err(Impossible { claimed, base, .. }) = result {
+            // Who has more than was ever sent has something else.
+            self.lose(peer, if claimed < base { base } else { u64::MAX });
+        }
+    }
+
+    fn lose(&mut self, peer: Rank, before: u64) {
+        let edge = Edge {
+            from: self.rank,
+            to: peer,
+        };
+        self.lost.get_or_insert(Lost { edge, before });
+    }
+
+    /// What is kept for `peer` is gone, as it would be with memory that failed. What it does not have yet has to be made again.
+    pub fn lose_window(&mut self, peer: Rank) {
+        let stream = &mut self.outgoing[peer].stream;
+        if stream.unacknowledged() > 0 && self.failure.is_none() {
+            stream.forget();
+            let end = stream.position();
+            self.lose(peer, end);
         }
     }
 
@@ -513,7 +570,8 @@ impl Engine {
 
     /// Whether an operator waits for bytes from `peer`, or for room that its acknowledgements make.
     pub fn needs(&self, peer: Rank) -> bool {
-        !self.incoming[peer].turns.is_empty()
+        self.is_frozen
+            || !self.incoming[peer].turns.is_empty()
             || !self.outgoing[peer].turns.is_empty()
             || self
                 .active
@@ -523,7 +581,7 @@ impl Engine {
 
     /// Whether operators are running or waiting.
     pub fn is_busy(&self) -> bool {
-        !self.active.is_empty()
+        self.is_frozen || !self.active.is_empty()
     }
 
     /// Ends everything, now and later. The first failure counts.
@@ -531,7 +589,9 @@ impl Engine {
         if self.failure.is_some() {
             return;
         }
-        for execution in self.active.drain(..) {
+        self.is_frozen = false;
+        let own = self.active.drain(..).filter(|one| !one.is_ghost);
+        for execution in own {
             self.ended.push_back((execution.id, Err(failure.clone())));
         }
         for outgoing in &mut self.outgoing {

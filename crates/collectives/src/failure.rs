@@ -8,6 +8,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 use crate::operator::Rank;
+use crate::recovery::{Edge, Obstacle};
 
 /// Why a group stopped.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -57,6 +58,54 @@ pub enum Failure {
         to: Rank,
         /// What does not fit.
         why: String,
+    },
+    /// Bytes are lost, and what made them cannot be executed again.
+    #[error(
+        "bytes of the stream from rank {} to rank {} are lost and {operator} cannot be executed again: rank {rank} {obstacle}",
+        .edge.from, .edge.to
+    )]
+    NotRepeatable {
+        /// The stream.
+        edge: Edge,
+        /// Who cannot.
+        rank: Rank,
+        /// What.
+        operator: String,
+        /// Why not.
+        obstacle: Obstacle,
+    },
+    /// The same operator was executed again as often as allowed.
+    #[error(
+        "bytes of the stream from rank {} to rank {} are lost, and collective {operator} was executed again {times} times already",
+        .edge.from, .edge.to
+    )]
+    RetriesExhausted {
+        /// The stream.
+        edge: Edge,
+        /// The first collective that was not over.
+        operator: u64,
+        /// How often.
+        times: u64,
+    },
+    /// A rank did not say how far it is.
+    #[error("rank {rank} did not answer within {} s how far it is", .after.as_secs())]
+    RetryTimeout {
+        /// Who.
+        rank: Rank,
+        /// How long it was waited for.
+        after: Duration,
+    },
+    /// What arrives from a rank is damaged, on whatever lane it is sent.
+    #[error(
+        "what rank {to} gets from rank {from} is damaged, {times} times in a row: look for faulty memory or network hardware between them"
+    )]
+    Damaged {
+        /// The sender.
+        from: Rank,
+        /// The receiver.
+        to: Rank,
+        /// How often in a row.
+        times: u64,
     },
     /// This process belongs to an older attempt than its peers.
     #[error(

@@ -160,6 +160,25 @@ impl Memory {
         })
     }
 
+    /// Whether results arrive where the input is.
+    pub(crate) const fn is_in_place(&self) -> bool {
+        matches!(self.input, Input::InPlace)
+    }
+
+    /// The input, as long as nothing has arrived in its place.
+    pub(crate) fn input(&self) -> &[u8] {
+        match &self.input {
+            Input::Apart(buffer) => buffer.bytes(),
+            Input::InPlace => self.output.bytes(),
+        }
+    }
+
+    /// Brings back an input that results have arrived in the place of.
+    pub(crate) fn restore(&mut self, input: &[u8]) {
+        debug_assert!(self.is_in_place(), "other inputs are never written");
+        self.output.bytes_mut().copy_from_slice(input);
+    }
+
     /// Makes `len` bytes of scratch memory, all zero.
     pub(crate) fn make_scratch(&mut self, len: usize) {
         self.scratch = vec![0; len];

@@ -12,6 +12,7 @@ use crate::metadata::cargo;
 use crate::processes::output_within;
 
 /// A Debian package and the program of it that the tests start.
+#[derive(Clone, Copy)]
 struct Need {
     package: &'static str,
     program: &'static str,
@@ -57,13 +58,29 @@ const DISK_NEEDS: &[Need] = &[
     },
 ];
 
+/// What tests of broken links need. They run as root only, too.
+const LINK_NEEDS: &[Need] = &[
+    Need {
+        package: "iproute2",
+        program: "ip",
+    },
+    Need {
+        package: "nftables",
+        program: "nft",
+    },
+];
+
 pub(super) fn run() -> Result<Outcome> {
     rust_components()?;
     let may_install = may_install()?;
-    let for_disks = if may_install { DISK_NEEDS } else { &[] };
+    let as_root = if may_install {
+        [DISK_NEEDS, LINK_NEEDS].concat()
+    } else {
+        Vec::new()
+    };
     let missing: Vec<&str> = NEEDS
         .iter()
-        .chain(for_disks)
+        .chain(&as_root)
         .filter(|need| find_program(need.program).is_none())
         .map(|need| need.package)
         .chain(python::with_torch().is_none().then_some("python3-torch"))

@@ -21,8 +21,8 @@ use crate::operator::Rank;
 
 /// Bytes of one system call. Larger ones fall out of the cache between kernel and process.
 const AT_ONCE: usize = 128 * 1024;
-/// Pieces of one system call.
-const PIECES: usize = 8;
+/// Pieces of one system call: headers and payloads of frames.
+const PIECES: usize = 16;
 /// Between two looks at the paths.
 const PROBE: Duration = Duration::from_millis(50);
 
@@ -239,6 +239,12 @@ impl Driver {
         }
     }
 
+    /// Shuts down all sockets that are connected, and says how many.
+    pub(super) fn cut(&self) -> usize {
+        let sockets = self.sockets.values().filter(|socket| !socket.is_connecting);
+        sockets.filter(|socket| socket.cut()).count()
+    }
+
     /// Moves bytes through the rings; says whether any moved.
     pub(super) fn pump(&mut self) -> bool {
         let mut moved = false;
@@ -344,6 +350,7 @@ fn flush(node: &mut Node, id: ConnectionId, socket: &mut Socket) -> Moved {
     if socket.is_full || socket.is_connecting {
         return Moved::Later;
     }
+    node.prepare(id);
     let mut parts = [IoSlice::new(&[]); PIECES];
     let (mut count, mut total) = (0, 0);
     while count < PIECES

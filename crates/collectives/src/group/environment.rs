@@ -10,6 +10,7 @@
 //! | `SUPERNODE_COLLECTIVE_ADDRESSES` | this rank's own addresses, one for each lane, with commas; the one that leads to the root if not set |
 //! | `SUPERNODE_COLLECTIVE_SHARED_MEMORY` | `0`: sockets also between ranks of one host |
 //! | `SUPERNODE_COLLECTIVE_RETRY_TIMEOUT_SECONDS` | how long a rank from which nothing is heard is waited for, 1 to 7200; 300 if not set |
+//! | `SUPERNODE_COLLECTIVE_MAX_RETRIES` | how often an operator whose bytes were lost may be executed again, 0 to 10; 3 if not set |
 //!
 //! It refuses a key of another length, and listens on the named addresses and nowhere else.
 
@@ -21,7 +22,7 @@ use aws_lc_rs::digest;
 use thiserror::Error;
 
 use super::rendezvous::{Card, RendezvousError, Roster};
-use super::{Group, Inbox, Membership, WINDOW};
+use super::{Group, Inbox, LIMITS, Membership};
 use crate::handshake::Secret;
 use crate::node::Timing;
 use crate::operator::Rank;
@@ -42,6 +43,8 @@ pub const SHARED_MEMORY: &str = "SUPERNODE_COLLECTIVE_SHARED_MEMORY";
 
 /// How long a silent rank is waited for.
 pub const RETRY_TIMEOUT: &str = "SUPERNODE_COLLECTIVE_RETRY_TIMEOUT_SECONDS";
+/// How often an operator may be executed again.
+pub const MAX_RETRIES: &str = "SUPERNODE_COLLECTIVE_MAX_RETRIES";
 
 /// What the variables say.
 #[derive(Debug)]
@@ -52,6 +55,7 @@ pub struct Environment {
     secret: Secret,
     addresses: Vec<IpAddr>,
     shares_memory: bool,
+    max_retries: u64,
     timing: Timing,
 }
 
@@ -140,6 +144,13 @@ impl Environment {
                 wanted: "a number of seconds from 1 to 7200",
             })?);
         }
+        let max_retries = lookup(MAX_RETRIES).map_or(Ok(super::MAX_RETRIES), |text| {
+            let number = text.parse().ok().filter(|number| *number <= 10);
+            number.ok_or(EnvironmentError::Invalid {
+                name: MAX_RETRIES,
+                wanted: "a number from 0 to 10",
+            })
+        })?;
         let addresses = lookup(ADDRESSES).unwrap_or_default();
         let addresses = addresses
             .split(',')
@@ -157,6 +168,7 @@ impl Environment {
                 }
             })?,
             shares_memory: lookup(SHARED_MEMORY).as_deref() != Some("0"),
+            max_retries,
             timing,
         })
     }
@@ -170,6 +182,7 @@ impl Environment {
             secret,
             mut addresses,
             shares_memory,
+            max_retries,
             timing,
         } = self;
         let root = find(&root)?;
@@ -205,7 +218,8 @@ impl Environment {
             listeners,
             roster,
             inbox,
-            window: WINDOW,
+            limits: LIMITS,
+            max_retries,
             timing,
         })
         .map_err(JoinError::Setup)
@@ -306,6 +320,10 @@ mod tests {
             (
                 [(ADDRESSES, Some("eth0"))],
                 "the variable SUPERNODE_COLLECTIVE_ADDRESSES is not a list of IP addresses",
+            ),
+            (
+                [(MAX_RETRIES, Some("11"))],
+                "the variable SUPERNODE_COLLECTIVE_MAX_RETRIES is not a number from 0 to 10",
             ),
             (
                 [(RETRY_TIMEOUT, Some("0"))],

@@ -32,7 +32,7 @@ use rustix::buffer::spare_capacity;
 use rustix::event::{EventfdFlags, epoll, eventfd};
 use rustix::time::Timespec;
 
-use crate::engine::{Ending, OperatorId};
+use crate::engine::{Ending, Limits, OperatorId};
 use crate::failure::Failure;
 use crate::handshake::Secret;
 use crate::memory::{Buffer, Input, Memory};
@@ -68,14 +68,21 @@ pub struct Membership {
     pub roster: Roster,
     /// This rank's shared memory, if it may be used.
     pub inbox: Option<Inbox>,
-    /// Bytes that each stream may keep after their operator has ended.
-    pub window: usize,
+    /// What it may keep.
+    pub limits: Limits,
+    /// How often an operator may be executed again.
+    pub max_retries: u64,
     /// How long to wait for what.
     pub timing: Timing,
 }
 
-/// The usual size of a replay window.
-pub const WINDOW: usize = 4 * 1024 * 1024;
+/// What is usually kept: a window that holds what TCP has on its way, and copies of inputs where they cost little.
+pub const LIMITS: Limits = Limits {
+    window: 4 * 1024 * 1024,
+    inputs: 256 * 1024,
+};
+/// How often an operator may usually be executed again.
+pub const MAX_RETRIES: u64 = 3;
 
 /// One rank of a group of processes.
 pub struct Group {
@@ -112,7 +119,8 @@ impl Group {
             listeners,
             roster,
             inbox,
-            window,
+            mut limits,
+            max_retries,
             timing,
         } = membership;
         let world = roster.cards.len();
@@ -141,11 +149,18 @@ impl Group {
                 Carrier::Connections
             },
         });
+        let routes: Vec<Route> = routes.collect();
+        let mut others = (0..world).filter(|peer| *peer != rank);
+        if others.all(|peer| routes[peer].carrier == Carrier::Driver) {
+            // Shared memory does not lose bytes; its ranks are on one host, so that all of them find the same.
+            limits.inputs = 0;
+        }
         let config = Config {
             rank,
-            routes: routes.collect(),
+            routes,
             secret,
-            window,
+            limits,
+            max_retries,
             timing,
         };
         let node = Node::new(config, system::monotonic(), system::random);
@@ -269,6 +284,11 @@ impl Group {
     /// What happened to connections so far.
     pub fn statistics(&self) -> Statistics {
         self.shared.lock().node.statistics().clone()
+    }
+
+    /// Shuts down all sockets of this rank and says how many they were. Nobody is told: it looks like a network that failed.
+    pub fn cut(&self) -> usize {
+        self.shared.lock().cut()
     }
 
     /// Stops the group on all ranks, for a reason that they are told.

@@ -8,8 +8,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, SocketFlags, SocketType, bind,
-    connect, recv, sendmsg, socket_with, sockopt,
+    AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, SocketFlags, SocketType,
+    bind, connect, recv, sendmsg, shutdown, socket_with, sockopt,
 };
 
 use crate::node::Path;
@@ -100,6 +100,11 @@ impl Socket {
             Err(Errno::AGAIN | Errno::INTR) => Moved::Later,
             Err(_) => Moved::Over,
         }
+    }
+
+    /// Ends it for both sides, whatever is on the way. Says whether it was connected.
+    pub(super) fn cut(&self) -> bool {
+        shutdown(&self.descriptor, Shutdown::Both).is_ok()
     }
 
     /// What the kernel knows about the path. `None` where it does not say.

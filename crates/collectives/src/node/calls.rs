@@ -42,6 +42,11 @@ impl Dialing {
         }
     }
 
+    /// Its next connections have higher numbers than this.
+    pub(super) const fn renumber(&mut self, number: u64) {
+        self.number = number;
+    }
+
     pub(super) const fn connection(&self) -> Option<ConnectionId> {
         self.connection
     }
@@ -157,6 +162,7 @@ impl Node {
         connection.phase = Phase::Open;
         connection.ping_at = now;
         if channel == Channel::Control {
+            connection.outbound.extend(self.negotiation.said());
             connection.outbound.extend_from_slice(&self.last_words);
         }
         let lane = connection.lane;
@@ -175,7 +181,7 @@ impl Node {
                 statistics.longest_recovery =
                     statistics.longest_recovery.max(now.saturating_sub(since));
             }
-            self.engine.resume(peer, offset);
+            self.statistics.resent_bytes += self.engine.resume(peer, offset);
             self.settle();
         }
     }

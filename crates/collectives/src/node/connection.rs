@@ -9,6 +9,7 @@
 
 use std::time::Duration;
 
+use super::frame;
 use crate::handshake::{Acceptor, Channel, Dialer};
 use crate::operator::Rank;
 
@@ -48,8 +49,12 @@ pub(super) struct Connection {
     pub deadline: Duration,
     /// Bytes that were read and not used yet.
     pub inbound: Vec<u8>,
+    /// Bytes at their front that are the rest of a frame whose checksum was right.
+    pub verified: usize,
     /// Bytes to write before anything else.
     pub outbound: Vec<u8>,
+    /// What a data connection writes after that.
+    pub frames: frame::Outgoing,
     /// Bytes that the peer's kernel had acknowledged, and since when that has not changed although some are missing.
     pub stuck: Option<(u64, Duration)>,
     /// When the last ping went out that was not answered.
@@ -59,14 +64,16 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) const fn new(side: Side, lane: usize, phase: Phase, deadline: Duration) -> Self {
+    pub(super) fn new(side: Side, lane: usize, phase: Phase, deadline: Duration) -> Self {
         Self {
             side,
             lane,
             phase,
             deadline,
             inbound: Vec::new(),
+            verified: 0,
             outbound: Vec::new(),
+            frames: frame::Outgoing::default(),
             stuck: None,
             ping: None,
             ping_at: Duration::ZERO,
@@ -82,6 +89,17 @@ impl Connection {
         match self.side {
             Side::Dialed { peer, channel } => Some((peer, channel)),
             Side::Accepted(purpose) => purpose,
+        }
+    }
+
+    /// The rank whose stream it carries, if this is the end that writes it.
+    pub(super) const fn stream_to(&self) -> Option<Rank> {
+        match self.side {
+            Side::Dialed {
+                peer,
+                channel: Channel::Data,
+            } if self.is_open() => Some(peer),
+            _ => None,
         }
     }
 
@@ -102,8 +120,10 @@ pub(super) enum Record {
     Pong,
     /// The sender needs nothing any more and goes.
     Leave,
-    /// The sender stops the group; so many bytes of text follow.
+    /// The sender stops the group; so many bytes of text and their checksum follow.
     Stop(u64),
+    /// How far the sender is, for this round of negotiation; a `RetryInfo` and its checksum follow.
+    Retry(u64),
 }
 
 pub(super) const RECORD: usize = 16;
@@ -118,14 +138,24 @@ impl Record {
             Self::Pong => (3, 0),
             Self::Leave => (4, 0),
             Self::Stop(len) => (5, len),
+            Self::Retry(round) => (6, round),
         };
         let mut bytes = [0; RECORD];
         bytes[0] = tag;
         bytes[8..].copy_from_slice(&u64::to_le_bytes(value));
+        // Last, while its own place is zero.
+        let code = frame::checksum(&bytes);
+        bytes[4..8].copy_from_slice(&code.to_le_bytes());
         bytes
     }
 
+    /// `None` if it is damaged.
     pub(super) fn decode(bytes: &[u8; RECORD]) -> Option<Self> {
+        let mut plain = *bytes;
+        plain[4..8].fill(0);
+        if frame::checksum(&plain).to_le_bytes() != bytes[4..8] {
+            return None;
+        }
         let (_, value) = bytes.split_last_chunk::<8>()?;
         let value = u64::from_le_bytes(*value);
         match bytes[0] {
@@ -134,6 +164,7 @@ impl Record {
             3 => Some(Self::Pong),
             4 => Some(Self::Leave),
             5 => Some(Self::Stop(value)),
+            6 => Some(Self::Retry(value)),
             _ => None,
         }
     }

@@ -2,16 +2,25 @@
 
 use std::mem;
 
-use super::connection::{ConnectionId, LONGEST_TEXT, Phase, RECORD, Record, Side};
+use super::connection::{Connection, ConnectionId, LONGEST_TEXT, Phase, RECORD, Record, Side};
+use super::frame::{self, Front, HEADER};
+use super::negotiation::checked;
 use super::{ACKNOWLEDGE_BYTES, Accepting, End, Node};
 use crate::failure::Failure;
 use crate::handshake::{
     Acceptor, Answer, CHALLENGE, Call, Channel, HELLO, PROOF, Refusal, WELCOME,
 };
 use crate::operator::Rank;
+use crate::recovery::RetryInfo;
 
 /// Acknowledgements that may wait to be written, in bytes.
 const UNWRITTEN: usize = 8 * RECORD;
+
+/// Damaged frames without a good one between them, on whatever lane, until nobody believes in chance any more.
+const DAMAGED_IN_A_ROW: u64 = 10;
+
+/// Bytes of the checksum behind a body.
+const CHECKSUM: usize = 4;
 
 /// What becomes of a connection after a message.
 enum Next {
@@ -33,19 +42,8 @@ impl Node {
             (connection.is_open(), connection.side)
         {
             self.peers[peer].heard = self.now;
-            if self.connections[&id].inbound.is_empty() {
-                // The usual way: straight from the driver's buffer into the operator.
-                let taken = self.engine.receive(peer, bytes);
-                if taken < bytes.len()
-                    && let Some(connection) = self.connections.get_mut(&id)
-                {
-                    connection.inbound.extend_from_slice(&bytes[taken..]);
-                }
-            } else if let Some(connection) = self.connections.get_mut(&id) {
-                connection.inbound.extend_from_slice(bytes);
-            }
+            self.stream_bytes(id, peer, bytes);
             self.settle();
-            self.consider_telling(peer);
             return;
         }
         connection.inbound.extend_from_slice(bytes);
@@ -62,33 +60,87 @@ impl Node {
         self.settle();
     }
 
+    /// Gives frames to the engine, the usual way straight from the driver's buffer. What it does not take yet, or is no whole frame, stays.
+    fn stream_bytes(&mut self, id: ConnectionId, peer: Rank, mut bytes: &[u8]) {
+        while let Some(connection) = self.connections.get_mut(&id) {
+            let Connection {
+                inbound, verified, ..
+            } = connection;
+            if *verified > 0 {
+                let taken = self.engine.receive(peer, &inbound[..*verified]);
+                inbound.drain(..taken);
+                *verified -= taken;
+                if *verified > 0 {
+                    inbound.extend_from_slice(bytes);
+                    break;
+                }
+            }
+            let is_new = inbound.is_empty();
+            match frame::front(if is_new { bytes } else { &inbound[..] }) {
+                Front::Whole(len) => {
+                    self.peers[peer].damaged = 0;
+                    let whole = HEADER + len;
+                    if is_new {
+                        let taken = self.engine.receive(peer, &bytes[HEADER..whole]);
+                        inbound.extend_from_slice(&bytes[HEADER + taken..whole]);
+                        *verified = len - taken;
+                        bytes = &bytes[whole..];
+                    } else {
+                        let taken = self.engine.receive(peer, &inbound[HEADER..whole]);
+                        inbound.drain(..HEADER + taken);
+                        *verified = len - taken;
+                    }
+                }
+                Front::Missing(_) if bytes.is_empty() => break,
+                Front::Missing(missing) => {
+                    let missing = if is_new { bytes.len() } else { missing };
+                    let (more, rest) = bytes.split_at(missing.min(bytes.len()));
+                    inbound.extend_from_slice(more);
+                    bytes = rest;
+                }
+                Front::Damaged => {
+                    self.damaged(id, peer);
+                    break;
+                }
+            }
+        }
+        self.consider_telling(peer);
+    }
+
+    /// The next connection goes on behind the last good frame. Where every path damages the same bytes again and again, the group ends.
+    fn damaged(&mut self, id: ConnectionId, from: Rank) {
+        self.statistics.damaged += 1;
+        self.peers[from].damaged += 1;
+        self.give_up(id, End::Broken);
+        let times = self.peers[from].damaged;
+        if times >= DAMAGED_IN_A_ROW {
+            let to = self.config.rank;
+            self.engine.fail(Failure::Damaged { from, to, times });
+        }
+    }
+
     /// Streams that waited for an operator may go on now.
     pub(super) fn offer_again(&mut self) {
         for peer in 0..self.world() {
             let Some(id) = self.peers[peer].incoming.connection else {
                 continue;
             };
-            let Some(connection) = self.connections.get_mut(&id) else {
-                continue;
-            };
-            if connection.inbound.is_empty() {
-                continue;
-            }
-            let mut waiting = mem::take(&mut connection.inbound);
-            let taken = self.engine.receive(peer, &waiting);
-            waiting.drain(..taken);
-            if let Some(connection) = self.connections.get_mut(&id) {
-                connection.inbound = waiting;
-            }
-            if taken > 0 {
-                self.consider_telling(peer);
+            if self
+                .connections
+                .get(&id)
+                .is_some_and(|one| one.verified > 0)
+            {
+                self.stream_bytes(id, peer, &[]);
             }
         }
     }
 
     /// Acknowledges at once if there is much, a little later otherwise.
     fn consider_telling(&mut self, rank: Rank) {
-        let missing = self.engine.received(rank) - self.peers[rank].told;
+        let missing = self
+            .engine
+            .received(rank)
+            .saturating_sub(self.peers[rank].told);
         if missing >= ACKNOWLEDGE_BYTES {
             self.tell(rank);
         } else if missing > 0 && self.peers[rank].tell_at.is_none() {
@@ -155,7 +207,7 @@ impl Node {
             return Next::Close;
         };
         let phase = match result {
-            Ok(acceptor) if !self.is_newest(acceptor.call()) => {
+            Ok(acceptor) if !self.is_wanted(acceptor.call()) => {
                 self.statistics.superseded += 1;
                 return Next::Close;
             }
@@ -182,9 +234,12 @@ impl Node {
         }
     }
 
-    fn is_newest(&mut self, call: Call) -> bool {
+    /// It is newer than the one that is there, and carries the present streams.
+    fn is_wanted(&mut self, call: Call) -> bool {
+        let is_present =
+            call.channel == Channel::Control || self.negotiation.is_present(call.number);
         self.accepting(call)
-            .is_some_and(|accepting| call.number > accepting.newest)
+            .is_some_and(|accepting| is_present && call.number > accepting.newest)
     }
 
     fn challenge(&mut self, id: ConnectionId, challenge: &[u8; CHALLENGE]) -> Next {
@@ -224,11 +279,9 @@ impl Node {
             self.statistics.strangers += 1;
             return Next::Close;
         }
-        // Another connection may have proven itself since the hello.
-        let newer = self
-            .accepting(call)
-            .filter(|accepting| call.number > accepting.newest);
-        let Some(accepting) = newer else {
+        // Another connection may have proven itself since the hello, or new streams have begun.
+        let is_wanted = self.is_wanted(call);
+        let Some(accepting) = self.accepting(call).filter(|_| is_wanted) else {
             self.statistics.superseded += 1;
             return Next::Close;
         };
@@ -254,6 +307,7 @@ impl Node {
             let welcome = acceptor.welcome(&self.config.secret, offset);
             connection.outbound.extend_from_slice(&welcome);
             if call.channel == Channel::Control {
+                connection.outbound.extend(self.negotiation.said());
                 connection.outbound.extend_from_slice(&self.last_words);
             }
         }
@@ -305,12 +359,34 @@ impl Node {
                 let Some(len) = usize::try_from(len).ok().filter(|len| *len <= LONGEST_TEXT) else {
                     return Next::Close;
                 };
-                used += len;
+                used += len + CHECKSUM;
                 let Some(text) = connection.inbound.get(RECORD..used) else {
                     return Next::Wait;
                 };
+                let Some(text) = checked(text) else {
+                    self.statistics.damaged += 1;
+                    return Next::Close;
+                };
                 let why = String::from_utf8_lossy(text).into_owned();
                 self.engine.fail(Failure::Told { by: peer, why });
+            }
+            (Channel::Control, Some(Record::Retry(round))) => {
+                used += RetryInfo::len(self.peers.len()) + CHECKSUM;
+                let Some(body) = connection.inbound.get(RECORD..used) else {
+                    return Next::Wait;
+                };
+                let Some(body) = checked(body) else {
+                    self.statistics.damaged += 1;
+                    return Next::Close;
+                };
+                let info = RetryInfo::decode(body, self.peers.len());
+                if !info.is_some_and(|info| self.informed(peer, round, info)) {
+                    return Next::Close;
+                }
+            }
+            (_, None) => {
+                self.statistics.damaged += 1;
+                return Next::Close;
             }
             _ => return Next::Close,
         }

@@ -12,7 +12,9 @@
 
 mod calls;
 mod connection;
+mod frame;
 mod incoming;
+mod negotiation;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -20,13 +22,14 @@ use std::time::Duration;
 
 pub use connection::ConnectionId;
 
-use crate::engine::{Ending, Engine, OperatorId};
+use crate::engine::{Ending, Engine, Limits, OperatorId};
 use crate::failure::Failure;
 use crate::handshake::{Channel, Nonce, Secret};
 use crate::memory::Memory;
 use crate::operator::{Operator, Rank};
 use calls::Dialing;
 use connection::{Connection, LONGEST_TEXT, Phase, Record, Side};
+use negotiation::Negotiation;
 
 /// How long a node waits for what.
 #[derive(Debug, Clone, Copy)]
@@ -95,8 +98,10 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// What members of the group know.
     pub secret: Secret,
-    /// Bytes that each stream may keep after their operator has ended.
-    pub window: usize,
+    /// What it may keep.
+    pub limits: Limits,
+    /// How often an operator may be executed again; the smallest of all ranks counts.
+    pub max_retries: u64,
     /// How long to wait for what.
     pub timing: Timing,
 }
@@ -149,6 +154,12 @@ pub struct Statistics {
     pub suspected: u64,
     /// Streams that went on over a new connection.
     pub resumed: u64,
+    /// Bytes that were sent once more after that.
+    pub resent_bytes: u64,
+    /// Frames and messages that arrived damaged.
+    pub damaged: u64,
+    /// Times that the group began operators again, because bytes were lost.
+    pub reexecutions: u64,
     /// Those among them that went on over another lane.
     pub lane_switches: u64,
     /// From the break to the resumption, the longest.
@@ -174,6 +185,8 @@ struct Peer {
     /// What was acknowledged to it.
     told: u64,
     tell_at: Option<Duration>,
+    /// Damaged frames from it since the last good one.
+    damaged: u64,
     has_left: bool,
 }
 
@@ -200,6 +213,7 @@ pub struct Node {
     is_leaving: bool,
     /// What every control connection says first, once this rank has stopped or leaves.
     last_words: Vec<u8>,
+    negotiation: Negotiation,
 }
 
 impl fmt::Debug for Node {
@@ -231,11 +245,12 @@ impl Node {
             heard: now,
             told: 0,
             tell_at: None,
+            damaged: 0,
             has_left: false,
         });
         let mut node = Self {
             peers: peers.collect(),
-            engine: Engine::new(config.rank, world, config.window),
+            engine: Engine::new(config.rank, world, config.limits),
             config,
             now,
             connections: BTreeMap::new(),
@@ -246,6 +261,7 @@ impl Node {
             has_stopped: false,
             is_leaving: false,
             last_words: Vec::new(),
+            negotiation: Negotiation::new(world),
         };
         node.tick(now);
         node
@@ -336,6 +352,12 @@ impl Node {
         self.engine.fail(Failure::Closed);
     }
 
+    /// What is kept for `peer` is gone, as it would be with memory that failed.
+    pub fn lose_window(&mut self, peer: Rank) {
+        self.engine.lose_window(peer);
+        self.settle();
+    }
+
     /// Stops the group and tells everybody why.
     pub fn stop(&mut self, failure: Failure) {
         self.engine.fail(failure);
@@ -345,16 +367,13 @@ impl Node {
     /// On every control connection that is there, and on those to come.
     fn say(&mut self, message: &[u8]) {
         self.last_words.extend_from_slice(message);
-        for connection in self.connections.values_mut() {
-            if connection.is_open() && matches!(connection.purpose(), Some((_, Channel::Control))) {
-                connection.outbound.extend_from_slice(message);
-            }
-        }
+        self.write_to_all(message);
     }
 
     /// Brings connections in line with the engine after it has changed.
     pub fn settle(&mut self) {
         self.offer_again();
+        self.negotiate();
         if let Some(failure) = self.engine.failure()
             && !self.has_stopped
         {
@@ -364,10 +383,22 @@ impl Node {
                 let text = &text.as_bytes()[..text.len().min(LONGEST_TEXT)];
                 let mut message = Record::Stop(text.len() as u64).encode().to_vec();
                 message.extend_from_slice(text);
+                message.extend_from_slice(&frame::checksum(text).to_le_bytes());
                 self.say(&message);
             }
         }
         self.dial_where_needed();
+    }
+
+    /// Makes ready what there is to write. Call it before [`Self::transmit`].
+    pub fn prepare(&mut self, id: ConnectionId) {
+        if let Some(connection) = self.connections.get_mut(&id)
+            && let Some(peer) = connection.stream_to()
+        {
+            let engine = &self.engine;
+            let stream = |offset| engine.transmit(peer, offset);
+            connection.frames.prepare(stream);
+        }
     }
 
     /// The next bytes to write, `skip` bytes after the first that was not written.
@@ -376,17 +407,11 @@ impl Node {
         if skip < connection.outbound.len() {
             return Some(&connection.outbound[skip..]);
         }
-        let Side::Dialed {
-            peer,
-            channel: Channel::Data,
-        } = connection.side
-        else {
-            return None;
-        };
-        if !connection.is_open() {
-            return None;
-        }
-        self.engine.transmit(peer, skip - connection.outbound.len())
+        let peer = connection.stream_to()?;
+        let stream = |offset| self.engine.transmit(peer, offset);
+        connection
+            .frames
+            .next(skip - connection.outbound.len(), stream)
     }
 
     /// So many of those bytes were written.
@@ -399,17 +424,14 @@ impl Node {
         if len > own
             && let Side::Dialed { peer, .. } = connection.side
         {
-            self.engine.transmitted(peer, len - own);
+            let payload = connection.frames.written(len - own);
+            self.engine.transmitted(peer, payload);
         }
     }
 
     /// Whether the driver should read; if not, what it has given was not used yet.
     pub fn wants_bytes(&self, id: ConnectionId) -> bool {
-        let is_stalled = |connection: &Connection| {
-            connection.is_open()
-                && !connection.inbound.is_empty()
-                && matches!(connection.side, Side::Accepted(Some((_, Channel::Data))))
-        };
+        let is_stalled = |connection: &Connection| connection.is_open() && connection.verified > 0;
         self.connections
             .get(&id)
             .is_some_and(|connection| !is_stalled(connection))
@@ -440,6 +462,9 @@ impl Node {
                 at(connection.ping_at);
             }
         }
+        if let Some(deadline) = self.negotiation.deadline(self.config.timing.silent) {
+            at(deadline);
+        }
         for (rank, peer) in self.peers.iter().enumerate() {
             if rank == self.config.rank {
                 continue;
@@ -448,7 +473,11 @@ impl Node {
                 at(moment);
             }
             if !self.has_stopped && self.engine.needs(rank) {
-                at(peer.heard + self.config.timing.gone);
+                // Once this moment is over, a refusal decides, and the next dial finds out.
+                let gone = peer.heard + self.config.timing.gone;
+                if gone > self.now {
+                    at(gone);
+                }
                 at(peer.heard + self.config.timing.silent);
             }
             let data = (self.wants_data_to(rank)).then_some(&peer.data);
@@ -495,6 +524,7 @@ impl Node {
             }
         }
         self.judge_peers();
+        self.judge_negotiation();
         self.dial_where_needed();
     }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use supernode_collectives::element::{DataType, Reduction};
+use supernode_collectives::engine::Limits;
 use supernode_collectives::handshake::Secret;
 use supernode_collectives::node::{Carrier, Config, Node, Route, Timing};
 use supernode_collectives::operator::{Algorithm, Kind, Operator};
@@ -23,7 +24,11 @@ fn node(rank: usize) -> Node {
         rank,
         routes: vec![route; WORLD],
         secret: Secret::new(&[7; 32], [1; 16], 1),
-        window: 512,
+        limits: Limits {
+            window: 512,
+            inputs: 0,
+        },
+        max_retries: 3,
         timing: Timing::usual(),
     };
     let mut counter = rank as u128;

@@ -96,6 +96,10 @@ pub(crate) enum Fault {
     Stop { process: usize, length: Duration },
     /// A node takes a healthy connection for broken.
     FalseAlarm,
+    /// A bit of something that is sent soon flips on the way.
+    Damage,
+    /// What a process keeps for another is gone.
+    LoseWindow { process: usize, peer: usize },
     /// Somebody connects and sends noise.
     Stranger { process: usize },
     /// Somebody connects and repeats the hello of a member.
@@ -130,6 +134,8 @@ pub(crate) struct Network {
     pub(crate) was_cut: bool,
     /// Fragments and delays vary.
     is_rough: bool,
+    /// Chunks that are still to be damaged.
+    damages: u32,
 }
 
 impl Network {
@@ -152,6 +158,7 @@ impl Network {
             cut,
             was_cut: false,
             is_rough,
+            damages: 0,
         };
         network.schedule(PROBE, Event::Probe);
         network
@@ -517,6 +524,7 @@ impl Network {
                     !(wire.places[0].process == process && wire.places[0].connection == Some(id)),
                 );
                 let (lane, held) = (wire.lane, wire.directions[direction].held);
+                self.processes[process].node.prepare(id);
                 let Some(bytes) = self.processes[process].node.transmit(id, 0) else {
                     break;
                 };
@@ -529,7 +537,12 @@ impl Network {
                 } else {
                     room
                 };
-                let chunk = bytes[..len].to_vec();
+                let mut chunk = bytes[..len].to_vec();
+                if self.damages > 0 && self.random.once_in(3) {
+                    self.damages -= 1;
+                    let bit = self.random.below(8 * len);
+                    chunk[bit / 8] ^= 1 << (bit % 8);
+                }
                 self.processes[process].node.transmitted(id, len);
                 if self.wires[index].is_broken {
                     continue;
@@ -636,6 +649,14 @@ impl Network {
                         self.processes[process].node.suspect(id);
                         self.serve(process);
                     }
+                }
+            }
+            Fault::Damage => self.damages += 1,
+            Fault::LoseWindow { process, peer } => {
+                if self.processes[process].stopped_until <= self.now {
+                    self.processes[process].node.tick(self.now);
+                    self.processes[process].node.lose_window(peer);
+                    self.serve(process);
                 }
             }
             Fault::Stranger { process } => {

@@ -1,20 +1,22 @@
 //! Groups on real sockets and real shared memory, all ranks in one process: each rank is a thread with a group of its own.
 
 use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::Duration;
 
 use supernode_collectives::element::{DataType, Reduction};
 use supernode_collectives::failure::Failure;
 use supernode_collectives::group::{
-    Card, CollectiveError, Group, Inbox, Membership, Roster, WINDOW,
+    Card, CollectiveError, Group, Inbox, LIMITS, MAX_RETRIES, Membership, Roster,
 };
 use supernode_collectives::handshake::Secret;
 use supernode_collectives::memory::{Buffer, Input};
-use supernode_collectives::node::Timing;
+use supernode_collectives::node::{Statistics, Timing};
 use supernode_collectives::operator::{Algorithm, Kind, Operator};
 
-use crate::proxy::Proxy;
+use crate::proxy::{Mischief, Proxy};
 use crate::random::Random;
 use crate::workload::Work;
 
@@ -62,7 +64,8 @@ fn members(
             cards: cards.clone(),
         },
         inbox,
-        window: WINDOW,
+        limits: LIMITS,
+        max_retries: MAX_RETRIES,
         timing: Timing::usual(),
     };
     parts.into_iter().enumerate().map(member).collect()
@@ -153,13 +156,39 @@ fn all_reduce(count: usize) -> Operator {
     Operator::new(kind, DataType::F32, count)
 }
 
+/// Runs the same operator in place until there is enough of something on every rank, and equally often on all of them.
+fn repeat(
+    group: &Group,
+    work: &Work,
+    is_enough: impl Fn(&Statistics) -> bool,
+) -> Result<Statistics, CollectiveError> {
+    let call = work.calls[group.rank()]
+        .as_ref()
+        .expect("everybody takes part");
+    let kind = Kind::AllReduce {
+        reduction: Reduction::Min,
+    };
+    let vote = Operator::new(kind, DataType::U8, 1);
+    for round in 0..10_000 {
+        let mut bytes = call.input.clone();
+        group.run_in_place(call.operator.clone(), &mut bytes)?;
+        assert!(bytes == call.wanted, "other bits in round {round}");
+        let mut enough = [u8::from(is_enough(&group.statistics()))];
+        group.run_in_place(vote.clone(), &mut enough)?;
+        if enough == [1] {
+            return Ok(group.statistics());
+        }
+    }
+    panic!("it never happens: {:?}", group.statistics())
+}
+
 /// Every few milliseconds all connections are cut, in the middle of what they carry.
 #[test]
 fn connections_that_are_cut_again_and_again_change_no_bit() {
     let world = 3;
     let mut proxies = Vec::new();
     let members = members(world, 1, Carrier::Sockets, |address| {
-        let proxy = Proxy::new(address);
+        let proxy = Proxy::new(address, Mischief::Nothing);
         let public = proxy.address();
         proxies.push(proxy);
         public
@@ -178,34 +207,7 @@ fn connections_that_are_cut_again_and_again_change_no_bit() {
             }
         });
         let statistics = run(members, |group| {
-            let call = work.calls[group.rank()]
-                .as_ref()
-                .expect("everybody takes part");
-            let mut rounds = 0;
-            // Until enough has been cut on this rank, and equally often on all of them.
-            loop {
-                let mut bytes = call.input.clone();
-                group
-                    .run_in_place(call.operator.clone(), &mut bytes)
-                    .expect("cuts are repaired");
-                assert!(bytes == call.wanted, "other bits after {rounds} rounds");
-                rounds += 1;
-                let mut enough = [u8::from(group.statistics().resumed >= 5)];
-                let vote = Operator::new(
-                    Kind::AllReduce {
-                        reduction: Reduction::Min,
-                    },
-                    DataType::U8,
-                    1,
-                );
-                group
-                    .run_in_place(vote, &mut enough)
-                    .expect("cuts are repaired");
-                if enough == [1] {
-                    return group.statistics();
-                }
-                assert!(rounds < 10_000, "nothing is ever cut");
-            }
+            repeat(&group, &work, |statistics| statistics.resumed >= 5).expect("cuts are repaired")
         });
         drop(stop);
         statistics
@@ -214,6 +216,68 @@ fn connections_that_are_cut_again_and_again_change_no_bit() {
         assert!(one.resumed >= 5, "{one:?}");
     }
     println!("{broken:?}");
+}
+
+#[test]
+fn damage_on_the_way_changes_no_bit() {
+    let members = members(3, 1, Carrier::Sockets, |address| {
+        Proxy::new(address, Mischief::Damage { every: 1_500_000 }).address()
+    });
+    let mut random = Random::new(2);
+    let work = Work::everywhere(&all_reduce(200_000).by(Algorithm::Ring), 3, &mut random);
+    let found = run(members, |group| {
+        repeat(&group, &work, |statistics| statistics.damaged >= 3).expect("damage is repaired")
+    });
+    for one in &found {
+        assert_eq!(
+            one.reexecutions, 0,
+            "the sender still had the bytes: {one:?}"
+        );
+    }
+    println!("{found:?}");
+}
+
+/// Runs an operator between two ranks while bytes from rank 0 to rank 1 get lost in a way that no new connection brings back.
+fn lose_bytes(count: usize) -> Vec<Result<Statistics, CollectiveError>> {
+    let done = Arc::new(AtomicBool::new(false));
+    let mut listeners = 0;
+    let members = members(2, 1, Carrier::Sockets, |address| {
+        listeners += 1;
+        if listeners == 1 {
+            return address;
+        }
+        let done = Arc::clone(&done);
+        Proxy::new(address, Mischief::FalseAcknowledgement { done }).address()
+    });
+    let mut random = Random::new(3);
+    let work = Work::everywhere(&all_reduce(count).by(Algorithm::Ring), 2, &mut random);
+    run(members, |group| {
+        repeat(&group, &work, |statistics| statistics.reexecutions > 0)
+    })
+}
+
+#[test]
+fn bytes_that_nobody_has_are_made_again() {
+    for result in lose_bytes(60_000) {
+        let statistics = result.expect("inputs of this size are kept");
+        assert_eq!(statistics.reexecutions, 1, "{statistics:?}");
+    }
+}
+
+#[test]
+fn an_operator_whose_input_is_overwritten_is_refused_with_its_rank() {
+    let results = lose_bytes(2_000_000);
+    for (rank, result) in results.iter().enumerate() {
+        let Err(CollectiveError::Failed(failure)) = result else {
+            panic!("rank {rank} has a result: {result:?}")
+        };
+        let text = failure.to_string();
+        assert!(
+            text.contains("bytes of the stream from rank 0 to rank 1 are lost and collective")
+                && text.contains("cannot be executed again: rank"),
+            "rank {rank}: {text}"
+        );
+    }
 }
 
 #[test]

@@ -198,10 +198,12 @@ fn an_attempt_keeps_what_it_got(engine: Engine) {
         .read(move |tx| query::retry_of(tx, &next))
         .0
         .expect("a decision too");
-    assert_eq!(
-        (retry.policy, retry.variables.len()),
-        (RetryPolicy::Disabled, 0)
+    assert_eq!(retry.policy, RetryPolicy::Disabled);
+    let never = (
+        "SUPERNODE_COLLECTIVE_MAX_RETRIES".to_owned(),
+        "0".to_owned(),
     );
+    assert_eq!(retry.variables, [never].into());
 }
 
 fn what_a_job_sets_itself_wins(engine: Engine) {

@@ -204,13 +204,19 @@ fn nccl_gets_its_nearest_settings() {
 }
 
 #[test]
-fn plain_hosts_get_the_one_number_that_their_library_reads() {
+fn plain_hosts_get_the_two_numbers_that_their_library_reads() {
     let plain = || [node(None, "", &[])];
     assert_eq!(
         variables(&RetryPolicy::Enabled(usual()), &plain()),
-        ["SUPERNODE_COLLECTIVE_RETRY_TIMEOUT_SECONDS=300"]
+        [
+            "SUPERNODE_COLLECTIVE_MAX_RETRIES=3",
+            "SUPERNODE_COLLECTIVE_RETRY_TIMEOUT_SECONDS=300"
+        ]
     );
-    assert!(variables(&RetryPolicy::Disabled, &plain()).is_empty());
+    assert_eq!(
+        variables(&RetryPolicy::Disabled, &plain()),
+        ["SUPERNODE_COLLECTIVE_MAX_RETRIES=0"]
+    );
 }
 
 /// A situation in which nothing stands in the way, to change one thing of.
@@ -437,6 +443,8 @@ fn other_libraries_have_their_own_findings() {
     assert_eq!(situation.found(), []);
     situation.job("SUPERNODE_COLLECTIVE_RETRY_TIMEOUT_SECONDS", "soon");
     assert_eq!(situation.found()[0].0, Kind::OverriddenVariable);
+    situation.job("SUPERNODE_COLLECTIVE_MAX_RETRIES", "11");
+    assert_eq!(situation.found().len(), 2);
     situation.inventories.clear();
     assert_eq!(
         (situation.found()[0].0, situation.found()[0].1),

@@ -16,7 +16,9 @@ use supernode_cli::Format;
 use supernode_collectives::element::Reduction;
 use supernode_collectives::group::{Environment, Group};
 use supernode_collectives::operator::{Algorithm, Kind};
-use supernode_collectives::{measure, trial};
+use supernode_collectives::{drill, measure, trial};
+
+pub(crate) use report::Drill;
 
 /// How long ranks wait for each other.
 const WAIT: Duration = Duration::from_mins(1);
@@ -28,6 +30,8 @@ pub(crate) enum CollectiveCommand {
     Check(CheckArguments),
     /// Measure an operator on local processes: latency, bus bandwidth, reconnections
     Bench(BenchArguments),
+    /// Cut real connections in the middle of all-reduces, and see that every bit is right
+    Drill(DrillArguments),
     /// One rank of the other commands
     #[command(hide = true)]
     Rank {
@@ -85,6 +89,20 @@ pub(crate) struct BenchArguments {
     iterations: Option<u32>,
 }
 
+/// What `drill` takes
+#[derive(Debug, clap::Args)]
+pub(crate) struct DrillArguments {
+    /// How many processes
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(2..=64))]
+    ranks: u16,
+    /// Bytes of each all-reduce; `K` and `M` for KiB and MiB
+    #[arg(long, default_value = "16M", value_parser = size)]
+    size: usize,
+    /// How many cuts
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    cuts: u32,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum OperatorName {
@@ -138,7 +156,11 @@ impl AlgorithmName {
 /// What a rank is told to do.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-enum Task {
+pub(crate) enum Task {
+    Drill {
+        bytes: usize,
+        cuts: u32,
+    },
     Check {
         seed: u64,
     },
@@ -197,6 +219,12 @@ pub(crate) fn run(command: CollectiveCommand, format: Format) -> anyhow::Result<
             let answers = ranks::run(options, &task)?;
             report::measurements(&answers, options.ranks, format)
         }
+        CollectiveCommand::Drill(DrillArguments { ranks, size, cuts }) => {
+            let transport = Transport::Tcp;
+            let task = Task::Drill { bytes: size, cuts };
+            let answers = ranks::run(RankOptions { ranks, transport }, &task)?;
+            report::drills(&answers, cuts, format)
+        }
         CollectiveCommand::Rank { task } => {
             let task =
                 serde_json::from_str(&task).context("a rank is started by another command")?;
@@ -215,6 +243,14 @@ fn usual_iterations(bytes: usize) -> usize {
 
 fn rank(group: &Group, task: &Task) -> anyhow::Result<()> {
     match task {
+        Task::Drill { bytes, cuts } => {
+            let plan = drill::Plan {
+                bytes: *bytes,
+                cuts: *cuts,
+            };
+            let outcome = drill::run(group, &plan)?;
+            report::answer(&report::Drill::new(group.rank(), &outcome))?;
+        }
         Task::Check { seed } => {
             let trial::Verdict { operators, wrong } = trial::run(group, *seed)?;
             report::answer(&report::Verdict {

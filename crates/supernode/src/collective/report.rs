@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use supernode_cli::Format;
-use supernode_collectives::measure;
+use supernode_collectives::{drill, measure};
 
 use super::OperatorName;
 
@@ -16,6 +16,34 @@ pub(super) struct Verdict {
     pub(super) rank: usize,
     pub(super) operators: usize,
     pub(super) wrong: Vec<String>,
+}
+
+/// What a rank of a drill saw.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Drill {
+    pub(crate) rank: usize,
+    pub(crate) rounds: u32,
+    pub(crate) wrong: u32,
+    /// In the middle of an operator, by whichever rank.
+    pub(crate) cuts: u32,
+    pub(crate) resumed: u64,
+    pub(crate) resent_bytes: u64,
+    pub(crate) longest_recovery_microseconds: u64,
+}
+
+impl Drill {
+    pub(super) fn new(rank: usize, outcome: &drill::Outcome) -> Self {
+        Self {
+            rank,
+            rounds: outcome.rounds,
+            wrong: outcome.wrong,
+            cuts: outcome.cuts,
+            resumed: outcome.resumed,
+            resent_bytes: outcome.resent_bytes,
+            longest_recovery_microseconds: u64::try_from(outcome.longest_recovery.as_micros())
+                .unwrap_or(u64::MAX),
+        }
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -89,6 +117,41 @@ pub(super) fn verdicts(answers: &[String], ranks: u16, format: Format) -> anyhow
             if is_right {
                 println!("{operators} operators on {ranks} ranks: every bit as the oracle says");
             }
+        }
+    }
+    Ok(if is_right {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+pub(super) fn drills(answers: &[String], cuts: u32, format: Format) -> anyhow::Result<ExitCode> {
+    let drills: Vec<Drill> = parse(answers)?;
+    let found = drills.iter().map(|drill| drill.cuts).min().unwrap_or(0);
+    anyhow::ensure!(
+        found >= cuts,
+        "only {found} of {cuts} cuts fell into an operator; take a larger --size"
+    );
+    let is_right = drills.iter().all(|drill| drill.wrong == 0);
+    if format == Format::Json {
+        println!("{}", serde_json::to_string_pretty(&drills)?);
+    } else {
+        println!(
+            "{:>6} {:>8} {:>6} {:>8} {:>14} {:>20} {:>6}",
+            "rank", "rounds", "cuts", "resumed", "resent bytes", "longest recovery us", "wrong"
+        );
+        for one in &drills {
+            println!(
+                "{:>6} {:>8} {:>6} {:>8} {:>14} {:>20} {:>6}",
+                one.rank,
+                one.rounds,
+                one.cuts,
+                one.resumed,
+                one.resent_bytes,
+                one.longest_recovery_microseconds,
+                one.wrong
+            );
         }
     }
     Ok(if is_right {

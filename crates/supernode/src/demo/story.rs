@@ -1,5 +1,7 @@
-//! The story: form a super node, grow it, run a distributed program, grow a disk below it, refuse to remove a busy node, survive
+//! The story: form a super node, grow it, run a distributed program, cut its connections, grow a disk below it, refuse to remove a busy node, survive
 //! `kill -9`, shrink.
+
+use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use supernode_api::environment::EnvironmentSet;
@@ -14,6 +16,7 @@ use supernode_api::super_node::{
 };
 use supernode_api::{ErrorCode, Nothing, Watch};
 use supernode_client::{CallOptions, ClientError};
+use supernode_collectives::group::environment::SHARED_MEMORY;
 use supernode_types::environment::EnvironmentDocument;
 use supernode_types::job::JobState;
 use supernode_types::node::Membership;
@@ -23,6 +26,7 @@ use tokio::time::Instant;
 
 use super::disk;
 use super::stage::{Stage, saw};
+use crate::collective::{Drill, Task};
 use crate::dev::call;
 
 const NAME: &str = "train";
@@ -34,6 +38,7 @@ pub(crate) async fn tell(stage: &mut Stage) -> anyhow::Result<()> {
     grow(stage).await?;
     configure(stage).await?;
     compute(stage).await?;
+    cut_link(stage).await?;
     let job = occupy(stage).await?;
     expand_disk(stage, &job).await?;
     refuse(stage, &job).await?;
@@ -159,6 +164,58 @@ async fn compute(stage: &mut Stage) -> anyhow::Result<()> {
         let line = last_line(stage, &job, rank).await?;
         ensure!(line.ends_with("ok"), "rank {rank} said: {line}");
         saw(begun, &line);
+    }
+    Ok(())
+}
+
+async fn cut_link(stage: &mut Stage) -> anyhow::Result<()> {
+    stage.step("cut real connections of a job in the middle of its all-reduces: collective drill");
+    let begun = Instant::now();
+    let task = Task::Drill {
+        bytes: 16 << 20,
+        cuts: 3,
+    };
+    let request = JobSubmitRequest {
+        super_node: NAME.into(),
+        name: Some("drill".into()),
+        nodes: 2,
+        arguments: vec![
+            stage.program(),
+            "collective".into(),
+            "rank".into(),
+            serde_json::to_string(&task)?,
+        ],
+        // All nodes of the demo are one host, on which there would be no connection to cut.
+        environment: [(SHARED_MEMORY.into(), "0".into())].into(),
+        ..JobSubmitRequest::default()
+    };
+    let job = call::<JobSubmit>(stage.client()?, &[], &request).await?;
+    let ended = ended(stage, &job).await?;
+    let ended = ended.view.job;
+    ensure!(
+        ended.state.word() == "succeeded" && ended.attempts == 1,
+        "the job {} after {} attempts",
+        ended.state.word(),
+        ended.attempts
+    );
+    for rank in 0..2 {
+        let line = last_line(stage, &job, rank).await?;
+        let drill: Drill =
+            serde_json::from_str(&line).with_context(|| format!("rank {rank} said: {line}"))?;
+        ensure!(drill.wrong == 0, "rank {rank} has wrong bits: {line}");
+        ensure!(drill.cuts == 3, "cuts missed the operators: {line}");
+        ensure!(drill.resumed > 0, "nothing was resumed: {line}");
+        saw(
+            begun,
+            &format!(
+                "rank {rank}: {} all-reduces with the right bits, {} cuts, {} streams resumed, {} KiB sent again, at most {:.1} ms to recover",
+                drill.rounds,
+                drill.cuts,
+                drill.resumed,
+                drill.resent_bytes / 1024,
+                Duration::from_micros(drill.longest_recovery_microseconds).as_secs_f64() * 1e3
+            ),
+        );
     }
     Ok(())
 }

@@ -74,6 +74,29 @@ fn an_algorithm_that_cannot_do_the_operator_is_refused() {
     assert!(text.contains("possible: tree, chain"), "{text}");
 }
 
+#[test]
+fn a_drill_cuts_real_connections_and_changes_no_bit() {
+    let words = [
+        "--ranks", "3", "--size", "8M", "--cuts", "3", "--output", "json",
+    ];
+    let output = run(&[&["collective", "drill"], &words[..]].concat());
+    assert!(output.status.success(), "{output:?}");
+    let found: Value = serde_json::from_slice(&output.stdout).expect("it is JSON");
+    let ranks = found.as_array().expect("a list");
+    assert_eq!(ranks.len(), 3);
+    for rank in ranks {
+        assert_eq!(
+            (&rank["wrong"], &rank["cuts"]),
+            (&0.into(), &3.into()),
+            "{rank}"
+        );
+        assert!(
+            rank["resumed"].as_u64().is_some_and(|resumed| resumed > 0),
+            "{rank}"
+        );
+    }
+}
+
 /// A job's ranks find each other with nothing but the variables that they were given.
 #[test]
 fn the_ranks_of_a_job_find_and_know_each_other() {

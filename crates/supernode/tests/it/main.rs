@@ -8,6 +8,7 @@ mod documents;
 mod harness;
 mod jobs;
 mod loss;
+mod outage;
 mod retry_policy;
 mod stress;
 mod stress_run;
