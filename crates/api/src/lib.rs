@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod audit;
+pub mod channel;
 pub mod disk;
 pub mod environment;
 pub mod error;

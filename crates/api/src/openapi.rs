@@ -76,6 +76,7 @@ fn collect() -> Collector {
     crate::disk::visit(&mut collector);
     crate::stress::visit(&mut collector);
     crate::stress_plan::visit(&mut collector);
+    crate::channel::visit(&mut collector);
     crate::environment::visit(&mut collector);
     crate::retry_policy::visit(&mut collector);
     crate::job::visit(&mut collector);

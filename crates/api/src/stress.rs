@@ -38,6 +38,9 @@ pub struct StressRunRequest {
     /// How long each kernel runs, in seconds; the tier's own times when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel_seconds: Option<u32>,
+    /// Names of the channels that are told what was found.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notify: Vec<Name>,
 }
 
 /// A run, with what came of it so far.

@@ -9,6 +9,7 @@
 
 mod audit;
 mod change;
+mod channel;
 pub mod context;
 mod context_command;
 mod disk;
@@ -76,6 +77,9 @@ pub enum Command {
     /// Tests of nodes; the binary adds the one that needs no server, and its own place in the command line
     #[command(skip)]
     Stress(stress::StressCommand),
+    /// Where people are told what went wrong
+    #[command(subcommand)]
+    Channel(channel::ChannelCommand),
     /// The network and software configuration of a super node's members
     #[command(subcommand, visible_alias = "env")]
     Environment(environment::EnvironmentCommand),
@@ -144,6 +148,7 @@ pub async fn run(command: Command, options: &Options, root: fn() -> clap::Comman
         Command::SuperNode(command) => super_node::run(&session, command).await,
         Command::Disk(command) => disk::run(&session, command).await,
         Command::Stress(command) => stress::run(&session, command).await,
+        Command::Channel(command) => channel::run(&session, command).await,
         Command::Environment(command) => environment::run(&session, command).await,
         Command::RetryPolicy(command) => retry_policy::run(&session, command).await,
         Command::Job(command) => job::run(&session, command).await,

@@ -12,6 +12,7 @@ use supernode_api::stress::{
     StressRunRequest, StressRunShow, StressRunStart, StressRunView,
 };
 use supernode_client::Client;
+use supernode_types::Name;
 use supernode_types::stress::{Item, Share, StressOutcome, Tier};
 
 use crate::change::{KeyOption, WaitOption, whole_seconds};
@@ -37,7 +38,7 @@ pub enum StressCommand {
     },
     /// Schedules: when super nodes test themselves
     #[command(subcommand)]
-    Plan(stress_plan::PlanCommand),
+    Plan(Box<stress_plan::PlanCommand>),
     /// Say in words why a node has the health that it has
     Explain {
         /// Its name or id
@@ -78,6 +79,9 @@ pub struct RunArguments {
     /// Run each kernel for this time instead of the tier's own, for a try
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=3600))]
     kernel_seconds: Option<u32>,
+    /// Channels that are told what was found; may be given several times
+    #[arg(long, value_name = "CHANNEL", value_delimiter = ',')]
+    notify: Vec<Name>,
     #[command(flatten)]
     wait: WaitOption,
     #[command(flatten)]
@@ -116,7 +120,7 @@ pub(crate) async fn run(session: &Session<'_>, command: StressCommand) -> Result
             let items = client.list::<StressRunList, _>(&[], &query).await?;
             session.print_list(&items, "nothing was tested yet", view::history)
         }
-        StressCommand::Plan(command) => stress_plan::run(session, &client, command).await,
+        StressCommand::Plan(command) => stress_plan::run(session, &client, *command).await,
         StressCommand::Explain { node } => {
             let view = client.get::<NodeHealthShow>(&[&node], &Nothing {}).await?;
             session.print(&view, |_| view::explanation(&view))
@@ -151,6 +155,7 @@ async fn start(
         max_nodes: arguments.max_nodes,
         window_seconds: Some(whole_seconds(arguments.window)),
         kernel_seconds: arguments.kernel_seconds,
+        notify: arguments.notify,
     };
     let started = client
         .call::<StressRunStart>(&[], &Nothing {}, &request, &arguments.key.call())

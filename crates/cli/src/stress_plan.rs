@@ -8,6 +8,7 @@ use supernode_api::stress_plan::{
     StressPlanRequest, StressPlanShow, StressPlanUpdate, StressPlanView,
 };
 use supernode_client::{CallOptions, Client};
+use supernode_types::Name;
 use supernode_types::stress::{Item, Share, StressTerms};
 use supernode_types::time::parse_duration;
 
@@ -104,6 +105,9 @@ pub struct TermOptions {
     /// How old the last proof of a node may be until its test no longer gives way to jobs [default: 30d]
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     max_age: Option<Duration>,
+    /// Channels that are told what was found; may be given several times, and `""` is none [default: none]
+    #[arg(long, value_name = "CHANNEL", value_delimiter = ',', value_parser = channel_name)]
+    notify: Option<Vec<Option<Name>>>,
 }
 
 impl TermOptions {
@@ -118,6 +122,9 @@ impl TermOptions {
             window_seconds: self.window.map_or(before.window_seconds, whole_seconds),
             jitter_seconds: self.jitter.map_or(before.jitter_seconds, whole_seconds),
             max_age_seconds: self.max_age.map_or(before.max_age_seconds, whole_seconds),
+            notify: self
+                .notify
+                .map_or(before.notify, |names| names.into_iter().flatten().collect()),
         }
     }
 }
@@ -132,6 +139,7 @@ fn usual(cron: String) -> StressTerms {
         window_seconds: 4 * 3600,
         jitter_seconds: 0,
         max_age_seconds: 30 * 24 * 3600,
+        notify: Vec::new(),
     }
 }
 
@@ -291,9 +299,23 @@ fn show(view: &StressPlanView, look: &Look) -> String {
         ("window", seconds(terms.window_seconds)),
         ("jitter", seconds(terms.jitter_seconds)),
         ("maximum age", seconds(terms.max_age_seconds)),
+        ("tells", or_dash(told(terms))),
         ("last run", or_dash(plan.last_run.as_ref())),
         ("missed", plan.missed.to_string()),
         ("made by", plan.actor.clone()),
         ("made", look.moment(plan.created_at)),
     ])
+}
+
+fn told(terms: &StressTerms) -> Option<String> {
+    let names: Vec<&str> = terms.notify.iter().map(Name::as_str).collect();
+    (!names.is_empty()).then(|| names.join(","))
+}
+
+/// A name, or nothing: that is how an edit takes all channels away.
+fn channel_name(text: &str) -> Result<Option<Name>, String> {
+    match text {
+        "" => Ok(None),
+        name => name.parse().map(Some).map_err(|error| format!("{error}")),
+    }
 }

@@ -2,7 +2,6 @@
 
 use supernode_store::attempt::rank_advance;
 use supernode_store::environment::{environment_generation_next, environment_generation_raise};
-use supernode_store::event::event_insert;
 use supernode_store::node::{inventory_get, inventory_put, node_get, node_list_of, node_update};
 use supernode_store::spec::{SpecRecord, spec_list};
 use supernode_store::super_node::{super_node_get, super_node_update};
@@ -18,6 +17,7 @@ use supernode_types::spec::{best_match, matches};
 use supernode_types::{Generation, NodeId, SpecId, Timestamp};
 
 use crate::intent::is_host;
+use crate::notify;
 use crate::retry_evidence;
 use crate::stress_judge;
 
@@ -211,7 +211,7 @@ fn record_disk_usage(
         message,
         subjects,
     };
-    event_insert(tx, &event, now).map(drop)
+    notify::tell(tx, &event, now)
 }
 
 fn shortened_report(report: &DiskReport) -> DiskReport {
@@ -259,16 +259,13 @@ fn note_restart(tx: &mut Tx<'_>, node: &Node, now: Timestamp) -> Result<(), Stor
             ..Subjects::default()
         };
         let message = format!("{} was restarted", node.name);
-        event_insert(
-            tx,
-            &NewEvent {
-                kind: "node.restarted",
-                severity: Severity::Warning,
-                message,
-                subjects,
-            },
-            now,
-        )?;
+        let event = NewEvent {
+            kind: "node.restarted",
+            severity: Severity::Warning,
+            message,
+            subjects,
+        };
+        notify::tell(tx, &event, now)?;
     }
     Ok(())
 }

@@ -7,7 +7,6 @@
 use std::collections::BTreeMap;
 
 use supernode_store::certificate::{certificate_insert, certificate_revoke_all, certificate_valid};
-use supernode_store::event::event_insert;
 use supernode_store::node::{NodeOrigin, node_find_named, node_get, node_insert, node_origin};
 use supernode_store::provision::{provision_get, provision_update};
 use supernode_store::token::{JoinTokenRecord, join_token_find, join_token_use};
@@ -208,17 +207,13 @@ fn tell(
         node: Some(node.id.clone()),
         ..Subjects::default()
     };
-    event_insert(
-        tx,
-        &NewEvent {
-            kind,
-            severity: Severity::Info,
-            message,
-            subjects,
-        },
-        intent.now,
-    )?;
-    Ok(())
+    let event = NewEvent {
+        kind,
+        severity: Severity::Info,
+        message,
+        subjects,
+    };
+    crate::notify::tell(tx, &event, intent.now)
 }
 
 fn certificate(

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use supernode_store::Tx;
-use supernode_store::event::event_insert;
 use supernode_store::job::{job_get, job_insert, job_update};
 use supernode_store::spec::spec_find;
 use supernode_types::JobId;
@@ -244,16 +243,13 @@ pub fn cancel(tx: &mut Tx<'_>, intent: &Intent, id: &str) -> Result<Job, Refusal
                 "{} was cancelled by {} before it ran",
                 job.name, intent.actor
             );
-            event_insert(
-                tx,
-                &NewEvent {
-                    kind: "job.cancelled",
-                    severity: Severity::Info,
-                    message,
-                    subjects,
-                },
-                intent.now,
-            )?;
+            let event = NewEvent {
+                kind: "job.cancelled",
+                severity: Severity::Info,
+                message,
+                subjects,
+            };
+            crate::notify::tell(tx, &event, intent.now)?;
         }
         JobState::Starting { .. } | JobState::Running { .. } | JobState::Stopping { .. } => {
             if job.cancel_requested_by.is_none() {

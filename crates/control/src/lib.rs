@@ -8,7 +8,9 @@
 //! ([`hub`]), and after a restart every node counts as heard of just now.
 
 mod agent;
+pub mod channel;
 mod control;
+pub mod delivery;
 mod desired;
 pub mod disk_expand;
 mod enrolment;
@@ -18,6 +20,7 @@ mod intent;
 pub mod job;
 pub mod metrics;
 pub mod node;
+mod notify;
 pub mod operation;
 pub mod provisioner;
 pub mod query;

@@ -4,7 +4,6 @@
 //! passes 1, 2, 4, 8, …, so a link that flaps all night makes a dozen events and not a thousand.
 
 use supernode_store::attempt::rank_list_of;
-use supernode_store::event::event_insert;
 use supernode_store::job::job_get;
 use supernode_store::retry_evidence::{retry_evidence_list, retry_evidence_put};
 use supernode_store::{StoreError, Tx};
@@ -149,5 +148,5 @@ fn tell(
         message,
         subjects,
     };
-    event_insert(tx, &event, now).map(drop)
+    crate::notify::tell(tx, &event, now)
 }

@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 
 use supernode_plan::retry_policy::{Member, Question, Rendering, findings, inject, render};
 use supernode_store::environment::environment_get;
-use supernode_store::event::event_insert;
 use supernode_store::node::{inventory_get, node_list_of};
 use supernode_store::super_node::{super_node_list, super_node_update};
 use supernode_store::{StoreError, Tx};
@@ -64,7 +63,7 @@ pub fn set(
             message,
             subjects,
         };
-        event_insert(tx, &event, intent.now)?;
+        crate::notify::tell(tx, &event, intent.now)?;
     }
     shown(tx, super_node)
 }

@@ -15,7 +15,6 @@ use std::time::Duration;
 
 use supernode_plan::{Action, Contact, Limits, Snapshot};
 use supernode_store::environment::environment_generation_next;
-use supernode_store::event::event_insert;
 use supernode_store::job::job_update;
 use supernode_store::node::node_update;
 use supernode_store::operation::operation_update;
@@ -23,14 +22,15 @@ use supernode_store::provision::provision_update;
 use supernode_store::stress_plan::stress_plan_update;
 use supernode_store::super_node::{super_node_delete, super_node_insert, super_node_update};
 use supernode_store::{ConflictKind, StoreError, Tx};
+use supernode_types::channel::Channel;
 use supernode_types::event::{NewEvent, Severity, Subjects};
 use supernode_types::job::JobState;
 use supernode_types::super_node::SuperNode;
 use supernode_types::{
-    Entropy, JobId, NodeId, OperationId, ProvisionId, StressPlanId, SuperNodeId, Timestamp,
+    Entropy, JobId, Name, NodeId, OperationId, ProvisionId, StressPlanId, SuperNodeId, Timestamp,
 };
 
-use crate::Intent;
+use crate::{Intent, notify};
 
 /// The planner is asked again until it has nothing to add; more rounds than this in one transaction mean that it does not converge,
 /// and what is left waits for the next wake-up.
@@ -98,6 +98,8 @@ pub(crate) struct Round<'r, 't> {
     operations: BTreeSet<OperationId>,
     provisions: BTreeSet<ProvisionId>,
     stress_plans: BTreeSet<StressPlanId>,
+    /// Who could be told of events; read with the first of them.
+    audience: Option<Vec<Channel>>,
 }
 
 impl<'r, 't> Round<'r, 't> {
@@ -123,6 +125,7 @@ impl<'r, 't> Round<'r, 't> {
             operations: BTreeSet::new(),
             provisions: BTreeSet::new(),
             stress_plans: BTreeSet::new(),
+            audience: None,
         })
     }
 
@@ -219,7 +222,7 @@ impl<'r, 't> Round<'r, 't> {
         self.tell("super_node.deleted", Severity::Info, message, subjects)
     }
 
-    /// Stores an event.
+    /// Stores an event and tells it to whoever wants it.
     fn tell(
         &mut self,
         kind: &'static str,
@@ -233,8 +236,18 @@ impl<'r, 't> Round<'r, 't> {
             message,
             subjects,
         };
-        event_insert(self.tx, &event, self.snapshot.now)?;
-        Ok(())
+        self.tell_also(&event, &[])
+    }
+
+    /// Stores an event and tells it to these channels, too.
+    fn tell_also(&mut self, event: &NewEvent, named: &[Name]) -> Result<(), StoreError> {
+        let audience = match self.audience.take() {
+            Some(audience) => audience,
+            None => notify::audience(self.tx)?,
+        };
+        let told = notify::tell_to(self.tx, &audience, event, named, self.snapshot.now);
+        self.audience = Some(audience);
+        told
     }
 
     fn apply(&mut self, action: Action) -> Result<(), StoreError> {

@@ -5,7 +5,6 @@ use std::time::Duration;
 use supernode_plan::Snapshot;
 use supernode_plan::choose::{Choice, check_named, choose_spares};
 use supernode_store::Tx;
-use supernode_store::event::event_insert;
 use supernode_store::provision::provision_insert;
 use supernode_types::event::{NewEvent, Severity, Subjects};
 use supernode_types::node::Node;
@@ -14,6 +13,7 @@ use supernode_types::operation::{
 };
 use supernode_types::{OperationId, ProvisionId, SpecId, SuperNodeId};
 
+use crate::notify::tell;
 use crate::provisioner::Provisioner;
 use crate::round::Round;
 use crate::super_node::find_for_change;
@@ -125,7 +125,7 @@ pub fn scale_up(
                 ..Subjects::default()
             },
         };
-        event_insert(round.tx(), &event, intent.now)?;
+        tell(round.tx(), &event, intent.now)?;
     }
     round.finish()?;
     Ok(operation)

@@ -9,11 +9,14 @@ use supernode_plan::Snapshot;
 use supernode_store::certificate::certificate_prune;
 use supernode_store::event::event_prune;
 use supernode_store::idempotency::idempotency_prune;
+use supernode_store::message::message_prune;
 use supernode_store::stress::stress_round_prune;
 use supernode_store::token::join_token_prune;
+use supernode_store::told::told_prune;
 use supernode_store::{StoreError, Tx};
 use supernode_types::{NodeId, Timestamp};
 
+use crate::channel::LONGEST_REPEAT;
 use crate::provisioner::{JoinParameters, Runner, SecretHash};
 use crate::round::connected_within;
 use crate::{Changed, Control, desired, reconcile};
@@ -175,10 +178,14 @@ pub async fn housekeep(control: &Control) -> Result<(), StoreError> {
         Timestamp(now.0.saturating_sub(microseconds))
     };
     let events = ago(control.settings().event_retention);
+    // Nothing is remembered for longer than a channel may ask for.
+    let told = ago(LONGEST_REPEAT);
     let evidence = ago(control.settings().evidence_retention);
     let keys = ago(control.settings().idempotency_retention);
     let prune = move |tx: &mut Tx<'_>| {
         event_prune(tx, events)?;
+        message_prune(tx, events)?;
+        told_prune(tx, told)?;
         stress_round_prune(tx, evidence)?;
         certificate_prune(tx, events)?;
         join_token_prune(tx, events)?;

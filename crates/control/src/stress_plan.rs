@@ -11,7 +11,7 @@ use supernode_types::{StressPlanId, SuperNodeId, Timestamp};
 
 use crate::stress_run::{LONGEST_WINDOW, whole_or};
 use crate::super_node::find_for_change;
-use crate::{Intent, Refusal};
+use crate::{Intent, Refusal, channel};
 
 /// Plans of one super node; more are a mistake.
 const MOST_PLANS: usize = 32;
@@ -35,7 +35,7 @@ pub fn create(
     let mut plan = StressPlan {
         id: StressPlanId::new(intent.now, &*intent.entropy),
         super_node: super_node.id,
-        terms: checked(terms)?,
+        terms: checked(tx, terms)?,
         paused: false,
         settled: intent.now,
         next_due: None,
@@ -60,7 +60,7 @@ pub fn update(
 ) -> Result<StressPlan, Refusal> {
     let mut plan = find_for(tx, intent, id)?;
     if let Some(terms) = terms {
-        plan.terms = checked(terms)?;
+        plan.terms = checked(tx, terms)?;
     }
     if let Some(paused) = paused {
         plan.paused = paused;
@@ -110,7 +110,7 @@ pub fn upcoming(plan: &StressPlan, now: Timestamp) -> Vec<Timestamp> {
 /// Ten years.
 const LONGEST_AGE_SECONDS: u64 = 10 * 366 * 24 * 3600;
 
-fn checked(terms: &StressTerms) -> Result<StressTerms, Refusal> {
+fn checked(tx: &mut Tx<'_>, terms: &StressTerms) -> Result<StressTerms, Refusal> {
     schedule(terms).map_err(|error| Refusal::Invalid(error.to_string()))?;
     let longest = LONGEST_WINDOW.as_secs();
     for (name, seconds, least, longest) in [
@@ -131,6 +131,7 @@ fn checked(terms: &StressTerms) -> Result<StressTerms, Refusal> {
     }
     Ok(StressTerms {
         items: whole_or(&terms.items),
+        notify: channel::checked_names(tx, &terms.notify)?,
         ..terms.clone()
     })
 }

@@ -5,7 +5,6 @@ use std::time::Duration;
 use supernode_plan::Snapshot;
 use supernode_plan::operation::FOLLOW_UP;
 use supernode_store::Tx;
-use supernode_store::event::event_insert;
 use supernode_store::node::{node_get, node_update};
 use supernode_store::operation::{OperationRecord, operation_list_of_kind};
 use supernode_store::stress::{
@@ -22,7 +21,7 @@ use supernode_types::{Entropy, Name, NodeId, OperationId, SuperNodeId, Timestamp
 use crate::round::Round;
 use crate::scale_up::find_node;
 use crate::super_node::find_for_change;
-use crate::{Intent, Refusal, operation};
+use crate::{Intent, Refusal, channel, notify, operation};
 
 /// The longest that busy nodes are waited for.
 pub(crate) const LONGEST_WINDOW: Duration = Duration::from_hours(7 * 24);
@@ -49,6 +48,8 @@ pub struct Wish {
     pub max_nodes: Share,
     /// How long busy nodes are waited for.
     pub window: Duration,
+    /// Names of the channels that are told what was found.
+    pub notify: Vec<Name>,
 }
 
 /// What came of one node, with its name.
@@ -67,6 +68,7 @@ pub fn stress_run(tx: &mut Tx<'_>, intent: &Intent, wish: &Wish) -> Result<Opera
         None => None,
     };
     check(wish)?;
+    let notify = channel::checked_names(tx, &wish.notify)?;
     let mut round = Round::of(tx, intent)?;
     let nodes = choose(&round.snapshot, wish, super_node.as_ref())?;
     let run = StressRun {
@@ -77,6 +79,7 @@ pub fn stress_run(tx: &mut Tx<'_>, intent: &Intent, wish: &Wish) -> Result<Opera
         window_ends: intent.now.plus(wish.window),
         max_age_seconds: None,
         plan: None,
+        notify,
     };
     let mut operation = operation::begin(
         intent,
@@ -126,6 +129,7 @@ pub(crate) fn planned(
         window_ends: now.plus(window),
         max_age_seconds: Some(terms.max_age_seconds),
         plan: Some(plan.id.clone()),
+        notify: terms.notify.clone(),
     };
     let mut operation = operation::begin_at(
         now,
@@ -295,7 +299,7 @@ pub fn release(
             ..Subjects::default()
         },
     };
-    event_insert(tx, &event, intent.now)?;
+    notify::tell(tx, &event, intent.now)?;
     if repaired {
         stress_baseline_delete(tx, &node.id)?;
     }

@@ -12,6 +12,7 @@ pub mod cron;
 pub mod health;
 mod index;
 mod job;
+pub mod notify;
 pub mod operation;
 pub mod rank_table;
 pub mod retry_policy;

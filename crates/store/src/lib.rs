@@ -13,10 +13,12 @@ pub mod testing;
 pub mod attempt;
 pub mod audit;
 pub mod certificate;
+pub mod channel;
 pub mod environment;
 pub mod event;
 pub mod idempotency;
 pub mod job;
+pub mod message;
 pub mod node;
 pub mod operation;
 pub mod provision;
@@ -28,6 +30,7 @@ pub mod stress;
 pub mod stress_plan;
 pub mod super_node;
 pub mod token;
+pub mod told;
 
 // ---- end of resources
 

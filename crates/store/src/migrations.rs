@@ -32,4 +32,9 @@ pub const MIGRATIONS: &[Migration] = &[
         name: "stress",
         sql: include_str!("../migrations/0005_stress.sql"),
     },
+    Migration {
+        number: 6,
+        name: "channel",
+        sql: include_str!("../migrations/0006_channel.sql"),
+    },
 ];

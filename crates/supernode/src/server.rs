@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow, bail};
 use supernode_control::provisioner::{JoinParameters, Provisioner};
 use supernode_control::service::{self, LoopMetrics};
-use supernode_control::{Control, Settings, Store};
+use supernode_control::{Control, Settings, Store, delivery};
 use supernode_http::agents::{Agents, SHUTDOWN_GRACE};
 use supernode_http::routes::{self, TokenAuthenticator, new_secret};
 use supernode_http::{
@@ -18,6 +18,7 @@ use supernode_http::{
     MetricsAccess, ServerTls,
 };
 use supernode_store::DatabaseUrl;
+use supernode_types::channel::Courier;
 use supernode_types::entropy::SystemEntropy;
 use supernode_types::operation::Admission;
 use supernode_types::time::{SystemClock, parse_duration};
@@ -255,10 +256,12 @@ async fn serve(arguments: &ServerArguments, url: &DatabaseUrl) -> anyhow::Result
 
     let shutdown = CancellationToken::new();
     let metrics = Arc::new(LoopMetrics::default());
+    let courier: Arc<dyn Courier> = Arc::new(supernode_notify::Wire);
     let context = routes::Context {
         control: control.clone(),
         agent_address: agent_reached_at.clone(),
         authority: authority.certificate_pem().into(),
+        courier: Arc::clone(&courier),
         database: if url.to_string().starts_with("postgres") {
             "postgres"
         } else {
@@ -294,7 +297,8 @@ async fn serve(arguments: &ServerArguments, url: &DatabaseUrl) -> anyhow::Result
     let tasks = [
         tokio::spawn(service::run_loop(control.clone(), metrics)),
         tokio::spawn(service::run_provisioner(control.clone(), join, new_secret)),
-        tokio::spawn(service::run_housekeeping(control)),
+        tokio::spawn(service::run_housekeeping(control.clone())),
+        tokio::spawn(delivery::run(control, courier)),
         tokio::spawn(keep_certificate(
             Arc::clone(&authority),
             tls.clone(),

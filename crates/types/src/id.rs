@@ -113,6 +113,7 @@ id!(/** An API token of a person or a program. */ TokenId, "token", "token");
 id!(/** A token that lets a new node enrol. */ JoinTokenId, "join", "join token");
 id!(/** One request to a provisioner for one node. */ ProvisionId, "prov", "provision");
 id!(/** A schedule of stress tests. */ StressPlanId, "plan", "stress plan");
+id!(/** A place where people are told. */ ChannelId, "channel", "channel");
 id!(/** A client certificate that this server's CA issued. */ CertificateSerial, "cert", "certificate");
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! screen. Nothing here does I/O; the only two places that touch the machine are [`time::SystemClock`] and [`entropy::SystemEntropy`].
 
 pub mod agent;
+pub mod channel;
 pub mod disk;
 pub mod entropy;
 pub mod environment;
@@ -11,6 +12,7 @@ pub mod event;
 pub mod id;
 pub mod inventory;
 pub mod job;
+pub mod message;
 pub mod name;
 pub mod node;
 pub mod operation;
@@ -22,8 +24,8 @@ pub mod time;
 
 pub use entropy::Entropy;
 pub use id::{
-    AttemptId, CertificateSerial, JobId, JoinTokenId, NodeId, OperationId, ProvisionId, SpecId,
-    StressPlanId, SuperNodeId, TokenId,
+    AttemptId, CertificateSerial, ChannelId, JobId, JoinTokenId, NodeId, OperationId, ProvisionId,
+    SpecId, StressPlanId, SuperNodeId, TokenId,
 };
 pub use name::Name;
 pub use time::{Clock, Timestamp};

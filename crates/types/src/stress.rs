@@ -18,7 +18,7 @@ pub use plan::{Share, StressPlan, StressTerms};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{NodeId, OperationId, StressPlanId, Timestamp};
+use crate::{Name, NodeId, OperationId, StressPlanId, Timestamp};
 
 /// What a run is to do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -40,6 +40,9 @@ pub struct StressRun {
     /// The plan that began it, if one did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plan: Option<StressPlanId>,
+    /// Names of the channels that are told what was found.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notify: Vec<Name>,
 }
 
 impl StressRun {

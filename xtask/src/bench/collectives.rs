@@ -16,7 +16,7 @@ use serde_json::Value;
 use super::machine::Machine;
 use super::ports::{free_ports, wait_for_listener};
 use super::supernode::build;
-use crate::ci::python::with_torch;
+use crate::ci::python;
 use crate::ci::setup::find_program;
 use crate::processes::text_within;
 use crate::workspace;
@@ -123,7 +123,7 @@ impl Bench {
             );
             None
         };
-        let python = with_torch();
+        let python = python::with("torch");
         if python.is_none() {
             println!("Gloo: not measured: no Python here has PyTorch (Debian: python3-torch)");
         }

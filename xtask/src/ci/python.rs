@@ -15,7 +15,7 @@ pub(super) fn run() -> Result<Outcome> {
     if directories.is_empty() {
         return Ok(Outcome::Note("no test_*.py under examples/".to_owned()));
     }
-    let python = with_torch().context("no Python here has PyTorch: run the step `setup`")?;
+    let python = with("torch").context("no Python here has PyTorch: run the step `setup`")?;
     for directory in directories {
         let mut command = Command::new(python);
         command
@@ -34,11 +34,12 @@ pub(super) fn run() -> Result<Outcome> {
     Ok(Outcome::Passed)
 }
 
-/// A Python that can import PyTorch: the one of PATH, or Debian's, whose packages another one does not see.
-pub(crate) fn with_torch() -> Option<&'static str> {
+/// A Python that can import this module: the one of PATH, or Debian's, whose packages another one does not see.
+pub(crate) fn with(module: &str) -> Option<&'static str> {
     ["python3", "/usr/bin/python3"].into_iter().find(|python| {
-        let found =
-            "import importlib.util, sys; sys.exit(importlib.util.find_spec('torch') is None)";
+        let found = &format!(
+            "import importlib.util, sys; sys.exit(importlib.util.find_spec('{module}') is None)"
+        );
         output_within(
             Command::new(python).args(["-c", found]),
             Duration::from_mins(1),

@@ -28,6 +28,11 @@ const NEEDS: &[Need] = &[
         package: "python3",
         program: "python3",
     },
+    // What notifications are delivered to.
+    Need {
+        package: "prometheus-alertmanager",
+        program: "prometheus-alertmanager",
+    },
 ];
 
 /// What tests of real disks need. They run as root only, so nobody else is asked for it.
@@ -83,7 +88,12 @@ pub(super) fn run() -> Result<Outcome> {
         .chain(&as_root)
         .filter(|need| find_program(need.program).is_none())
         .map(|need| need.package)
-        .chain(python::with_torch().is_none().then_some("python3-torch"))
+        .chain(python::with("torch").is_none().then_some("python3-torch"))
+        .chain(
+            python::with("aiosmtpd")
+                .is_none()
+                .then_some("python3-aiosmtpd"),
+        )
         .collect();
     if !missing.is_empty() && !may_install {
         return Ok(Outcome::NeedsPerson(format!(

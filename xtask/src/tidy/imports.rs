@@ -16,6 +16,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("verdict", &["types"]),
     ("probe", &["types", "verdict"]),
     ("client", &["api", "types"]),
+    ("notify", &["types"]),
     ("control", &["types", "plan", "store", "verdict"]),
     ("agent", &["types", "api", "client", "probe"]),
     ("http", &["api", "control", "types"]),
@@ -36,6 +37,7 @@ const OWNED: &[(&str, &str)] = &[
     ("axum-server", "http"),
     ("rusqlite", "store"),
     ("postgres", "store"),
+    ("lettre", "notify"),
 ];
 
 pub(super) fn check(metadata: &Metadata) -> Vec<Problem> {

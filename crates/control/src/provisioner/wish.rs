@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use supernode_store::event::event_insert;
 use supernode_store::provision::{provision_get, provision_update};
 use supernode_store::super_node::super_node_get;
 use supernode_store::token::{JoinTokenRecord, join_token_insert};
@@ -131,7 +130,7 @@ pub fn record(
             ..Subjects::default()
         },
     };
-    event_insert(tx, &event, now).map(drop)
+    crate::notify::tell(tx, &event, now)
 }
 
 /// What an answer makes of a provision.

@@ -3,7 +3,7 @@
 use supernode_store::attempt::{lease_insert, lease_release_run};
 use supernode_store::stress::stress_result_insert;
 use supernode_store::{ConflictKind, StoreError};
-use supernode_types::event::{Severity, Subjects};
+use supernode_types::event::{NewEvent, Severity, Subjects};
 use supernode_types::job::{Lease, LeaseHolder};
 use supernode_types::node::NodeHealth;
 use supernode_types::operation::OperationKind;
@@ -56,9 +56,16 @@ impl Round<'_, '_> {
             super_node: Some(plan.super_node.clone()),
             ..Subjects::default()
         };
+        let named = plan.terms.notify.clone();
         let runs = if missed == 1 { "run" } else { "runs" };
         let message = format!("{missed} {runs} of stress plan {id} did not take place: {why}");
-        self.tell("stress_plan.missed", Severity::Warning, message, subjects)
+        let event = NewEvent {
+            kind: "stress_plan.missed",
+            severity: Severity::Warning,
+            message,
+            subjects,
+        };
+        self.tell_also(&event, &named)
     }
 
     /// Begins the run of a plan on all full members.
@@ -145,6 +152,8 @@ impl Round<'_, '_> {
     ) -> Result<(), StoreError> {
         let node = self.node(id)?;
         let name = node.name.clone();
+        let work = node.stress.work.as_ref();
+        let run = work.map(|work| work.operation.clone());
         let was = std::mem::replace(&mut node.health, health.clone());
         let (kind, severity, message) = match health {
             NodeHealth::Quarantined { finding } => (
@@ -164,7 +173,11 @@ impl Round<'_, '_> {
             ),
             NodeHealth::Proven { .. } | NodeHealth::Unproven => return Ok(()),
         };
-        let subjects = self.node_subjects(id);
+        // Whoever is told what the run found is told what that does to the node.
+        let subjects = Subjects {
+            operation: run,
+            ..self.node_subjects(id)
+        };
         self.tell(kind, severity, message, subjects)
     }
 

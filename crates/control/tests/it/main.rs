@@ -12,6 +12,7 @@ mod job;
 mod job_loss;
 mod metrics;
 mod node;
+mod notify;
 mod provision;
 mod provisioner;
 mod report;

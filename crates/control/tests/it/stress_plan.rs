@@ -29,6 +29,7 @@ fn terms() -> StressTerms {
         window_seconds: 600,
         jitter_seconds: 0,
         max_age_seconds: 3600,
+        notify: Vec::new(),
     }
 }
 

@@ -32,6 +32,7 @@ fn wish(super_node: Option<&str>, nodes: &[&str]) -> Wish {
         kernel_seconds: None,
         max_nodes: Share::ALL,
         window: Duration::from_mins(2),
+        notify: Vec::new(),
     }
 }
 

@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use supernode_api::{ErrorCode, Nothing, Operation, Page, Role, Watch};
 use supernode_control::{ChangeRequest, Control, IdempotencyKey, Intent, Refusal, StoreError, Tx};
+use supernode_types::channel::Courier;
 use tokio::time::Instant;
 
 use super::hash_secret;
@@ -24,6 +25,8 @@ pub struct Context {
     pub agent_address: String,
     /// The authority's certificate, PEM.
     pub authority: Arc<str>,
+    /// Says whether channels could be used.
+    pub courier: Arc<dyn Courier>,
     /// `sqlite` or `postgres`.
     pub database: &'static str,
 }

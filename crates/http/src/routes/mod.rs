@@ -4,6 +4,7 @@
 //! one transaction with its audit record and its answer ([`Context::change`]).
 
 mod audit;
+mod channel;
 mod context;
 mod disk;
 mod environment;
@@ -40,6 +41,7 @@ pub fn mount(edge: Edge, context: &Context) -> Edge {
     let edge = disk::mount(edge, context);
     let edge = stress::mount(edge, context);
     let edge = stress_plan::mount(edge, context);
+    let edge = channel::mount(edge, context);
     let edge = environment::mount(edge, context);
     let edge = retry_policy::mount(edge, context);
     let edge = job::mount(edge, context);

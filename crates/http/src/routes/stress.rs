@@ -117,6 +117,7 @@ fn wish(body: &StressRunRequest) -> Wish {
         kernel_seconds: body.kernel_seconds,
         max_nodes: body.max_nodes.unwrap_or(Share::ALL),
         window: Duration::from_secs(body.window_seconds.unwrap_or(DEFAULT_WINDOW_SECONDS)),
+        notify: body.notify.clone(),
     }
 }
 

@@ -25,6 +25,7 @@ fn contract_server() -> Server {
         disk: DiskList DiskExpand DiskPlan;
         stress: StressRunStart StressRunList StressRunShow StressEvidenceList NodeHealthShow NodeRelease;
         stress_plan: StressPlanCreate StressPlanList StressPlanShow StressPlanPatch StressPlanDelete;
+        channel: ChannelCreate ChannelList ChannelShow ChannelTest ChannelDelete;
         environment: EnvironmentShow EnvironmentHistory EnvironmentSet;
         retry_policy: RetryPolicyShow RetryPolicySet;
         job: JobSubmit JobList JobShow JobCancel JobLog;

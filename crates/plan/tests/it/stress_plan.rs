@@ -36,6 +36,7 @@ fn case(paused: bool) -> Case {
             window_seconds: 600,
             jitter_seconds: 0,
             max_age_seconds: 3600,
+            notify: Vec::new(),
         },
         paused,
         settled: now,

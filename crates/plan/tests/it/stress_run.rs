@@ -23,6 +23,7 @@ pub(crate) fn stress_run(model: &Model, parallel: u32, window: Duration) -> Stre
         window_ends: model.snapshot.now.plus(window),
         max_age_seconds: None,
         plan: None,
+        notify: Vec::new(),
     }
 }
 

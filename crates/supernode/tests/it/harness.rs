@@ -166,6 +166,31 @@ impl Dev {
         error
     }
 
+    /// [`Dev::refused`] as whoever has this token.
+    pub(crate) fn refused_as(&self, token: &str, code: i32, arguments: &[&str]) -> String {
+        let mut command = self.command(arguments);
+        let (server, _, ca) = self.access();
+        let ca_file = self.path().join("as-ca.pem");
+        fs::write(&ca_file, ca).expect("own directory");
+        let output = command
+            .env("SUPERNODE_SERVER", server)
+            .env("SUPERNODE_TOKEN", token)
+            .env("SUPERNODE_CA_FILE", ca_file)
+            .output()
+            .expect("the binary starts");
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {error}");
+        error
+    }
+
+    /// Everything that the server and the agents have logged.
+    pub(crate) fn all_logs(&self) -> String {
+        let logs = fs::read_dir(self.path().join("data/logs")).expect("dev keeps logs");
+        logs.flatten()
+            .map(|log| fs::read_to_string(log.path()).unwrap_or_default())
+            .collect()
+    }
+
     /// A command's JSON output.
     pub(crate) fn json(&self, arguments: &[&str]) -> Value {
         let mut words = arguments.to_vec();

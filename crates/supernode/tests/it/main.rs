@@ -8,6 +8,7 @@ mod documents;
 mod harness;
 mod jobs;
 mod loss;
+mod notify;
 mod outage;
 mod retry_policy;
 mod stress;

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Item, Tier};
-use crate::{Generation, OperationId, StressPlanId, SuperNodeId, Timestamp};
+use crate::{Generation, Name, OperationId, StressPlanId, SuperNodeId, Timestamp};
 
 /// When and how a super node tests itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -57,6 +57,9 @@ pub struct StressTerms {
     /// How old the last proof of a node may be until its test no longer gives way to jobs.
     #[serde(default = "default_max_age_seconds")]
     pub max_age_seconds: u64,
+    /// Names of the channels that are told what was found.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notify: Vec<Name>,
 }
 
 /// 30 days.

@@ -3,6 +3,7 @@
 mod attempt;
 mod audit;
 mod certificate;
+mod channel;
 mod environment;
 mod event;
 mod idempotency;
