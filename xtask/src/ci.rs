@@ -14,7 +14,7 @@ use anyhow::{Result, bail};
 
 use crate::bench::supernode::{Trials, run_trials};
 use crate::metadata::cargo;
-use crate::processes::{describe, output_within, wait_within};
+use crate::processes::{describe, wait_within};
 use crate::{tidy, workspace};
 
 /// How a step that did not fail ended.
@@ -55,7 +55,7 @@ const STEPS: &[Step] = &[
     },
     Step {
         name: "test",
-        about: "cargo test --workspace; virtual machines run beside the others",
+        about: "cargo test --workspace",
         run: test,
     },
     Step {
@@ -217,21 +217,6 @@ fn cargo_step(arguments: &[&str]) -> Command {
     command
 }
 
-/// The same command on what all others leave of the processors.
-fn idle(command: &Command) -> Command {
-    let mut idle = Command::new("nice");
-    idle.args(["-n", "19"])
-        .arg(command.get_program())
-        .args(command.get_args());
-    for (name, value) in command.get_envs() {
-        match value {
-            Some(value) => idle.env(name, value),
-            None => idle.env_remove(name),
-        };
-    }
-    idle
-}
-
 fn is_ci() -> bool {
     std::env::var_os("CI")
         .is_some_and(|value| !value.is_empty() && value != "false" && value != "0")
@@ -260,24 +245,11 @@ fn build() -> Result<Outcome> {
     )
 }
 
-/// Machines in emulation compute all the time, and the other tests mostly wait: together they take hardly longer than either.
 fn test() -> Result<Outcome> {
-    let test = ["test", "--workspace", "--no-fail-fast"];
-    let with = |more: &[&str]| cargo_step(&[&test[..], more].concat());
-    let mut machines = idle(&with(&["--test", "virtual_machine"]));
-    std::thread::scope(|scope| {
-        let machines = scope.spawn(|| output_within(&mut machines, minutes(40)));
-        let others = [&["--lib", "--bins", "--test", "it"][..], &["--doc"]]
-            .map(|more| run_command(with(more), minutes(40)));
-        let machines = machines.join().expect("waiting does not panic")?;
-        for text in [&machines.stderr, &machines.stdout] {
-            print!("{}", String::from_utf8_lossy(text));
-        }
-        if !machines.status.success() {
-            bail!("a test in a virtual machine failed ({})", machines.status);
-        }
-        others.into_iter().fold(Ok(Outcome::Passed), Result::and)
-    })
+    run_command(
+        cargo_step(&["test", "--workspace", "--no-fail-fast"]),
+        minutes(40),
+    )
 }
 
 /// Its tests are in the ordinary binary of tests in virtual machines, and ignored there.

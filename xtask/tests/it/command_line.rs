@@ -29,14 +29,14 @@ fn steps_are_listed_in_their_order() {
             "setup",
             "format",
             "tidy",
-            "clippy",
             "build",
             "test",
             "python",
             "generated",
             "acknowledged",
             "demo",
-            "vm-matrix"
+            "vm-matrix",
+            "outages"
         ]
     );
 }

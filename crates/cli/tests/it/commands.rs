@@ -37,7 +37,7 @@ fn node(name: &str, generation: i64, labels: &Value) -> Value {
 
 fn operation(generation: i64, state: &Value, target: &Value) -> Value {
     let mut value = json!({
-        "id": OPERATION, "kind": "scale_up", "super_node": "sn-01kb000000000000000000000a", "super_node_name": "train",
+        "id": OPERATION, "kind": "scale_up", "admission": {"test": "none"}, "super_node": "sn-01kb000000000000000000000a", "super_node_name": "train",
         "targets": [{"slot": 0, "node": null, "provision": null, "chosen_because": "same rack", "state": target}],
         "target_names": ["n3"], "targets_done": 0, "actor": "ada", "deadline": "2025-11-23T12:28:20.000000Z",
         "cancel_requested": false, "generation": generation, "created_at": "2025-11-23T12:13:20.000000Z",

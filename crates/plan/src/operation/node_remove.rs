@@ -44,6 +44,9 @@ fn advance<'a>(
         return failed("it is not a spare any more");
     }
     // A lease on a node that is gone would be held for ever.
+    if planner.tested.contains(&node.id) {
+        return active("a test of it begins");
+    }
     if let Some(work) = &node.stress.work {
         return match given_up {
             Some(cause) => failed(format!("{}; it stays", cause.words())),

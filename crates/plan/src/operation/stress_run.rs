@@ -292,6 +292,9 @@ pub(super) fn waits_for(planner: &Planner<'_, '_>, node: &Node) -> Option<String
     if node.disk.work.is_some() {
         return Some("waits until its system disk has grown".into());
     }
+    if planner.removed.contains(&node.id) {
+        return Some("is removed".into());
+    }
     if planner.tested.contains(&node.id) {
         return Some("waits for another test".into());
     }

@@ -254,6 +254,9 @@ fn start(data: &Path, name: &str, program: &Program) -> std::io::Result<Child> {
         });
     }
     let child = command.spawn()?;
-    fs::write(data.join("pids").join(name), child.id().to_string())?;
+    // At once: somebody may be reading it.
+    let aside = data.join("pids").join(format!(".{name}"));
+    fs::write(&aside, child.id().to_string())?;
+    fs::rename(&aside, data.join("pids").join(name))?;
     Ok(child)
 }
