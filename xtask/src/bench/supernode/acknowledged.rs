@@ -146,7 +146,9 @@ struct Lane {
 
 impl Lane {
     fn start(binary: &Path) -> Result<Self> {
-        let server = Server::start("acknowledged", binary, &["--lost-after", "10s"])?;
+        // Nodes join untested: what is tried is whether a scale-up is forgotten, and nodes on one machine would disturb each other's test.
+        let options = ["--lost-after", "10s", "--admission", "none"];
+        let server = Server::start("acknowledged", binary, &options)?;
         let join_token = server.join_token(u32::try_from(AGENTS)?)?;
         let agents = (1..=AGENTS)
             .map(|number| server.start_agent(&format!("node-{number}"), &join_token))
