@@ -138,7 +138,7 @@ fn usual(cron: String) -> StressTerms {
         max_nodes: Share::Percent(10),
         window_seconds: 4 * 3600,
         jitter_seconds: 0,
-        max_age_seconds: 30 * 24 * 3600,
+        max_age_seconds: StressTerms::usual_max_age_seconds(),
         notify: Vec::new(),
     }
 }

@@ -120,6 +120,27 @@ struct Execution {
 }
 
 impl Execution {
+    fn new(
+        id: OperatorId,
+        sequence: u64,
+        operator: Operator,
+        memory: Memory,
+        program: Program,
+    ) -> Self {
+        Self {
+            id,
+            sequence,
+            done: vec![0; program.steps.len()],
+            steps_left: program.steps.len(),
+            operator,
+            memory,
+            program,
+            is_running: false,
+            copy: None,
+            is_ghost: false,
+        }
+    }
+
     const fn size(&self) -> usize {
         self.operator.data_type.size()
     }
@@ -192,18 +213,7 @@ impl Engine {
         *sequence += 1;
         let sequence = *sequence - 1;
         let program = program(&operator, self.rank, self.world);
-        let execution = Execution {
-            id,
-            sequence,
-            done: vec![0; program.steps.len()],
-            steps_left: program.steps.len(),
-            operator,
-            memory,
-            program,
-            is_running: false,
-            copy: None,
-            is_ghost: false,
-        };
+        let execution = Execution::new(id, sequence, operator, memory, program);
         self.queue_turns(&execution);
         self.active.push_back(execution);
         self.advance();

@@ -223,7 +223,7 @@ impl<'r, 't> Round<'r, 't> {
     }
 
     /// Stores an event and tells it to whoever wants it.
-    fn tell(
+    pub(crate) fn tell(
         &mut self,
         kind: &'static str,
         severity: Severity,

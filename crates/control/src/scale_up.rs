@@ -6,14 +6,13 @@ use supernode_plan::Snapshot;
 use supernode_plan::choose::{Choice, check_named, choose_spares};
 use supernode_store::Tx;
 use supernode_store::provision::provision_insert;
-use supernode_types::event::{NewEvent, Severity, Subjects};
+use supernode_types::event::{Severity, Subjects};
 use supernode_types::node::Node;
 use supernode_types::operation::{
     Admission, Operation, OperationKind, Provision, ProvisionState, TargetState,
 };
 use supernode_types::{OperationId, ProvisionId, SpecId, SuperNodeId};
 
-use crate::notify::tell;
 use crate::provisioner::Provisioner;
 use crate::round::Round;
 use crate::super_node::find_for_change;
@@ -112,20 +111,21 @@ pub fn scale_up(
         deadline,
     )?;
     if admission != intent.settings.admission {
-        let event = NewEvent {
-            kind: "super_node.admission_skipped",
-            severity: Severity::Warning,
-            message: format!(
-                "nodes join super node {} untested, because {} asked for it",
-                super_node.name, intent.actor
-            ),
-            subjects: Subjects {
-                super_node: Some(super_node.id.clone()),
-                operation: Some(operation.id.clone()),
-                ..Subjects::default()
-            },
+        let message = format!(
+            "nodes join super node {} untested, because {} asked for it",
+            super_node.name, intent.actor
+        );
+        let subjects = Subjects {
+            super_node: Some(super_node.id.clone()),
+            operation: Some(operation.id.clone()),
+            ..Subjects::default()
         };
-        tell(round.tx(), &event, intent.now)?;
+        round.tell(
+            "super_node.admission_skipped",
+            Severity::Warning,
+            message,
+            subjects,
+        )?;
     }
     round.finish()?;
     Ok(operation)

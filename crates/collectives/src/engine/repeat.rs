@@ -255,15 +255,7 @@ fn ghost(kept: &Kept, rank: Rank, world: usize) -> Execution {
         .expect("they fitted when it was executed first");
     let program = program(&operator, rank, world);
     Execution {
-        id: kept.id,
-        sequence: kept.sequence,
-        done: vec![0; program.steps.len()],
-        steps_left: program.steps.len(),
-        operator,
-        memory,
-        program,
-        is_running: false,
-        copy: None,
         is_ghost: true,
+        ..Execution::new(kept.id, kept.sequence, operator, memory, program)
     }
 }

@@ -9,7 +9,7 @@
 
 use supernode_types::node::Node;
 use supernode_types::operation::{Admission, Operation};
-use supernode_types::stress::{Item, StressOutcome, Tier};
+use supernode_types::stress::{Item, StressOutcome, StressWork, Tier};
 
 use super::{GivenUp, Planner, stress_run};
 use crate::health::{Brake, Coverage};
@@ -51,7 +51,7 @@ pub(super) fn plan<'a>(
         Ok(outcome) => outcome,
         Err(step) => return Verdict::NotYet(step),
     };
-    end(planner, operation, node, &outcome);
+    end(planner, operation, node, work, &outcome);
     let detail = outcome.detail().unwrap_or_default();
     match outcome {
         StressOutcome::Passed => Verdict::Admitted,
@@ -72,7 +72,7 @@ pub(super) fn take_back<'a>(
     let work = stress_run::work_of(node, operation)?;
     match stress_run::over(planner, operation, Some(cause), node, work) {
         Ok(outcome) => {
-            end(planner, operation, node, &outcome);
+            end(planner, operation, node, work, &outcome);
             None
         }
         Err(step) => Some(step),
@@ -83,12 +83,10 @@ fn end<'a>(
     planner: &mut Planner<'a, '_>,
     operation: &Operation,
     node: &'a Node,
+    work: &StressWork,
     outcome: &StressOutcome,
 ) {
-    let work = stress_run::work_of(node, operation);
-    let coverage = work.map_or(Coverage::Part, |work| {
-        Coverage::of(&Item::ALL, work.kernel_seconds)
-    });
+    let coverage = Coverage::of(&Item::ALL, work.kernel_seconds);
     stress_run::judge(planner, operation, coverage, node, outcome, Brake::Off);
     stress_run::end(planner, operation, node, outcome);
 }

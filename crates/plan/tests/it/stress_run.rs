@@ -40,6 +40,10 @@ fn case(count: usize, parallel: u32, before: impl FnOnce(&mut Model, &SuperNodeI
     let (super_node, nodes) = model.train(count, 2);
     before(&mut model, &super_node);
     let run = stress_run(&model, parallel, WINDOW);
+    begun(model, super_node, nodes, run)
+}
+
+fn begun(mut model: Model, super_node: SuperNodeId, nodes: Vec<NodeId>, run: StressRun) -> Case {
     let run = model.operation(OperationKind::StressRun(run), Some(&super_node), &nodes);
     model.reconcile();
     Case {
@@ -203,14 +207,7 @@ fn planned(count: usize, before: impl FnOnce(&mut Model, &SuperNodeId)) -> Case 
         max_age_seconds: Some(3600),
         ..stress_run(&model, 8, WINDOW)
     };
-    let run = model.operation(OperationKind::StressRun(run), Some(&super_node), &nodes);
-    model.reconcile();
-    Case {
-        model,
-        super_node,
-        nodes,
-        run,
-    }
+    begun(model, super_node, nodes, run)
 }
 
 #[test]

@@ -55,16 +55,18 @@ pub struct StressTerms {
     /// By how many seconds at most a run is put off, so that not all plans begin at once.
     pub jitter_seconds: u64,
     /// How old the last proof of a node may be until its test no longer gives way to jobs.
-    #[serde(default = "default_max_age_seconds")]
+    #[serde(default = "StressTerms::usual_max_age_seconds")]
     pub max_age_seconds: u64,
     /// Names of the channels that are told what was found.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notify: Vec<Name>,
 }
 
-/// 30 days.
-const fn default_max_age_seconds() -> u64 {
-    30 * 24 * 3600
+impl StressTerms {
+    /// 30 days: `max_age_seconds` when nobody says.
+    pub const fn usual_max_age_seconds() -> u64 {
+        30 * 24 * 3600
+    }
 }
 
 /// How many of some nodes, as a number or as a share: `3`, `10%`.
