@@ -147,8 +147,8 @@ fn version_word(text: &str) -> Option<String> {
     plausible.then(|| word.to_owned())
 }
 
-/// Loads NVML, asks, unloads it.
-pub(crate) fn ask_nvml() -> Result<NvmlReport, String> {
+/// Loads NVML; it is unloaded with what this gives.
+pub(crate) fn open_nvml() -> Result<Nvml, String> {
     // Driver packages bring the library with its version number only; the plain name comes with the toolkit.
     let nvml = Nvml::builder()
         .lib_path(OsStr::new("libnvidia-ml.so.1"))
@@ -157,12 +157,17 @@ pub(crate) fn ask_nvml() -> Result<NvmlReport, String> {
             NvmlError::LibloadingError(_) => Nvml::init(),
             other => Err(other),
         });
-    let nvml = nvml.map_err(|error| match error {
+    nvml.map_err(|error| match error {
         NvmlError::LibloadingError(_) => {
             "its library libnvidia-ml.so.1 is not installed; install the NVIDIA driver".to_owned()
         }
         other => other.to_string(),
-    })?;
+    })
+}
+
+/// Asks NVML for its devices.
+pub(crate) fn ask_nvml() -> Result<NvmlReport, String> {
+    let nvml = open_nvml()?;
     let mut report = NvmlReport {
         driver_version: nvml.sys_driver_version().ok(),
         cuda_driver_version: nvml.sys_cuda_driver_version().ok().map(|version| {

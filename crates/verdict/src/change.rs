@@ -50,6 +50,14 @@ impl Change {
         change
     }
 
+    /// What two sources said that have no name in common.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        self.grown.extend(other.grown);
+        self.readings.extend(other.readings);
+        self
+    }
+
     /// The growth of all counters whose name begins and ends so.
     pub fn grown(&self, begin: &str, end: &str) -> u64 {
         self.grown

@@ -52,10 +52,12 @@ pub enum HardFailure {
 }
 
 /// Counters of which one more is one too many: uncorrected memory errors, and errors of media.
-const DEADLY: [(&str, &str); 3] = [
+const DEADLY: [(&str, &str); 5] = [
     ("edac/", "/ue_count"),
     ("disk/", "/errors"),
     ("file_system/", "/errors"),
+    ("device/", "/ecc_uncorrected"),
+    ("device/", "/rows_not_remapped"),
 ];
 
 /// Everything that is plainly wrong in one run.

@@ -2,11 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::change::Counters;
 use crate::histogram::Histogram;
 use crate::sample::{Ended, Event, Metric, Part, Sample, Wrong};
 
 /// Samples of one kernel that are kept; a kernel makes far fewer.
 const MOST_SAMPLES: usize = 1 << 20;
+/// Moments that are kept; a kernel says one each second.
+const MOST_MOMENTS: usize = 1 << 14;
 
 /// Everything that a kernel said.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -19,6 +22,9 @@ pub struct Outcome {
     pub wrong: Vec<Wrong>,
     /// What a reader of the numbers has to know.
     pub remarks: Vec<String>,
+    /// What drivers said of the parts, from before to after.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub moments: Vec<Counters>,
     /// Processor time that it used.
     pub cpu_seconds: f64,
     /// Time on the clock that it took.
@@ -34,6 +40,7 @@ impl Default for Outcome {
             distributions: Vec::new(),
             wrong: Vec::new(),
             remarks: Vec::new(),
+            moments: Vec::new(),
             cpu_seconds: 0.0,
             seconds: 0.0,
             ended: Ended::Incomplete("it ended without a word".into()),
@@ -54,7 +61,10 @@ impl Outcome {
     pub fn take(&mut self, event: Event) {
         match event {
             Event::Sample(sample) if self.samples.len() < MOST_SAMPLES => self.samples.push(sample),
-            Event::Sample(_) | Event::Listening(_) => {}
+            Event::Counters(counters) if self.moments.len() < MOST_MOMENTS => {
+                self.moments.push(counters);
+            }
+            Event::Sample(_) | Event::Counters(_) | Event::Listening(_) => {}
             Event::Distribution {
                 metric,
                 part,

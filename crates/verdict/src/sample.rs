@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 pub use supernode_types::stress::{Better, Metric, Part};
 
+use crate::change::Counters;
 use crate::histogram::Histogram;
 
 /// One measurement.
@@ -51,6 +52,8 @@ pub enum Event {
     Wrong(Wrong),
     /// Something that a reader of the numbers has to know.
     Remark(String),
+    /// What the part's own driver says of it at this moment.
+    Counters(Counters),
     /// The address that a listener waits on.
     Listening(std::net::SocketAddr),
     /// What the kernel used.

@@ -41,6 +41,21 @@ pub fn validity(outcome: &Outcome, change: &Change) -> Validity {
     if change.grown("throttle/", "") > 0 {
         return Validity::Throttled("processors were slowed down because of heat".into());
     }
+    if change.grown("device/", "/slowed_by_heat") > 0 {
+        return Validity::Throttled("devices were slowed down because of heat".into());
+    }
+    if change.grown("device/", "/slowed_by_power_brake") > 0 {
+        return Validity::Throttled("devices were slowed down by the power supply".into());
+    }
+    let crowded = change.readings.iter().find(|(name, (_, most))| {
+        name.starts_with("device/") && name.ends_with("/processes") && *most > 1.0
+    });
+    if let Some((name, (_, most))) = crowded {
+        return Validity::Contended(format!(
+            "{most} processes had {} at a time",
+            name.trim_end_matches("/processes").replace('/', " ")
+        ));
+    }
     let limited = change.grown("cgroup/", "throttled_usec");
     if limited > 0 {
         return Validity::Throttled(format!(
@@ -123,7 +138,20 @@ mod tests {
         assert!(contended(0.5, &[]), "its threads waited");
         assert!(contended(1.0, &[("cpu/user", 1400), ("cpu/idle", 600)]));
         assert!(contended(1.0, &[("cpu/user", 1000), ("cpu/steal", 100)]));
-        for name in ["throttle/cpu0/core", "cgroup/throttled_usec"] {
+        let mut shared = Change::default();
+        shared
+            .readings
+            .insert("device/3/processes".into(), (1.0, 2.0));
+        assert_eq!(
+            validity(&outcome(1.0), &shared),
+            Validity::Contended("2 processes had device 3 at a time".into())
+        );
+        for name in [
+            "throttle/cpu0/core",
+            "cgroup/throttled_usec",
+            "device/0/slowed_by_heat",
+            "device/7/slowed_by_power_brake",
+        ] {
             assert!(matches!(
                 validity(&outcome(1.0), &change(&[(name, 1)])),
                 Validity::Throttled(_)

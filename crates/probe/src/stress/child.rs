@@ -22,6 +22,8 @@ const TICK: Duration = Duration::from_millis(100);
 const MOST_LINE: u64 = 1 << 20;
 /// Bytes of complaints that are kept.
 const MOST_COMPLAINTS: u64 = 4096;
+/// Where the linker looks for libraries.
+const LIBRARIES: &str = "LD_LIBRARY_PATH";
 /// Events on their way at most; a kernel waits for a parent that does not listen.
 const MOST_WAITING: usize = 1024;
 
@@ -61,6 +63,8 @@ impl Launcher {
         let mut child = Command::new(&self.program)
             .args(&self.arguments)
             .env_clear()
+            // Where libraries of devices are is the one thing that the machine's owner may have to say.
+            .envs(std::env::var_os(LIBRARIES).map(|path| (LIBRARIES, path)))
             .current_dir("/")
             .process_group(0)
             .stdin(Stdio::piped())

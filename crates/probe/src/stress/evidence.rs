@@ -90,7 +90,7 @@ mod tests {
     use crate::stress::child::Outcome;
     use crate::stress::histogram::Histogram;
     use crate::stress::passive::Change;
-    use crate::stress::suite::{Item, Tier, steps};
+    use crate::stress::suite::{Item, Parts, Tier, steps};
     use crate::stress::verdict::validity::Validity;
 
     #[test]
@@ -114,7 +114,7 @@ mod tests {
             ..Outcome::default()
         };
         let record = Record {
-            step: steps(&[Item::Compute], Tier::Quick, &[]).remove(0),
+            step: steps(&[Item::Compute], Tier::Quick, &Parts::default()).remove(0),
             outcome,
             change: Change::default(),
             validity: Validity::Valid,

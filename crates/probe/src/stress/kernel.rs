@@ -27,6 +27,7 @@ use super::context::{Context, Stop};
 use super::link::{self, Links};
 use super::memory::{self, Pattern, Stream};
 use super::network::{self, Ask, Listen};
+use super::nvidia::{self, Devices};
 use super::sample::{Ended, Event, Refusal};
 use super::storage::{self, Storage};
 
@@ -42,6 +43,8 @@ pub enum Kernel {
     Pattern(Pattern),
     /// Links between processors and NUMA nodes.
     Links(Links),
+    /// NVIDIA devices and their links.
+    Nvidia(Devices),
     /// Waits for a peer of the network test.
     Listen(Listen),
     /// Measures the network to a peer.
@@ -63,8 +66,8 @@ pub struct Order {
 const HARD_STOP: Duration = Duration::from_secs(8);
 /// Bytes of an order at most.
 const MOST_ORDER: u64 = 64 * 1024;
-/// Files that a kernel may have open: sockets of the network test, and little else.
-const MOST_FILES: u64 = 256;
+/// Files that a kernel may have open: sockets of the network test, and what a driver opens for each of many devices.
+const MOST_FILES: u64 = 1024;
 
 /// Runs the kernel of the order on standard input. For the hidden sub-command alone.
 pub fn main() -> ExitCode {
@@ -128,6 +131,7 @@ pub(crate) fn run(context: &Context<'_>, stop: &Stop, kernel: &Kernel) -> Result
         Kernel::Stream(settings) => memory::run_stream(context, settings),
         Kernel::Pattern(settings) => memory::run_pattern(context, settings),
         Kernel::Links(settings) => link::run(context, settings),
+        Kernel::Nvidia(settings) => nvidia::run(context, settings),
         Kernel::Listen(settings) => network::run_listener(context, &SystemEntropy, settings),
         Kernel::Ask(settings) => network::run(context, &SystemEntropy, settings),
         Kernel::Storage(settings) => storage::run(context, settings),

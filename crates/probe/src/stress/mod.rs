@@ -15,6 +15,7 @@ pub mod kernel;
 pub mod link;
 pub mod memory;
 pub mod network;
+pub mod nvidia;
 pub mod passive;
 pub(crate) mod processor;
 pub mod report;

@@ -11,6 +11,7 @@ use super::compute::{Compute, Precision};
 use super::kernel::{Kernel, Order};
 use super::link::Links;
 use super::memory::{Pattern, Stream};
+use super::nvidia::{self, Devices, Fitted};
 use super::passive::{Change, counters};
 use super::storage::Storage;
 use super::verdict::hard::{self, HardFailure};
@@ -46,6 +47,7 @@ impl Step {
             Kernel::Stream(settings) => settings.seconds,
             Kernel::Pattern(settings) => settings.seconds,
             Kernel::Links(settings) => settings.seconds,
+            Kernel::Nvidia(settings) => settings.seconds,
             Kernel::Listen(settings) => settings.seconds,
             Kernel::Ask(settings) => 2 * settings.stream_seconds + settings.datagram_seconds,
             Kernel::Storage(settings) => 4 * settings.seconds,
@@ -62,6 +64,7 @@ impl Step {
             Kernel::Stream(settings) => settings.seconds = wanted,
             Kernel::Pattern(settings) => settings.seconds = wanted,
             Kernel::Links(settings) => settings.seconds = wanted,
+            Kernel::Nvidia(settings) => settings.seconds = wanted,
             Kernel::Listen(settings) => settings.seconds = wanted,
             Kernel::Ask(settings) => {
                 settings.stream_seconds = wanted;
@@ -73,9 +76,18 @@ impl Step {
     }
 }
 
-/// The kernels of these items, each disk by one directory on it.
-pub fn steps(items: &[Item], tier: Tier, directories: &[PathBuf]) -> Vec<Step> {
-    // Quick: 76 s with one disk. Standard: twelve times as long.
+/// What of a machine is tested besides its processors and memory.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Parts {
+    /// Each disk, by a directory on it.
+    pub directories: Vec<PathBuf>,
+    /// NVIDIA devices.
+    pub nvidia: Fitted,
+}
+
+/// The kernels of these items.
+pub fn steps(items: &[Item], tier: Tier, parts: &Parts) -> Vec<Step> {
+    // Quick: 76 s with one disk, 26 s more with devices. Standard: twelve times as long, for devices nine times.
     let longer = match tier {
         Tier::Quick => 1,
         Tier::Standard => 12,
@@ -115,7 +127,7 @@ pub fn steps(items: &[Item], tier: Tier, directories: &[PathBuf]) -> Vec<Step> {
                 steps.push(Step::new(item, "cores and NUMA nodes", links));
             }
             Item::Storage => {
-                for directory in directories {
+                for directory in &parts.directories {
                     let kernel = Kernel::Storage(Storage {
                         directory: directory.clone(),
                         bytes: 1 << 30,
@@ -132,8 +144,46 @@ pub fn steps(items: &[Item], tier: Tier, directories: &[PathBuf]) -> Vec<Step> {
                 }
             }
         }
+        steps.extend(device_steps(item, tier, &parts.nvidia));
     }
     steps
+}
+
+/// What of an item is tested on devices.
+fn device_steps(item: Item, tier: Tier, fitted: &Fitted) -> Vec<Step> {
+    use nvidia::{Precision, Work};
+    let works: &[(&str, Work, u32)] = match item {
+        _ if fitted.addresses.is_empty() => &[],
+        Item::Compute => &[
+            ("device matrices of fp32", Work::Compute(Precision::F32), 3),
+            ("device matrices of tf32", Work::Compute(Precision::Tf32), 3),
+            ("device matrices of bf16", Work::Compute(Precision::Bf16), 3),
+            ("device matrices of fp16", Work::Compute(Precision::F16), 3),
+        ],
+        Item::Memory => &[
+            ("device copies", Work::Copy, 3),
+            ("device moving patterns", Work::Pattern, 5),
+        ],
+        Item::Links if fitted.addresses.len() > 1 => &[
+            ("devices and host", Work::HostLinks, 3),
+            ("devices among themselves", Work::PeerLinks, 3),
+        ],
+        Item::Links => &[("devices and host", Work::HostLinks, 3)],
+        Item::Storage => &[],
+    };
+    let longer = match tier {
+        Tier::Quick => 1,
+        Tier::Standard => 9,
+    };
+    let step = |(name, work, seconds): &(&str, Work, u32)| {
+        let devices = Devices {
+            work: *work,
+            seconds: seconds * longer,
+            fitted: fitted.clone(),
+        };
+        Step::new(item, name, Kernel::Nvidia(devices))
+    };
+    works.iter().map(step).collect()
 }
 
 /// Everything that belongs to one kernel's run.
@@ -186,7 +236,7 @@ pub fn run(
         }
     }
     moments.push(counters(root));
-    let change = Change::over(&moments);
+    let change = Change::over(&moments).and(Change::over(&outcome.moments));
     Record {
         validity: validity(&outcome, &change),
         failures: hard::failures(&outcome, &change, &[]),
@@ -205,9 +255,20 @@ mod tests {
     #[test]
     fn a_quick_test_is_quick_and_a_standard_one_takes_less_than_twenty_minutes() {
         for (tier, limit) in [(Tier::Quick, 120), (Tier::Standard, 1200)] {
-            let steps = steps(&Item::ALL, tier, &["/var/tmp".into()]);
-            let seconds: u32 = steps.iter().map(Step::seconds).sum();
-            assert!((limit / 2..limit).contains(&seconds), "{tier:?}: {seconds}");
+            for devices in [0, 8] {
+                let addresses = (0..devices).map(|bus| format!("0000:{bus:02x}:00.0"));
+                let parts = Parts {
+                    directories: vec!["/var/tmp".into()],
+                    nvidia: Fitted {
+                        driver: "580.1".into(),
+                        addresses: addresses.collect(),
+                    },
+                };
+                let steps = steps(&Item::ALL, tier, &parts);
+                let seconds: u32 = steps.iter().map(Step::seconds).sum();
+                assert!((limit / 2..limit).contains(&seconds), "{tier:?}: {seconds}");
+                assert_eq!(steps.len(), if devices == 0 { 6 } else { 14 });
+            }
         }
     }
 
@@ -216,7 +277,10 @@ mod tests {
         let steps = steps(
             &[Item::Storage, Item::Compute],
             Tier::Quick,
-            &["/a".into(), "/b".into()],
+            &Parts {
+                directories: vec!["/a".into(), "/b".into()],
+                ..Parts::default()
+            },
         );
         let items: Vec<Item> = steps.iter().map(|step| step.item).collect();
         assert_eq!(
@@ -237,7 +301,7 @@ mod tests {
             program: "/nowhere/kernel".into(),
             arguments: Vec::new(),
         };
-        let step = steps(&[Item::Links], Tier::Quick, &[]).remove(0);
+        let step = steps(&[Item::Links], Tier::Quick, &Parts::default()).remove(0);
         let record = run(&launcher, step, Path::new("/"), &SystemClock, || false);
         assert!(matches!(record.validity, Validity::CouldNotRun(_)));
         assert_eq!(record.failures, []);

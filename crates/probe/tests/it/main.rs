@@ -6,5 +6,6 @@ mod layouts;
 mod machine;
 mod machines;
 mod nvidia;
+mod nvidia_devices;
 mod stress;
 mod this_host;

@@ -13,9 +13,10 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand, ValueEnum};
 use supernode_cli::Format;
 use supernode_probe::stress::child::Launcher;
+use supernode_probe::stress::nvidia::Fitted;
 use supernode_probe::stress::report::{self, Report};
 use supernode_probe::stress::sample::Ended;
-use supernode_probe::stress::suite::{self, Item, Tier};
+use supernode_probe::stress::suite::{self, Item, Parts, Tier};
 use supernode_probe::stress::vendor::{self, VendorResult};
 use supernode_types::Clock as _;
 use supernode_types::time::SystemClock;
@@ -102,7 +103,11 @@ fn test(arguments: &LocalArguments, told: &Arc<AtomicBool>) -> anyhow::Result<Re
     let root = Path::new("/");
     let begun = SystemClock.now();
     let mut records = Vec::new();
-    for step in suite::steps(&arguments.items, tier, &arguments.directories) {
+    let parts = Parts {
+        directories: arguments.directories.clone(),
+        nvidia: Fitted::of(Path::new("/")),
+    };
+    for step in suite::steps(&arguments.items, tier, &parts) {
         eprintln!(
             "testing {}: {} ({} s)",
             step.item.name(),

@@ -90,6 +90,12 @@ pub enum Metric {
     GemmF32,
     /// Speed of one multiplication of f64 matrices.
     GemmF64,
+    /// Speed of a device's matrix multiplication in 32 bits.
+    DeviceGemmF32,
+    /// The same on its matrix units, with 19 of the 32 bits.
+    DeviceGemmTf32,
+    /// Speed of a device's matrix multiplication in 16 bits with the exponent of 32.
+    DeviceGemmBf16,
     /// Speed of a device's matrix multiplication in half precision.
     DeviceGemmF16,
     /// Bandwidth of one pass of the STREAM triad.
@@ -138,6 +144,8 @@ pub enum Metric {
     Power,
     /// Temperature.
     Temperature,
+    /// Clock of a device's processors.
+    DeviceClock,
 }
 
 /// Which direction is good.
@@ -155,7 +163,12 @@ impl Metric {
     /// The unit of a value, as it is printed.
     pub fn unit(self) -> &'static str {
         match self {
-            Self::GemmF32 | Self::GemmF64 | Self::DeviceGemmF16 => "GFLOP/s",
+            Self::GemmF32
+            | Self::GemmF64
+            | Self::DeviceGemmF32
+            | Self::DeviceGemmTf32
+            | Self::DeviceGemmBf16
+            | Self::DeviceGemmF16 => "GFLOP/s",
             Self::StreamTriad
             | Self::PatternBandwidth
             | Self::DeviceMemoryBandwidth
@@ -174,6 +187,7 @@ impl Metric {
             Self::RandomWrite | Self::RandomRead => "IO/s",
             Self::Power => "W",
             Self::Temperature => "C",
+            Self::DeviceClock => "MHz",
         }
     }
 
@@ -187,7 +201,7 @@ impl Metric {
             | Self::RandomWriteLatency
             | Self::RandomReadLatency
             | Self::FlushLatency => Better::Less,
-            Self::CpuShare | Self::Power | Self::Temperature => Better::Neither,
+            Self::CpuShare | Self::Power | Self::Temperature | Self::DeviceClock => Better::Neither,
             _ => Better::More,
         }
     }

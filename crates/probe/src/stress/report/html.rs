@@ -273,7 +273,7 @@ mod tests {
     use crate::stress::child::Outcome;
     use crate::stress::passive::Change;
     use crate::stress::sample::{Ended, Metric, Part, Sample, Wrong};
-    use crate::stress::suite::{Item, Tier, steps};
+    use crate::stress::suite::{Item, Parts, Tier, steps};
     use crate::stress::verdict::hard;
     use supernode_types::Timestamp;
 
@@ -306,7 +306,7 @@ mod tests {
             begun: Timestamp(0),
             tier: Tier::Quick,
             records: vec![Record {
-                step: steps(&[Item::Links], Tier::Quick, &[]).remove(0),
+                step: steps(&[Item::Links], Tier::Quick, &Parts::default()).remove(0),
                 validity: Validity::Valid,
                 failures: hard::failures(&outcome, &change, &[]),
                 outcome,
