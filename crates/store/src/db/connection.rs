@@ -69,6 +69,14 @@ impl Connection {
         }
     }
 
+    /// Makes a database in memory the same as another one.
+    pub(crate) fn copy_from(&mut self, other: &Self) -> Result<(), StoreError> {
+        match (self, other) {
+            (Self::Sqlite(this), Self::Sqlite(other)) => this.copy_from(other),
+            _ => unreachable!("only databases in memory are copied"),
+        }
+    }
+
     pub(crate) fn begin(&mut self, access: Access) -> Result<(), Failure> {
         on_engine!(self, engine => engine.begin(access))
     }

@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use rusqlite::backup::Backup;
 use rusqlite::config::DbConfig;
 use rusqlite::{
     CachedStatement, OpenFlags, ToSql,
@@ -43,7 +44,8 @@ pub(crate) struct SqliteConnection {
 
 impl SqliteConnection {
     pub(crate) fn open_memory(database: Arc<str>) -> Result<Self, StoreError> {
-        let connection = rusqlite::Connection::open_in_memory()
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = rusqlite::Connection::open_in_memory_with_flags(flags)
             .map_err(|error| failure_of(&database, "(open)", &error).error)?;
         let this = Self {
             connection,
@@ -54,6 +56,15 @@ impl SqliteConnection {
         this.configure("PRAGMA foreign_keys=ON;")
             .map_err(|failure| failure.error)?;
         Ok(this)
+    }
+
+    /// Makes this database the same as another one.
+    pub(crate) fn copy_from(&mut self, other: &Self) -> Result<(), StoreError> {
+        const ALL_PAGES: i32 = -1;
+        Backup::new(&other.connection, &mut self.connection)
+            .and_then(|backup| backup.step(ALL_PAGES))
+            .map(drop)
+            .map_err(|error| failure_of(&self.database, "(copy)", &error).error)
     }
 
     pub(crate) fn open_file(

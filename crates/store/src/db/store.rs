@@ -88,6 +88,13 @@ struct Queues {
     reads: mpsc::Sender<Box<dyn Job>>,
 }
 
+/// An empty database in memory with a schema.
+fn in_memory(url: &DatabaseUrl, options: Options) -> Result<Connection, StoreError> {
+    let mut connection = Connection::open(url, Role::Writer(options.sharing))?;
+    migration::migrate(&mut connection, &url.to_string(), options.migrations)?;
+    Ok(connection)
+}
+
 impl Store {
     /// Opens the database with the program's schema, creating or upgrading it. An in-memory database is opened as
     /// [`Store::open_inline`] does. Blocks until the database is ready for use.
@@ -101,19 +108,37 @@ impl Store {
     /// An empty database in memory with the program's schema, and no thread: closures run on the caller's thread,
     /// in the order of the calls, and no clock is read. For the deterministic simulation.
     pub fn open_inline() -> Result<Self, StoreError> {
-        Self::open(&DatabaseUrl::sqlite_memory())
+        // A simulation opens thousands: the schema is made once for the process, and copied.
+        static EMPTY: Mutex<Option<Connection>> = Mutex::new(None);
+        let url = DatabaseUrl::sqlite_memory();
+        let options = Options::new(crate::migrations::MIGRATIONS);
+        let mut empty = EMPTY.lock().unwrap_or_else(PoisonError::into_inner);
+        let empty = match &*empty {
+            Some(made) => made,
+            None => empty.insert(in_memory(&url, options)?),
+        };
+        let mut connection = Connection::open(&url, Role::Writer(options.sharing))?;
+        connection.copy_from(empty)?;
+        Ok(Self::inline(&url, connection))
+    }
+
+    fn inline(url: &DatabaseUrl, connection: Connection) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                database: url.to_string(),
+                counters: Arc::default(),
+                engine: Engine::Inline(Box::new(Mutex::new(connection))),
+            }),
+        }
     }
 
     /// As [`Store::open`], with another schema or other bounds.
     pub fn open_with(url: &DatabaseUrl, options: Options) -> Result<Self, StoreError> {
+        if url.is_memory() {
+            return Ok(Self::inline(url, in_memory(url, options)?));
+        }
         let counters = Arc::new(Counters::default());
-        let engine = if url.is_memory() {
-            let mut connection = Connection::open(url, Role::Writer(options.sharing))?;
-            migration::migrate(&mut connection, &url.to_string(), options.migrations)?;
-            Engine::Inline(Box::new(Mutex::new(connection)))
-        } else {
-            Engine::Threads(Threads::start(url, options, &counters)?)
-        };
+        let engine = Engine::Threads(Threads::start(url, options, &counters)?);
         Ok(Self {
             inner: Arc::new(Inner {
                 database: url.to_string(),
