@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use supernode_probe::stress::child::Launcher;
 use supernode_probe::stress::evidence::evidence;
-use supernode_probe::stress::nvidia::Fitted;
 use supernode_probe::stress::suite::{self, Parts};
 use supernode_types::Clock;
 use supernode_types::stress::{StressReport, StressReportState, StressWish};
@@ -83,10 +82,7 @@ impl StressExecutor {
         };
         let told = || self.stop.load(Ordering::Relaxed);
         let mut all = Vec::new();
-        let parts = Parts {
-            directories: self.directories.clone(),
-            nvidia: Fitted::of(Path::new("/")),
-        };
+        let parts = Parts::of_this_machine(self.directories.clone());
         let steps = suite::steps(&wish.items, wish.tier, &parts);
         let count = steps.len();
         for (index, step) in steps.into_iter().enumerate() {

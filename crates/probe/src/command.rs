@@ -15,6 +15,8 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
+/// How often somebody is asked whether to stop.
+const TICK: Duration = Duration::from_millis(100);
 /// How long a killed process may take to be gone.
 const KILL_GRACE: Duration = Duration::from_secs(2);
 
@@ -55,6 +57,12 @@ pub enum ToolError {
         tool: String,
         /// The limit.
         limit_seconds: u64,
+    },
+    /// It was killed because nobody wants its answer any more.
+    #[error("{tool} was stopped")]
+    Stopped {
+        /// The tool.
+        tool: String,
     },
     /// It printed too much and was killed.
     #[error("{tool} printed more than {limit_bytes} bytes")]
@@ -120,6 +128,18 @@ pub(crate) fn run(
     limits: Limits,
     running: &Running,
 ) -> Result<ToolOutput, ToolError> {
+    run_until(program, arguments, environment, limits, running, &|| false)
+}
+
+/// The same; it is killed as soon as `told`, which is asked ten times a second, says so.
+pub(crate) fn run_until(
+    program: &Path,
+    arguments: &[&str],
+    environment: &[(&str, &str)],
+    limits: Limits,
+    running: &Running,
+    told: &dyn Fn() -> bool,
+) -> Result<ToolOutput, ToolError> {
     let tool = program
         .file_name()
         .unwrap_or(program.as_os_str())
@@ -158,15 +178,27 @@ pub(crate) fn run(
         read.map(|_| (bytes, status.success()))
     });
     let receiver = receiver.ok_or_else(|| ToolError::Stuck { tool: tool.clone() })?;
-    let result = receiver.recv_timeout(limits.time).map_err(|_| {
+    let end = |why: ToolError| {
         kill(pid_receiver.try_recv().ok().flatten());
         let gone = receiver.recv_timeout(KILL_GRACE).is_ok();
-        tracing::debug!(tool, gone, "killed after its time limit");
-        ToolError::TimeLimit {
-            tool: tool.clone(),
-            limit_seconds: limits.time.as_secs(),
+        tracing::debug!(tool, gone, %why, "killed");
+        why
+    };
+    let mut left = limits.time;
+    let result = loop {
+        let slice = left.min(TICK);
+        match receiver.recv_timeout(slice) {
+            Ok(result) => break result,
+            Err(_) if told() => return Err(end(ToolError::Stopped { tool: tool.clone() })),
+            Err(_) => left = left.saturating_sub(slice),
         }
-    })?;
+        if left.is_zero() {
+            return Err(end(ToolError::TimeLimit {
+                tool: tool.clone(),
+                limit_seconds: limits.time.as_secs(),
+            }));
+        }
+    };
     let (bytes, success) = result.map_err(start_error)?;
     if bytes.len() > limit_bytes {
         return Err(ToolError::OutputLimit { tool, limit_bytes });

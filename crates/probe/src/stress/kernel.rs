@@ -30,6 +30,7 @@ use super::network::{self, Ask, Listen};
 use super::nvidia::{self, Devices};
 use super::sample::{Ended, Event, Refusal};
 use super::storage::{self, Storage};
+use super::vendor::{self, VendorTest};
 
 /// A kernel and its settings.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +46,8 @@ pub enum Kernel {
     Links(Links),
     /// NVIDIA devices and their links.
     Nvidia(Devices),
+    /// Tools of a vendor.
+    Vendor(VendorTest),
     /// Waits for a peer of the network test.
     Listen(Listen),
     /// Measures the network to a peer.
@@ -132,6 +135,7 @@ pub(crate) fn run(context: &Context<'_>, stop: &Stop, kernel: &Kernel) -> Result
         Kernel::Pattern(settings) => memory::run_pattern(context, settings),
         Kernel::Links(settings) => link::run(context, settings),
         Kernel::Nvidia(settings) => nvidia::run(context, settings),
+        Kernel::Vendor(test) => vendor::kernel::run(context, test),
         Kernel::Listen(settings) => network::run_listener(context, &SystemEntropy, settings),
         Kernel::Ask(settings) => network::run(context, &SystemEntropy, settings),
         Kernel::Storage(settings) => storage::run(context, settings),

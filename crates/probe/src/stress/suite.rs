@@ -14,6 +14,7 @@ use super::memory::{Pattern, Stream};
 use super::nvidia::{self, Devices, Fitted};
 use super::passive::{Change, counters};
 use super::storage::Storage;
+use super::vendor::{self, VendorTest, VendorTool, VendorWork};
 use super::verdict::hard::{self, HardFailure};
 use super::verdict::validity::{Validity, validity};
 
@@ -48,6 +49,7 @@ impl Step {
             Kernel::Pattern(settings) => settings.seconds,
             Kernel::Links(settings) => settings.seconds,
             Kernel::Nvidia(settings) => settings.seconds,
+            Kernel::Vendor(test) => test.seconds(),
             Kernel::Listen(settings) => settings.seconds,
             Kernel::Ask(settings) => 2 * settings.stream_seconds + settings.datagram_seconds,
             Kernel::Storage(settings) => 4 * settings.seconds,
@@ -65,6 +67,8 @@ impl Step {
             Kernel::Pattern(settings) => settings.seconds = wanted,
             Kernel::Links(settings) => settings.seconds = wanted,
             Kernel::Nvidia(settings) => settings.seconds = wanted,
+            // Its tools decide.
+            Kernel::Vendor(_) => {}
             Kernel::Listen(settings) => settings.seconds = wanted,
             Kernel::Ask(settings) => {
                 settings.stream_seconds = wanted;
@@ -83,11 +87,29 @@ pub struct Parts {
     pub directories: Vec<PathBuf>,
     /// NVIDIA devices.
     pub nvidia: Fitted,
+    /// Whether NVIDIA's own diagnosis is installed.
+    pub nvidia_diagnosis: bool,
+    /// Ascend devices.
+    pub ascend: Vec<u32>,
+}
+
+impl Parts {
+    /// Those of this machine, with a directory on each disk.
+    pub fn of_this_machine(directories: Vec<PathBuf>) -> Self {
+        let root = Path::new("/");
+        let nvidia = Fitted::of(root);
+        Self {
+            directories,
+            nvidia_diagnosis: !nvidia.addresses.is_empty() && vendor::installed(VendorTool::Dcgmi),
+            nvidia,
+            ascend: vendor::ascend_devices(root),
+        }
+    }
 }
 
 /// The kernels of these items.
 pub fn steps(items: &[Item], tier: Tier, parts: &Parts) -> Vec<Step> {
-    // Quick: 76 s with one disk, 26 s more with devices. Standard: twelve times as long, for devices nine times.
+    // Quick: 76 s with one disk, half a minute more with devices. Standard: twelve times as long, for devices about nine times.
     let longer = match tier {
         Tier::Quick => 1,
         Tier::Standard => 12,
@@ -144,14 +166,16 @@ pub fn steps(items: &[Item], tier: Tier, parts: &Parts) -> Vec<Step> {
                 }
             }
         }
-        steps.extend(device_steps(item, tier, &parts.nvidia));
+        steps.extend(nvidia_steps(item, tier, parts));
+        steps.extend(ascend_steps(item, tier, &parts.ascend));
     }
     steps
 }
 
-/// What of an item is tested on devices.
-fn device_steps(item: Item, tier: Tier, fitted: &Fitted) -> Vec<Step> {
+/// What of an item is tested on NVIDIA devices.
+fn nvidia_steps(item: Item, tier: Tier, parts: &Parts) -> Vec<Step> {
     use nvidia::{Precision, Work};
+    let fitted = &parts.nvidia;
     let works: &[(&str, Work, u32)] = match item {
         _ if fitted.addresses.is_empty() => &[],
         Item::Compute => &[
@@ -183,7 +207,70 @@ fn device_steps(item: Item, tier: Tier, fitted: &Fitted) -> Vec<Step> {
         };
         Step::new(item, name, Kernel::Nvidia(devices))
     };
-    works.iter().map(step).collect()
+    let diagnosis = (parts.nvidia_diagnosis && item == Item::Compute).then(|| {
+        let level = match tier {
+            Tier::Quick => 1,
+            Tier::Standard => 2,
+        };
+        let devices = Vec::new();
+        let work = VendorWork::NvidiaDiagnosis(level);
+        Step::new(
+            item,
+            "diagnosis of NVIDIA",
+            Kernel::Vendor(VendorTest { work, devices }),
+        )
+    });
+    diagnosis
+        .into_iter()
+        .chain(works.iter().map(step))
+        .collect()
+}
+
+/// What of an item is tested on Ascend devices, by the vendor's tools. A quick test leaves out what takes minutes.
+fn ascend_steps(item: Item, tier: Tier, devices: &[u32]) -> Vec<Step> {
+    let works: &[(&str, VendorWork, Tier)] = match item {
+        _ if devices.is_empty() => &[],
+        Item::Compute => &[
+            (
+                "health of Ascend devices",
+                VendorWork::AscendHealth,
+                Tier::Quick,
+            ),
+            (
+                "diagnosis of Ascend",
+                VendorWork::AscendDiagnosis,
+                Tier::Standard,
+            ),
+            (
+                "device matrices of fp16",
+                VendorWork::AscendComputing,
+                Tier::Quick,
+            ),
+        ],
+        Item::Memory => &[("device copies", VendorWork::AscendMemory, Tier::Quick)],
+        Item::Links => &[(
+            "devices, host and HCCS",
+            VendorWork::AscendLinks,
+            Tier::Standard,
+        )],
+        Item::Storage => &[],
+    };
+    let wanted = works
+        .iter()
+        .filter(|(_, _, least)| tier == Tier::Standard || *least == Tier::Quick);
+    wanted
+        .map(|(name, work, _)| {
+            let devices = devices.to_vec();
+            Step::new(
+                item,
+                name,
+                Kernel::Vendor(VendorTest {
+                    work: *work,
+                    devices,
+                }),
+            )
+        })
+        .collect()
 }
 
 /// Everything that belongs to one kernel's run.
@@ -263,12 +350,23 @@ mod tests {
                         driver: "580.1".into(),
                         addresses: addresses.collect(),
                     },
+                    ..Parts::default()
                 };
                 let steps = steps(&Item::ALL, tier, &parts);
                 let seconds: u32 = steps.iter().map(Step::seconds).sum();
                 assert!((limit / 2..limit).contains(&seconds), "{tier:?}: {seconds}");
                 assert_eq!(steps.len(), if devices == 0 { 6 } else { 14 });
             }
+            let parts = Parts {
+                directories: vec!["/var/tmp".into()],
+                ascend: (0..8).collect(),
+                ..Parts::default()
+            };
+            let seconds: u32 = steps(&Item::ALL, tier, &parts)
+                .iter()
+                .map(Step::seconds)
+                .sum();
+            assert!((limit / 2..limit).contains(&seconds), "{tier:?}: {seconds}");
         }
     }
 

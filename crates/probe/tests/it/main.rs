@@ -9,3 +9,4 @@ mod nvidia;
 mod nvidia_devices;
 mod stress;
 mod this_host;
+mod vendor_kernel;

@@ -13,7 +13,6 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand, ValueEnum};
 use supernode_cli::Format;
 use supernode_probe::stress::child::Launcher;
-use supernode_probe::stress::nvidia::Fitted;
 use supernode_probe::stress::report::{self, Report};
 use supernode_probe::stress::sample::Ended;
 use supernode_probe::stress::suite::{self, Item, Parts, Tier};
@@ -103,10 +102,7 @@ fn test(arguments: &LocalArguments, told: &Arc<AtomicBool>) -> anyhow::Result<Re
     let root = Path::new("/");
     let begun = SystemClock.now();
     let mut records = Vec::new();
-    let parts = Parts {
-        directories: arguments.directories.clone(),
-        nvidia: Fitted::of(Path::new("/")),
-    };
+    let parts = Parts::of_this_machine(arguments.directories.clone());
     for step in suite::steps(&arguments.items, tier, &parts) {
         eprintln!(
             "testing {}: {} ({} s)",

@@ -10,6 +10,7 @@ pub mod ascend_dmi;
 pub mod dcgm;
 pub mod hccl_test;
 pub mod hccn_tool;
+pub(crate) mod kernel;
 pub mod nccl_tests;
 pub mod npu_smi;
 pub mod nvbandwidth;
@@ -17,7 +18,8 @@ pub mod nvidia_smi;
 pub mod perftest;
 mod run;
 
-pub use run::{Command, quick_checks, run};
+pub use kernel::{VendorTest, VendorWork, ascend_devices};
+pub use run::{Command, installed, quick_checks, run};
 
 use serde::{Deserialize, Serialize};
 

@@ -3,6 +3,8 @@
 //! Traps: `Health` on the newest chips and `Health Status` before; NA where a chip has nothing to say; "This device does not support
 //! querying …" is a normal answer.
 
+use crate::stress::fault::{self, Catalogue, Severity};
+
 use super::{Check, CheckState, NotUnderstood, Parsed, hccn_tool};
 
 /// A question to one device: `health`, `ecc`.
@@ -25,7 +27,10 @@ pub fn parse(device: u32, text: &str) -> Result<Parsed, NotUnderstood> {
             ("Health Status" | "Health", "Alarm" | "Critical") => CheckState::Fail,
             ("Health Status" | "Health", other) => CheckState::Unknown(other.to_owned()),
             ("Error Code", "NA") => continue,
-            ("Error Code", _) => CheckState::Warning,
+            ("Error Code", codes) => {
+                parsed.checks.extend(faults(device, codes));
+                continue;
+            }
             (name, count) if name.contains("Double Bit") && name.contains("Err") => {
                 match count.parse::<u64>() {
                     Ok(0) => CheckState::Pass,
@@ -44,6 +49,26 @@ pub fn parse(device: u32, text: &str) -> Result<Parsed, NotUnderstood> {
         return Err(NotUnderstood::form(text));
     }
     Ok(parsed)
+}
+
+/// What the codes of a device mean, by the vendor's catalogue. One that it does not have is suspicious.
+fn faults(device: u32, codes: &str) -> Vec<Check> {
+    let codes = codes
+        .split(|letter: char| letter == ',' || letter.is_whitespace())
+        .filter(|code| !code.is_empty());
+    codes
+        .map(|code| {
+            let meaning = fault::meaning(Catalogue::Ascend, code);
+            let state = if meaning.severity >= Severity::NoNewJobs {
+                CheckState::Fail
+            } else {
+                CheckState::Warning
+            };
+            Check::new("Error Code", state)
+                .of_device(Some(device))
+                .with(format!("{code}: {}", meaning.text))
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -72,14 +97,18 @@ mod tests {
 
     #[test]
     fn memory_errors_and_codes() {
-        let text = "\tHBM Double Bit Aggregate Total Err Cnt   : 1778\n\tHBM Double Bit Isolated Pages Count      : 5\n\tError Code : 0x80E18402\n";
+        let text = "\tHBM Double Bit Aggregate Total Err Cnt   : 1778\n\tHBM Double Bit Isolated Pages Count      : 5\n\tError Code : 0x80E18402 0x81AD8605, 0x12345678\n";
         let checks = parse(2, text).expect("known").checks;
-        assert_eq!(checks.len(), 2);
+        assert!(checks.iter().all(|check| check.device == Some(2)));
+        let states: Vec<&CheckState> = checks.iter().map(|check| &check.state).collect();
+        let (warning, fail) = (&CheckState::Warning, &CheckState::Fail);
+        assert_eq!(states, [warning, fail, warning, warning]);
         assert!(
-            checks
-                .iter()
-                .all(|check| check.state == CheckState::Warning && check.device == Some(2))
+            checks[1]
+                .detail
+                .starts_with("0x80E18402: the isolated rows")
         );
+        assert!(checks[3].detail.contains("in no catalogue"));
         let refused = parse(0, "This device does not support querying ecc.\n");
         assert!(matches!(refused, Err(NotUnderstood::Refused(_))));
     }

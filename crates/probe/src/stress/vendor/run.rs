@@ -3,8 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::ascend_dmi::Way;
 use super::{
-    NotUnderstood, Parsed, VendorAnswer, VendorResult, VendorTool, ascend_dmi, dcgm, nvidia_smi,
+    NotUnderstood, Parsed, VendorAnswer, VendorResult, VendorTool, ascend_dmi, dcgm, npu_smi,
+    nvidia_smi,
 };
 use crate::command::{self, Limits, Running};
 
@@ -18,7 +20,47 @@ pub struct Command {
     /// After so long it is killed.
     pub limit: Duration,
     /// Understands what it prints.
-    pub parse: fn(&str) -> Result<Parsed, NotUnderstood>,
+    pub parser: Parser,
+}
+
+/// What understands the output of a tool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Parser {
+    /// `nvidia-smi -q -x`.
+    NvidiaSmi,
+    /// `dcgmi diag -j`.
+    Dcgm,
+    /// `ascend-dmi`, with what a table of bandwidths is about.
+    AscendDmi(Option<Way>),
+    /// `npu-smi info -t …` about this device.
+    NpuSmi(u32),
+}
+
+impl Parser {
+    fn parse(self, text: &str) -> Result<Parsed, NotUnderstood> {
+        match self {
+            Self::NvidiaSmi => nvidia_smi::parse(text),
+            Self::Dcgm => dcgm::parse(text),
+            Self::AscendDmi(way) => ascend_dmi::parse(text, way),
+            Self::NpuSmi(device) => npu_smi::parse(device, text),
+        }
+    }
+}
+
+impl Command {
+    pub(super) fn new(
+        tool: VendorTool,
+        arguments: Vec<String>,
+        seconds: u64,
+        parser: Parser,
+    ) -> Self {
+        Self {
+            tool,
+            arguments,
+            limit: Duration::from_secs(seconds),
+            parser,
+        }
+    }
 }
 
 /// Bytes of output at most: a whole server of GPUs in XML is about half of it.
@@ -38,31 +80,40 @@ const PLACES: [&str; 7] = [
 
 /// The checks that take seconds and stress nothing, of every tool that can make one by itself.
 pub fn quick_checks() -> Vec<Command> {
-    let command = |tool, arguments, seconds, parse| Command {
-        tool,
-        arguments,
-        limit: Duration::from_secs(seconds),
-        parse,
-    };
     vec![
-        command(
+        Command::new(
             VendorTool::NvidiaSmi,
             nvidia_smi::arguments(),
             60,
-            nvidia_smi::parse,
+            Parser::NvidiaSmi,
         ),
-        command(VendorTool::Dcgmi, dcgm::arguments(1), 300, dcgm::parse),
-        command(
+        Command::new(VendorTool::Dcgmi, dcgm::arguments(1), 300, Parser::Dcgm),
+        Command::new(
             VendorTool::AscendDmi,
             ascend_dmi::diagnosis(&["driver", "cann", "device", "network", "hbm"]),
             300,
-            |text| ascend_dmi::parse(text, None),
+            Parser::AscendDmi(None),
         ),
     ]
 }
 
+/// Whether a tool is there.
+pub fn installed(tool: VendorTool) -> bool {
+    path_of(tool).is_some()
+}
+
+fn path_of(tool: VendorTool) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    find(tool.program(), std::env::split_paths(&path))
+}
+
 /// Runs it, if it is there.
 pub fn run(command: &Command) -> VendorAnswer {
+    run_until(command, &|| false)
+}
+
+/// The same; a tool is killed as soon as `told` says so.
+pub(super) fn run_until(command: &Command, told: &dyn Fn() -> bool) -> VendorAnswer {
     let program = command.tool.program();
     let mut answer = VendorAnswer {
         tool: command.tool,
@@ -71,8 +122,7 @@ pub fn run(command: &Command) -> VendorAnswer {
         samples: Vec::new(),
         output: String::new(),
     };
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let Some(program) = find(program, std::env::split_paths(&path)) else {
+    let Some(program) = path_of(command.tool) else {
         return answer;
     };
     let arguments: Vec<&str> = command.arguments.iter().map(String::as_str).collect();
@@ -91,18 +141,19 @@ pub fn run(command: &Command) -> VendorAnswer {
         time: command.limit,
         output_bytes: MOST_OUTPUT,
     };
-    match command::run(
+    match command::run_until(
         &program,
         &arguments,
         &environment,
         limits,
         &Running::default(),
+        told,
     ) {
         Err(error) => answer.result = VendorResult::CouldNotRun(error.to_string()),
         Ok(output) => {
             answer.output = output.text.chars().take(MOST_EVIDENCE).collect();
             // The status is not asked: a tool that found something bad fails too.
-            match (command.parse)(&output.text) {
+            match command.parser.parse(&output.text) {
                 Ok(parsed) => {
                     answer.samples = parsed.samples;
                     answer.result = VendorResult::Checks(parsed.checks);
