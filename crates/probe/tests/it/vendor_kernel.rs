@@ -78,7 +78,7 @@ fn could_not_run(outcome: &Outcome) -> &str {
 fn a_device_that_its_tool_calls_sick_is_wrong() {
     let outcome = both(VendorWork::AscendHealth);
     assert_eq!(outcome.ended, Ended::Complete, "{outcome:?}");
-    let [wrong, code] = outcome.wrong.as_slice() else {
+    let [code, wrong] = outcome.wrong.as_slice() else {
         panic!("{:?}", outcome.wrong);
     };
     assert_eq!(

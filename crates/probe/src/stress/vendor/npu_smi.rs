@@ -102,13 +102,13 @@ mod tests {
         assert!(checks.iter().all(|check| check.device == Some(2)));
         let states: Vec<&CheckState> = checks.iter().map(|check| &check.state).collect();
         let (warning, fail) = (&CheckState::Warning, &CheckState::Fail);
-        assert_eq!(states, [warning, fail, warning, warning]);
+        assert_eq!(states, [fail, warning, warning, warning]);
         assert!(
-            checks[1]
+            checks[0]
                 .detail
                 .starts_with("0x80E18402: the isolated rows")
         );
-        assert!(checks[3].detail.contains("in no catalogue"));
+        assert!(checks[2].detail.contains("in no catalogue"));
         let refused = parse(0, "This device does not support querying ecc.\n");
         assert!(matches!(refused, Err(NotUnderstood::Refused(_))));
     }
