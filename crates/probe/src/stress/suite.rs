@@ -14,7 +14,7 @@ use super::memory::{Pattern, Stream};
 use super::passive::{Change, counters};
 use super::storage::Storage;
 use super::verdict::hard::{self, HardFailure};
-use super::verdict::validity::{Validity, validity};
+use super::verdict::validity::{Validity, flow_validity, validity};
 
 /// One kernel of a test.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -114,6 +114,8 @@ pub fn steps(items: &[Item], tier: Tier, directories: &[PathBuf]) -> Vec<Step> {
                 });
                 steps.push(Step::new(item, "cores and NUMA nodes", links));
             }
+            // Takes a partner: see `network::pair`.
+            Item::Network => {}
             Item::Storage => {
                 for directory in directories {
                     let kernel = Kernel::Storage(Storage {
@@ -188,7 +190,10 @@ pub fn run(
     moments.push(counters(root));
     let change = Change::over(&moments);
     Record {
-        validity: validity(&outcome, &change),
+        validity: match step.item {
+            Item::Network => flow_validity(&outcome, &change),
+            _ => validity(&outcome, &change),
+        },
         failures: hard::failures(&outcome, &change, &[]),
         step,
         outcome,
