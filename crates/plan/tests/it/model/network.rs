@@ -148,7 +148,11 @@ impl Model {
                 }
             )
         };
-        let verdict = if self.ended_pairs.iter().any(measured) {
+        let mut of_run = self
+            .ended_pairs
+            .iter()
+            .filter(|pair| pair.run == *operation);
+        let verdict = if of_run.any(measured) {
             NetworkVerdict::default()
         } else {
             NetworkVerdict::nothing(1, "nothing was measured")
