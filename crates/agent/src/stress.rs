@@ -3,6 +3,8 @@
 //! A kernel that was told to stop is gone within ten seconds, and so is one whose agent is gone. It judges nothing: it reports what was
 //! measured and what the machine said meanwhile.
 
+mod pair;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -80,6 +82,9 @@ impl StressExecutor {
                 state,
             });
         };
+        if let Some(pair) = &wish.pair {
+            return self.run_pair(wish, pair, &tell);
+        }
         let told = || self.stop.load(Ordering::Relaxed);
         let mut all = Vec::new();
         let parts = Parts::of_this_machine(self.directories.clone());

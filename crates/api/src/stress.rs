@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use supernode_types::node::NodeHealth;
-use supernode_types::stress::{Item, Share, StepEvidence, StressResult, Tier};
+use supernode_types::stress::{
+    Item, Share, StepEvidence, StressNetwork, StressPair, StressResult, Tier,
+};
 use supernode_types::{Name, NodeId, Timestamp};
 
 use crate::operation::OperationView;
@@ -48,8 +50,33 @@ pub struct StressRunRequest {
 pub struct StressRunView {
     /// The run as an operation, its targets being the nodes.
     pub operation: OperationView,
-    /// What came of each node that is through, by name.
+    /// What came of each node that is through, by name; of its test alone while the network is tested.
     pub results: Vec<StressResultView>,
+    /// The test of the network between the nodes, once it has begun.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<StressNetworkView>,
+}
+
+/// The test of the network between the nodes of a run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct StressNetworkView {
+    /// How far it is, and what it found.
+    #[serde(flatten)]
+    pub network: StressNetwork,
+    /// Its pairs, in their order.
+    pub pairs: Vec<StressPairView>,
+}
+
+/// Two nodes that measured the network between them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct StressPairView {
+    /// The name of the node that asked.
+    pub asker_name: Name,
+    /// The name of the node that listened.
+    pub listener_name: Name,
+    /// The pair.
+    #[serde(flatten)]
+    pub pair: StressPair,
 }
 
 /// What came of one node.
@@ -112,6 +139,9 @@ pub struct StressEvidence {
     pub result: Option<StressResult>,
     /// Round by round, what each kernel said; empty where it is not kept any more.
     pub rounds: Vec<Vec<StepEvidence>>,
+    /// The pairs that it was in.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pairs: Vec<StressPairView>,
 }
 
 /// Why a node has the health that it has.
@@ -143,7 +173,7 @@ pub struct NodeReleaseRequest {
 }
 
 operations! {
-    StressRunStart = "stress_run" Post "/api/v1/stress/runs" 202 Operator (Nothing, StressRunRequest) -> OperationView, "Test nodes: computing, memory, links and storage.";
+    StressRunStart = "stress_run" Post "/api/v1/stress/runs" 202 Operator (Nothing, StressRunRequest) -> OperationView, "Test nodes: computing, memory, links and storage, and the network between them.";
     StressRunList = "stress_run_list" Get "/api/v1/stress/runs" 200 Viewer (StressRunListQuery, Nothing) -> Page<StressRunLine>, "List stress runs, newest first.";
     StressRunShow = "stress_run_show" Get "/api/v1/stress/runs/{run}" 200 Viewer (Nothing, Nothing) -> StressRunView, "Show a stress run with what came of each node.";
     NodeHealthShow = "node_health_show" Get "/api/v1/nodes/{node}/health" 200 Viewer (Nothing, Nothing) -> NodeHealthView, "Explain what testing says of a node, with the tests that say it.";

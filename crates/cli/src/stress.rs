@@ -13,7 +13,7 @@ use supernode_api::stress::{
 };
 use supernode_client::Client;
 use supernode_types::Name;
-use supernode_types::stress::{Item, Share, StressOutcome, Tier};
+use supernode_types::stress::{Item, NetworkState, Share, StressOutcome, Tier};
 
 use crate::change::{KeyOption, WaitOption, whole_seconds};
 use crate::failure::Failure;
@@ -64,7 +64,7 @@ pub struct RunArguments {
     /// A node by name or id; may be given several times
     #[arg(long, value_name = "NAME", group = "which", value_delimiter = ',')]
     node: Vec<String>,
-    /// Components to test: compute, memory, links, storage [default: all]
+    /// Components to test: compute, memory, links, network, storage [default: all]
     #[arg(long, value_name = "ITEM,…", value_delimiter = ',')]
     items: Vec<Item>,
     /// How much: quick takes up to two minutes for each node, standard up to twenty
@@ -182,8 +182,19 @@ fn verdict(view: &StressRunView) -> Result<(), Failure> {
             format!("node {} {}: {detail}", result.node_name, outcome.word())
         })
         .collect();
+    // A link or a leaf switch is no node's fault, and no success either.
+    let network = view
+        .network
+        .as_ref()
+        .and_then(|view| match &view.network.state {
+            NetworkState::Judged { verdict } => verdict.findings.first(),
+            NetworkState::Testing { .. } => None,
+        });
     match bad.first() {
-        None => Ok(()),
+        None => match network {
+            Some(finding) => Err(Failure::Failed(format!("network: {}", finding.words))),
+            None => Ok(()),
+        },
         Some(first) if bad.len() == 1 => Err(Failure::Failed(first.clone())),
         Some(first) => Err(Failure::Failed(format!(
             "{first} (and {} more)",

@@ -90,7 +90,7 @@ pub struct TermOptions {
     /// How much is tested [default: standard]
     #[arg(long, value_enum)]
     tier: Option<TierName>,
-    /// Components to test: compute, memory, links, storage [default: all]
+    /// Components to test: compute, memory, links, network, storage [default: all]
     #[arg(long, value_name = "ITEM,…", value_delimiter = ',')]
     items: Option<Vec<Item>>,
     /// How many nodes are tested at a time, as a number or a share [default: 10%]

@@ -9,6 +9,7 @@ use supernode_store::environment::environment_get;
 use supernode_store::job::job_get;
 use supernode_store::node::{node_get, node_list_of};
 use supernode_store::operation::operation_get;
+use supernode_store::stress_network::{stress_pair_get, stress_pair_key};
 use supernode_store::super_node::super_node_get;
 use supernode_store::{StoreError, Tx};
 use supernode_types::agent::{
@@ -18,7 +19,7 @@ use supernode_types::disk::DiskWork;
 use supernode_types::environment::{EnvironmentDesired, EnvironmentDocument, Member};
 use supernode_types::job::{Job, JobState, Rank, StopReason};
 use supernode_types::node::{Membership, Node, NodePolicy};
-use supernode_types::stress::StressWork;
+use supernode_types::stress::{PairPlace, PairSide, PairState, PairTask, PairWish, StressWish};
 use supernode_types::super_node::SuperNode;
 use supernode_types::{AttemptId, NodeId, SuperNodeId};
 
@@ -45,7 +46,7 @@ pub fn desired(
                 environment,
                 ranks,
                 disk_expand: node.disk.work.as_ref().and_then(DiskWork::wish),
-                stress: node.stress.work.as_ref().and_then(StressWork::wish),
+                stress: stress(tx, &node)?,
             },
         );
     }
@@ -164,6 +165,42 @@ impl Builder {
             job,
         }))
     }
+}
+
+/// What the node has to test. Of a pair only the two that are in it learn the key, and the asker not before its partner listens.
+fn stress(tx: &mut Tx<'_>, node: &Node) -> Result<Option<StressWish>, StoreError> {
+    let Some(work) = &node.stress.work else {
+        return Ok(None);
+    };
+    let Some(PairTask { number, place }) = &work.pair else {
+        return Ok(work.wish(None));
+    };
+    let pair = stress_pair_get(tx, &work.operation, *number)?;
+    let key = stress_pair_key(tx, &work.operation, *number)?;
+    let (Some(pair), Some(key)) = (pair, key) else {
+        return Ok(None);
+    };
+    let side = match (place, &pair.state) {
+        (PairPlace::Listener, PairState::Running { .. }) => PairSide::Listen {
+            address: node.address.clone(),
+        },
+        (
+            PairPlace::Asker,
+            PairState::Running {
+                port: Some(port), ..
+            },
+        ) => match node_get(tx, &pair.listener)? {
+            Some(listener) => PairSide::Ask {
+                peer: listener.name.to_string(),
+                address: listener.address,
+                port: *port,
+            },
+            None => return Ok(None),
+        },
+        _ => return Ok(None),
+    };
+    let number = *number;
+    Ok(work.wish(Some(PairWish { number, key, side })))
 }
 
 /// All devices of the job on the node of `rank`; a rank of it that has ended keeps its place.

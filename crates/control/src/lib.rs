@@ -36,6 +36,8 @@ mod settings;
 mod snapshot;
 pub mod spec;
 mod stress_judge;
+pub mod stress_network;
+mod stress_pair_judge;
 pub mod stress_plan;
 pub mod stress_run;
 pub mod super_node;

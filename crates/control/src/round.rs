@@ -2,12 +2,13 @@
 //!
 //! Requests and the loop change nodes, jobs and operations through the same few methods, so a drain that an operator starts and one
 //! that the planner ends cannot differ in what they touch. What an action does to its subject stands in [`node`], [`job`],
-//! [`operation`] and [`stress`].
+//! [`operation`], [`stress`] and [`stress_network`].
 
 mod job;
 mod node;
 mod operation;
 mod stress;
+mod stress_network;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -315,6 +316,18 @@ impl<'r, 't> Round<'r, 't> {
                 node,
                 outcome,
             } => self.end_stress(&operation, &node, outcome),
+            Action::ParkStress {
+                operation,
+                node,
+                outcome,
+            } => self.park_stress(&operation, &node, outcome),
+            Action::BeginNetwork { operation, nodes } => self.begin_network(&operation, nodes),
+            Action::BeginPair { operation, number } => self.begin_pair(&operation, number),
+            Action::EndPair {
+                operation,
+                number,
+                end,
+            } => self.end_pair(&operation, number, end),
             Action::SettleStressPlan {
                 plan,
                 settled,
@@ -326,7 +339,11 @@ impl<'r, 't> Round<'r, 't> {
                 self.settle_stress_plan(&plan, settled, next_due, missed, &why)?;
                 begins.map_or(Ok(()), |_| self.begin_planned(&plan))
             }
-            Action::SetHealth { node, health } => self.set_health(&node, &health),
+            Action::SetHealth {
+                node,
+                health,
+                operation,
+            } => self.set_health(&node, &health, operation),
             Action::SetOperation { operation, state } => self.set_operation(&operation, state),
             Action::SetProvision { provision, state } => self.set_provision(&provision, state),
             Action::Tell(event) => {

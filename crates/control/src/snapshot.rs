@@ -2,19 +2,22 @@
 
 use std::collections::BTreeMap;
 
-use supernode_plan::{Limits, Snapshot, SpecLimit};
+use supernode_plan::{Limits, RunNetwork, Snapshot, SpecLimit};
 use supernode_store::attempt::{attempt_master_ports, lease_list, rank_list_placed};
 use supernode_store::job::{job_list_placed, job_list_queued_of, job_list_queued_orphaned};
 use supernode_store::node::node_list;
 use supernode_store::operation::operation_list_running;
 use supernode_store::provision::provision_list_open;
 use supernode_store::spec::spec_list;
+use supernode_store::stress::stress_result_list;
+use supernode_store::stress_network::{stress_network_get, stress_pair_list_open};
 use supernode_store::stress_plan::stress_plan_list;
 use supernode_store::super_node::super_node_list;
 use supernode_store::{StoreError, Tx};
 use supernode_types::job::Job;
+use supernode_types::operation::{Operation, OperationKind};
 use supernode_types::super_node::SuperNode;
-use supernode_types::{JobId, Timestamp};
+use supernode_types::{JobId, OperationId, Timestamp};
 
 /// Everything that has not ended, without contacts.
 pub(crate) fn load(
@@ -24,6 +27,10 @@ pub(crate) fn load(
 ) -> Result<Snapshot, StoreError> {
     let super_nodes = super_node_list(tx)?;
     let jobs = load_jobs(tx, limits, &super_nodes)?;
+    let operations: BTreeMap<OperationId, Operation> = operation_list_running(tx)?
+        .into_iter()
+        .map(|record| (record.operation.id.clone(), record.operation))
+        .collect();
     Ok(Snapshot {
         now,
         nodes: node_list(tx)?
@@ -55,10 +62,8 @@ pub(crate) fn load(
         jobs,
         leases: lease_list(tx)?,
         master_ports: attempt_master_ports(tx)?,
-        operations: operation_list_running(tx)?
-            .into_iter()
-            .map(|record| (record.operation.id.clone(), record.operation))
-            .collect(),
+        stress_networks: load_networks(tx, &operations)?,
+        operations,
         stress_plans: stress_plan_list(tx)?
             .into_iter()
             .map(|plan| (plan.id.clone(), plan))
@@ -83,4 +88,26 @@ fn load_jobs(
     }
     jobs.extend(job_list_queued_orphaned(tx, depth)?);
     Ok(jobs.into_iter().map(|job| (job.id.clone(), job)).collect())
+}
+
+/// How far the open stress runs are that test the network.
+fn load_networks(
+    tx: &mut Tx<'_>,
+    operations: &BTreeMap<OperationId, Operation>,
+) -> Result<BTreeMap<OperationId, RunNetwork>, StoreError> {
+    let mut networks = BTreeMap::new();
+    for operation in operations.values() {
+        if matches!(&operation.kind, OperationKind::StressRun(run) if run.tests_network()) {
+            let results = stress_result_list(tx, &operation.id)?.into_iter();
+            let network = RunNetwork {
+                test: stress_network_get(tx, &operation.id)?,
+                pairs: stress_pair_list_open(tx, &operation.id)?,
+                outcomes: results
+                    .map(|result| (result.node, result.outcome))
+                    .collect(),
+            };
+            networks.insert(operation.id.clone(), network);
+        }
+    }
+    Ok(networks)
 }

@@ -20,6 +20,8 @@ use supernode_types::stress::{
 use supernode_verdict::history::Baseline;
 use supernode_verdict::node::{Judged, Judgement, Past, judge_node, observations};
 
+use crate::stress_pair_judge;
+
 /// Peers that a node is compared with; more say the same.
 const MOST_PEERS: u32 = 64;
 /// What is taken of one report; an agent sends far less.
@@ -40,12 +42,17 @@ pub(crate) fn record(
     };
     let current = work.operation == report.key.operation
         && work.round == report.key.round
+        && work.pair.as_ref().map(|task| task.number) == report.key.pair
         && work.boot_id == node.boot_id
         && !matches!(work.progress, StressProgress::Judged { .. });
     if !current {
         return Ok(());
     }
+    if let Some(task) = work.pair.clone() {
+        return stress_pair_judge::record(tx, node, &task, report);
+    }
     let (evidence, cut_short) = match &report.state {
+        StressReportState::Listening { .. } => return Ok(()),
         StressReportState::Running { step } => {
             work.progress = StressProgress::Running { step: cut(step) };
             return Ok(());
@@ -139,7 +146,8 @@ fn over(
     Ok(())
 }
 
-fn cut(line: &str) -> String {
+/// What is taken of a line that an agent sent.
+pub(crate) fn cut(line: &str) -> String {
     line.chars().take(MOST_CHARACTERS).collect()
 }
 

@@ -14,7 +14,8 @@ use supernode_types::event::{NewEvent, Severity, Subjects};
 use supernode_types::node::{Membership, Node, NodeHealth};
 use supernode_types::operation::{Operation, OperationKind};
 use supernode_types::stress::{
-    FindingKind, Item, Share, StepEvidence, StressPlan, StressResult, StressRun, Tier,
+    Certainty, FindingKind, Item, NetworkFinding, Share, StepEvidence, StressPlan, StressResult,
+    StressRun, Tier,
 };
 use supernode_types::{Entropy, Name, NodeId, OperationId, SuperNodeId, Timestamp};
 
@@ -300,6 +301,7 @@ pub fn release(
         },
     };
     notify::tell(tx, &event, intent.now)?;
+    node.stress.network_doubt = None;
     if repaired {
         stress_baseline_delete(tx, &node.id)?;
     }
@@ -330,9 +332,13 @@ pub fn explain(node: &Node, results: &[StressResult], now: Timestamp) -> Vec<Str
         ),
     }];
     if let Some(work) = &node.stress.work {
+        let what = match &work.pair {
+            Some(task) => format!("in pair {}", task.number),
+            None => format!("round {}", work.round),
+        };
         chain.push(format!(
-            "it is being tested by run {}, round {}",
-            work.operation, work.round
+            "it is being tested by run {}, {what}",
+            work.operation
         ));
     }
     for result in results.iter().take(EXPLAINED_RESULTS) {
@@ -348,6 +354,7 @@ pub fn explain(node: &Node, results: &[StressResult], now: Timestamp) -> Vec<Str
         ));
         for finding in &result.findings {
             let how = match &finding.kind {
+                FindingKind::Network(found) => network_words(found),
                 FindingKind::Hard => {
                     "plainly wrong, whatever else went on; one time is enough".to_owned()
                 }
@@ -368,13 +375,33 @@ pub fn explain(node: &Node, results: &[StressResult], now: Timestamp) -> Vec<Str
             ));
         }
     }
-    if node.health.rank() > 1 {
+    if node.health.rank() > 1 && node.stress.network_doubt.is_some() {
+        chain.push(format!(
+            "its network is doubted, so it is proven again when it passes everything together with other nodes (supernode stress run --node {}, and two others or more, or --super-node), or an operator answers for it (supernode node release {} --reason …)",
+            node.name, node.name
+        ));
+    } else if node.health.rank() > 1 {
         chain.push(format!(
             "it is proven again when it passes everything (supernode stress run --node {}), or an operator answers for it (supernode node release {} --reason …)",
             node.name, node.name
         ));
     }
     chain
+}
+
+/// How a part of the network was found to be sick.
+fn network_words(found: &NetworkFinding) -> String {
+    let how = match found.certainty {
+        Certainty::Confirmed => "named, and named again after another round",
+        Certainty::Doubtful => "named once",
+        Certainty::Ambiguous => "one of several that these nodes cannot tell apart",
+    };
+    let left = if found.others.is_empty() {
+        String::new()
+    } else {
+        format!("; what else it could be: {}", found.others.join(", "))
+    };
+    format!("{how}, in {} flows{left}", found.flows)
 }
 
 fn named(tx: &mut Tx<'_>, result: StressResult) -> Result<NamedResult, Refusal> {

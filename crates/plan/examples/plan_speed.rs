@@ -76,6 +76,7 @@ fn cluster(nodes: u32, devices: u32, entropy: &SeededEntropy) -> (Snapshot, Supe
         created_at: now,
     };
     let snapshot = Snapshot {
+        stress_networks: BTreeMap::new(),
         now,
         contacts: nodes
             .keys()

@@ -19,6 +19,28 @@ pub struct Placement {
     pub device: u32,
 }
 
+/// What becomes of a pair of a network test.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PairEnd {
+    /// What its agents said came of it.
+    Said,
+    /// It is begun once more.
+    Again {
+        /// What this try came to.
+        why: String,
+    },
+    /// It was cut short.
+    Incomplete {
+        /// Why.
+        why: String,
+    },
+    /// It was not begun, and will not be.
+    Skipped {
+        /// Why.
+        why: String,
+    },
+}
+
 /// One change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
@@ -186,6 +208,39 @@ pub enum Action {
         /// What came of it.
         outcome: StressOutcome,
     },
+    /// Records that a node was tested alone, if nobody did yet, and gives its leases back; its run goes on with the network.
+    ParkStress {
+        /// The run.
+        operation: OperationId,
+        /// The node.
+        node: NodeId,
+        /// What came of it so far.
+        outcome: StressOutcome,
+    },
+    /// Begins the network test of a run: its first pairs are made.
+    BeginNetwork {
+        /// The run.
+        operation: OperationId,
+        /// The nodes to pair.
+        nodes: Vec<NodeId>,
+    },
+    /// Begins a pair: both nodes are leased to the run with all their devices, and the listener is told. If one lease is taken, nothing
+    /// of it happens.
+    BeginPair {
+        /// The run.
+        operation: OperationId,
+        /// The number of the pair.
+        number: u32,
+    },
+    /// Gives the leases of a pair back. With the last pair of a round the network is judged, which makes further pairs or ends the test.
+    EndPair {
+        /// The run.
+        operation: OperationId,
+        /// The number of the pair.
+        number: u32,
+        /// What becomes of it.
+        end: PairEnd,
+    },
     /// Settles slots of a plan: begins the run of one, counts others as missed, and says when to look again.
     SettleStressPlan {
         /// The plan.
@@ -207,6 +262,8 @@ pub enum Action {
         node: NodeId,
         /// Its new health.
         health: NodeHealth,
+        /// The operation that tested it.
+        operation: OperationId,
     },
     /// Says where an operation stands, or ends it.
     SetOperation {

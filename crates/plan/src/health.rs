@@ -7,12 +7,12 @@
 //!  Suspect | Quarantined --released (operator)--> Unproven
 //! ```
 //! What was cut short, skipped or disturbed says nothing. A node comes back by itself only through a test of everything in its full
-//! length. The brake: of the nodes of one super node only a share is quarantined at once, because what hits many at the same time is
+//! length; one that a network test pointed at only when a network test has nothing against it. The brake: of the nodes of one super node only a share is quarantined at once, because what hits many at the same time is
 //! rarely the fault of each; past it, people are told and decide.
 
 use supernode_types::node::{Node, NodeHealth};
 use supernode_types::operation::Operation;
-use supernode_types::stress::{Item, StressOutcome};
+use supernode_types::stress::{Item, StressNetwork, StressOutcome};
 
 /// Whether a test may bring back a node that was suspected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,9 +24,17 @@ pub enum Coverage {
 }
 
 impl Coverage {
-    /// Of a test of these items, with kernels of the tier's own length when `kernel_seconds` is absent.
-    pub fn of(items: &[Item], kernel_seconds: Option<u32>) -> Self {
-        if kernel_seconds.is_none() && Item::ALL.iter().all(|item| items.contains(item)) {
+    /// Of a test of a node with these items, with kernels of the tier's own length when `kernel_seconds` is absent, and with the test of
+    /// its network if there was one. A node that is alone can be proven all the same, unless it is its network that is doubted.
+    pub fn of(
+        node: &Node,
+        items: &[Item],
+        kernel_seconds: Option<u32>,
+        network: Option<&StressNetwork>,
+    ) -> Self {
+        let own = Item::OF_ONE_NODE.iter().all(|item| items.contains(item));
+        let cleared = network.is_some_and(|network| network.clears(&node.id));
+        if kernel_seconds.is_none() && own && (cleared || node.stress.network_doubt.is_none()) {
             Self::Everything
         } else {
             Self::Part

@@ -23,7 +23,7 @@ mod topology;
 mod words;
 
 pub use action::Action;
-pub use snapshot::{Contact, Limits, Snapshot, SpecLimit};
+pub use snapshot::{Contact, Limits, RunNetwork, Snapshot, SpecLimit};
 
 use index::Index;
 
@@ -40,10 +40,12 @@ pub fn reconcile(snapshot: &Snapshot, limits: &Limits) -> Vec<Action> {
     actions.extend(stress_plan::plan(snapshot));
     actions.extend(operation::plan(&index, limits));
     // A test has just taken nodes that a job could be placed on: that is for the next round, which sees it.
-    if actions
-        .iter()
-        .any(|action| matches!(action, Action::BeginStress { .. }))
-    {
+    if actions.iter().any(|action| {
+        matches!(
+            action,
+            Action::BeginStress { .. } | Action::BeginPair { .. }
+        )
+    }) {
         return actions;
     }
     actions.extend(schedule::plan(&index, limits));

@@ -69,6 +69,7 @@ pub fn notices(event: &NewEvent, context: &Context<'_>, now: Timestamp) -> Vec<N
             FindingKind::Hard => (event.severity, "is plainly wrong"),
             FindingKind::Confirmed(_) => (event.severity, "is slow, and was so again"),
             FindingKind::Doubtful(_) => (event.severity.min(Severity::Warning), "was slow once"),
+            FindingKind::Network(_) => (event.severity, "is sick"),
         };
         Notice {
             key: format!("{}/{part}", whole.key),
@@ -90,6 +91,7 @@ fn part(finding: &Finding) -> String {
     let item = finding.item.name();
     match &finding.kind {
         FindingKind::Hard => item.to_owned(),
+        FindingKind::Network(found) => format!("{item} {}", found.place.word()),
         FindingKind::Confirmed(slower) | FindingKind::Doubtful(slower) => format!(
             "{item} {} {} {}",
             slower.metric.name(),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use supernode_types::job::{Job, Lease, Rank};
 use supernode_types::node::Node;
 use supernode_types::operation::{Operation, Provision};
-use supernode_types::stress::StressPlan;
+use supernode_types::stress::{StressNetwork, StressOutcome, StressPair, StressPlan};
 use supernode_types::super_node::SuperNode;
 use supernode_types::{
     AttemptId, JobId, Name, NodeId, OperationId, ProvisionId, SpecId, StressPlanId, SuperNodeId,
@@ -46,8 +46,19 @@ pub struct Limits {
     pub quarantine_percent: u32,
 }
 
+/// How far an open stress run is that tests the network between its nodes.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct RunNetwork {
+    /// The test of the network; absent until the nodes were tested alone.
+    pub test: Option<StressNetwork>,
+    /// Its pairs that have not ended, in their order.
+    pub pairs: Vec<StressPair>,
+    /// What is recorded of each node so far: of its test alone until the network is judged, then of everything.
+    pub outcomes: BTreeMap<NodeId, StressOutcome>,
+}
+
 /// Everything that has not ended, at one moment.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Snapshot {
     /// The moment.
     pub now: Timestamp,
@@ -69,6 +80,8 @@ pub struct Snapshot {
     pub master_ports: BTreeMap<AttemptId, u16>,
     /// Operations that have not ended.
     pub operations: BTreeMap<OperationId, Operation>,
+    /// Of the open stress runs that test it, the network.
+    pub stress_networks: BTreeMap<OperationId, RunNetwork>,
     /// Schedules of stress tests.
     pub stress_plans: BTreeMap<StressPlanId, StressPlan>,
     /// Provisions that belong to an open operation, made a node that an open operation targets, or still need a call. A node whose

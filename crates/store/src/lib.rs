@@ -27,6 +27,7 @@ pub mod retry_evidence;
 mod sequence;
 pub mod spec;
 pub mod stress;
+pub mod stress_network;
 pub mod stress_plan;
 pub mod super_node;
 pub mod token;

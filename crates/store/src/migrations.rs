@@ -37,4 +37,9 @@ pub const MIGRATIONS: &[Migration] = &[
         name: "channel",
         sql: include_str!("../migrations/0006_channel.sql"),
     },
+    Migration {
+        number: 7,
+        name: "stress_network",
+        sql: include_str!("../migrations/0007_stress_network.sql"),
+    },
 ];

@@ -73,6 +73,18 @@ pub fn stress_result_insert(tx: &mut Tx<'_>, result: &StressResult) -> Result<bo
     Ok(rows == 1)
 }
 
+/// Replaces what came of testing a node: what the test of its network adds to the test of the node alone.
+pub fn stress_result_put(tx: &mut Tx<'_>, result: &StressResult) -> Result<(), StoreError> {
+    tx.execute(
+        "INSERT INTO stress_result (run, node, outcome, ended_at, record) VALUES ($1, $2, $3, $4, $5)
+         ON CONFLICT (run, node) DO UPDATE SET outcome = excluded.outcome, ended_at = excluded.ended_at, record = excluded.record",
+        params![
+            result.run.as_str(), result.node.as_str(), result.outcome.word(), result.ended_at.0, Value::json(result)?
+        ],
+    )?;
+    Ok(())
+}
+
 /// What came of a run, by node.
 pub fn stress_result_list(
     tx: &mut Tx<'_>,

@@ -40,7 +40,7 @@ enum Command {
     Dev(dev::DevArguments),
     /// See the whole story on this machine, step by step
     Demo(demo::DemoArguments),
-    /// Test hardware: compute, memory, links, storage
+    /// Test hardware: compute, memory, links, network, storage
     #[command(subcommand)]
     Stress(stress::StressCommand),
     /// One kernel of a stress test, told by its standard input

@@ -8,11 +8,22 @@
 //!   \--------------- stopped, restarted, lost (agent | loop) ---------------------------------> Incomplete
 //! ```
 //! What was measured is kept as [`StepEvidence`]: everything that a verdict needs, in a bounded size.
+//!
+//! The network between nodes is tested when they were tested alone: by pairs, see [`StressPair`] and [`StressNetwork`].
 
 mod evidence;
+mod network;
+mod pair;
 mod plan;
 
 pub use evidence::{Better, Item, Measurement, Metric, Part, Shape, StepEvidence, Tier, Validity};
+pub use network::{
+    Certainty, NetworkFault, NetworkFinding, NetworkPlace, NetworkState, NetworkVerdict,
+    StressNetwork,
+};
+pub use pair::{
+    PairNumbers, PairOutcome, PairPlace, PairSide, PairState, PairTask, PairWish, StressPair,
+};
 pub use plan::{Share, StressPlan, StressTerms};
 
 use schemars::JsonSchema;
@@ -46,6 +57,17 @@ pub struct StressRun {
 }
 
 impl StressRun {
+    /// Whether the network between the nodes is tested.
+    pub fn tests_network(&self) -> bool {
+        self.items.contains(&Item::Network)
+    }
+
+    /// What each node tests by itself.
+    pub fn own_items(&self) -> Vec<Item> {
+        let own = |item: &Item| *item != Item::Network;
+        self.items.iter().copied().filter(own).collect()
+    }
+
     /// Whether the test of a node leaves the node to a job that needs it.
     pub fn gives_way(&self, stress: &NodeStress, now: Timestamp) -> bool {
         let age = |at| now.since(at).as_secs();
@@ -65,8 +87,11 @@ pub struct StressWork {
     pub boot_id: String,
     /// When it began.
     pub began_at: Timestamp,
-    /// Counts the rounds from 1.
+    /// Counts the rounds from 1; of a pair, its tries.
     pub round: u32,
+    /// The pair that it is in; absent while it is tested alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pair: Option<PairTask>,
     /// How much is tested.
     pub tier: Tier,
     /// What this round tests.
@@ -100,13 +125,14 @@ pub enum StressProgress {
 }
 
 impl StressWork {
-    /// What the agent is told; nothing once it is over.
-    pub fn wish(&self) -> Option<StressWish> {
+    /// What the agent is told; nothing once it is over. With a partner, `pair` says what only the two of them know.
+    pub fn wish(&self, pair: Option<PairWish>) -> Option<StressWish> {
         match self.progress {
             StressProgress::Told | StressProgress::Running { .. } => Some(StressWish {
                 operation: self.operation.clone(),
                 boot_id: self.boot_id.clone(),
                 round: self.round,
+                pair,
                 tier: self.tier,
                 items: self.items.clone(),
                 kernel_seconds: self.kernel_seconds,
@@ -127,6 +153,10 @@ pub struct NodeStress {
     /// When it passed a test last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_passed: Option<Timestamp>,
+    /// The run whose network test pointed at it, until one that does not, or until an operator answers for it. A test of the node alone
+    /// says nothing against that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network_doubt: Option<OperationId>,
 }
 
 impl NodeStress {
@@ -161,6 +191,9 @@ pub struct StressWish {
     pub boot_id: String,
     /// Of this round.
     pub round: u32,
+    /// With a partner; absent when the node is tested alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pair: Option<PairWish>,
     /// How much.
     pub tier: Tier,
     /// What.
@@ -179,17 +212,21 @@ impl StressWish {
         StressKey {
             operation: self.operation.clone(),
             round: self.round,
+            pair: self.pair.as_ref().map(|pair| pair.number),
         }
     }
 }
 
-/// One round of one run on a node. It is begun at most once.
+/// One round of one run on a node, or one try of one pair. It is begun at most once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StressKey {
     /// The run.
     pub operation: OperationId,
-    /// The round.
+    /// The round, or the try.
     pub round: u32,
+    /// The number of the pair.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pair: Option<u32>,
 }
 
 /// What an agent says of a round.
@@ -210,6 +247,11 @@ pub enum StressReportState {
     Running {
         /// Which, in a few words.
         step: String,
+    },
+    /// It waits for its partner.
+    Listening {
+        /// On this port of the node's address.
+        port: u16,
     },
     /// All kernels have ended.
     Ended {
@@ -309,6 +351,8 @@ pub enum FindingKind {
     Confirmed(Slower),
     /// Worse than its own past once, and not again.
     Doubtful(Slower),
+    /// The network between nodes: which explanation the flows have.
+    Network(Box<NetworkFinding>),
 }
 
 /// By how much a part is worse than it was.
@@ -364,7 +408,7 @@ mod tests {
         let words = |last_passed| {
             NodeStress {
                 last_passed,
-                work: None,
+                ..NodeStress::default()
             }
             .last_passed_words(now)
         };

@@ -343,7 +343,8 @@ impl Sight {
 fn rank(kind: &FindingKind) -> u8 {
     match kind {
         FindingKind::Hard => 0,
-        FindingKind::Confirmed(_) => 1,
+        // Those of the network are judged by themselves, see `network::run`.
+        FindingKind::Confirmed(_) | FindingKind::Network(_) => 1,
         FindingKind::Doubtful(_) => 2,
     }
 }

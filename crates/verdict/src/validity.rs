@@ -11,6 +11,8 @@ use crate::statistics::median;
 
 /// A thread that got less of its processor than this was in somebody's way.
 const LEAST_CPU_SHARE: f64 = 0.97;
+/// A flow whose threads could not run for a larger part of the time was in somebody's way.
+const LEAST_FLOW_CPU_SHARE: f64 = 0.8;
 /// Of the machine's processor time, others may have used so much while we measured.
 const MOST_OTHERS: f64 = 0.05;
 /// The hypervisor may have taken so much.
@@ -20,24 +22,54 @@ const TICKS: f64 = 100.0;
 
 /// Judges one run: what the kernel said of itself and what the machine said meanwhile.
 pub fn validity(outcome: &Outcome, change: &Change) -> Validity {
+    let held_back = held_back(outcome, change);
+    if held_back != Validity::Valid {
+        return held_back;
+    }
+    let ticks = |name| ticks(change, name);
+    let busy = ticks("user") + ticks("nice") + ticks("system");
+    let all = all_ticks(change);
+    if all > 0.0 {
+        let others = (busy - outcome.cpu_seconds * TICKS) / all;
+        if others > MOST_OTHERS {
+            return Validity::Contended(format!(
+                "others used {:.0} % of the processors",
+                others * 100.0
+            ));
+        }
+    }
+    match cpu_share(outcome).filter(|share| *share < LEAST_CPU_SHARE) {
+        Some(share) => Validity::Contended(format!(
+            "its threads ran {:.1} % of the time in which they wanted to",
+            share * 100.0
+        )),
+        None => Validity::Valid,
+    }
+}
+
+/// Judges a run that measured flows. They need few processors and wait most of the time for the network, so what others use does not
+/// matter unless the threads of the flows had to wait for it.
+pub fn flow_validity(outcome: &Outcome, change: &Change) -> Validity {
+    let held_back = held_back(outcome, change);
+    if held_back != Validity::Valid {
+        return held_back;
+    }
+    match cpu_share(outcome).filter(|share| *share < LEAST_FLOW_CPU_SHARE) {
+        Some(share) => Validity::Contended(format!(
+            "its threads waited {:.1} % of the time for a processor",
+            (1.0 - share) * 100.0
+        )),
+        None => Validity::Valid,
+    }
+}
+
+/// What makes any samples worthless.
+fn held_back(outcome: &Outcome, change: &Change) -> Validity {
     match &outcome.ended {
         Ended::Complete => {}
         Ended::Incomplete(why) => return Validity::Incomplete(why.clone()),
         Ended::CouldNotRun(why) => return Validity::CouldNotRun(why.clone()),
     }
-    let ticks = |name: &str| {
-        real(
-            change
-                .grown
-                .get(&format!("cpu/{name}"))
-                .copied()
-                .unwrap_or(0),
-        )
-    };
-    let busy: f64 = ["user", "nice", "system"].into_iter().map(ticks).sum();
-    // Interrupts may be our own disk or network traffic: they are nobody's.
-    let interrupts = ticks("irq") + ticks("softirq");
-    let all = busy + interrupts + ticks("idle") + ticks("iowait") + ticks("steal");
     if change.grown("throttle/", "") > 0 {
         return Validity::Throttled("processors were slowed down because of heat".into());
     }
@@ -62,34 +94,34 @@ pub fn validity(outcome: &Outcome, change: &Change) -> Validity {
             "the control group's limit held it back for {limited} us"
         ));
     }
-    if all > 0.0 {
-        let steal = ticks("steal") / all;
-        if steal > MOST_STEAL {
-            return Validity::Contended(format!(
-                "the hypervisor took {:.1} % of the processors",
-                steal * 100.0
-            ));
-        }
-        let others = (busy - outcome.cpu_seconds * TICKS) / all;
-        if others > MOST_OTHERS {
-            return Validity::Contended(format!(
-                "others used {:.0} % of the processors",
-                others * 100.0
-            ));
-        }
-    }
-    let shares = outcome
-        .samples
-        .iter()
-        .filter(|sample| sample.metric == Metric::CpuShare)
-        .map(|sample| sample.value);
-    if let Some(share) = median(shares).filter(|share| *share < LEAST_CPU_SHARE) {
+    let all = all_ticks(change);
+    let steal = ticks(change, "steal") / all.max(1.0);
+    if steal > MOST_STEAL {
         return Validity::Contended(format!(
-            "its threads ran {:.1} % of the time in which they wanted to",
-            share * 100.0
+            "the hypervisor took {:.1} % of the processors",
+            steal * 100.0
         ));
     }
     Validity::Valid
+}
+
+fn ticks(change: &Change, name: &str) -> f64 {
+    let grown = change.grown.get(&format!("cpu/{name}"));
+    real(grown.copied().unwrap_or(0))
+}
+
+/// Interrupts may be our own disk or network traffic: they are nobody's.
+fn all_ticks(change: &Change) -> f64 {
+    let names = [
+        "user", "nice", "system", "irq", "softirq", "idle", "iowait", "steal",
+    ];
+    names.into_iter().map(|name| ticks(change, name)).sum()
+}
+
+fn cpu_share(outcome: &Outcome) -> Option<f64> {
+    let samples = outcome.samples.iter();
+    let shares = samples.filter(|sample| sample.metric == Metric::CpuShare);
+    median(shares.map(|sample| sample.value))
 }
 
 #[cfg(test)]
@@ -157,6 +189,19 @@ mod tests {
                 Validity::Throttled(_)
             ));
         }
+    }
+
+    #[test]
+    fn a_flow_is_disturbed_only_when_its_own_threads_waited() {
+        let loaded = change(&[("cpu/user", 1900), ("cpu/idle", 100)]);
+        assert_eq!(flow_validity(&outcome(0.9), &loaded), Validity::Valid);
+        let waited = flow_validity(&outcome(0.7), &loaded);
+        assert!(matches!(waited, Validity::Contended(why) if why.contains("30.0 %")));
+        let limited = change(&[("cgroup/throttled_usec", 1)]);
+        assert!(matches!(
+            flow_validity(&outcome(1.0), &limited),
+            Validity::Throttled(_)
+        ));
     }
 
     #[test]

@@ -6,7 +6,8 @@
 //! ```
 //! That a round was begun is stored with the wish, so no round is begun twice: an agent that was killed in the middle says that the
 //! round is incomplete. Kernels end with the agent that started them, in a few seconds; until then its successor starts nothing.
-//! A test runs under a lease like a rank, and ends when the lease does. Ranks and tests never run at the same time.
+//! A test runs under a lease like a rank, and ends when the lease does. Ranks and tests never run at the same time. A try of a pair is a
+//! round like any other.
 
 use std::time::Duration;
 
@@ -129,7 +130,11 @@ impl StressCore {
 
     /// The executor says how it stands; it is no news for a wish that has gone.
     pub(super) fn reported(&mut self, report: StressReport, wish: Option<&StressWish>) {
-        if !matches!(report.state, StressReportState::Running { .. }) {
+        let goes_on = matches!(
+            report.state,
+            StressReportState::Running { .. } | StressReportState::Listening { .. }
+        );
+        if !goes_on {
             self.running.take_if(|running| *running == report.key);
         }
         if wish.is_some_and(|wish| wish.key() == report.key) {
@@ -152,7 +157,8 @@ impl StressCore {
 mod tests {
     use super::*;
     use supernode_types::entropy::SeededEntropy;
-    use supernode_types::stress::{Item, Tier};
+    use supernode_types::job::GroupKey;
+    use supernode_types::stress::{Item, PairSide, PairWish, Tier};
     use supernode_types::{OperationId, Timestamp};
 
     const NOW: Duration = Duration::from_secs(100);
@@ -162,6 +168,7 @@ mod tests {
             operation: OperationId::new(Timestamp(0), &SeededEntropy::new(1)),
             boot_id: "boot".into(),
             round,
+            pair: None,
             tier: Tier::Quick,
             items: vec![Item::Compute],
             kernel_seconds: None,
@@ -259,6 +266,38 @@ mod tests {
         let report = core.report.clone().expect("a report");
         assert!(matches!(report.state, StressReportState::Incomplete { .. }));
         assert!(!core.busy(&ledger, NOW + QUIET));
+    }
+
+    #[test]
+    fn a_pair_is_a_round_of_its_own_and_goes_on_while_it_listens() {
+        let entropy = SeededEntropy::new(2);
+        let pair = |number| StressWish {
+            pair: Some(PairWish {
+                number,
+                key: GroupKey::new(&entropy),
+                side: PairSide::Listen {
+                    address: "10.0.0.1".into(),
+                },
+            }),
+            ..wish(1)
+        };
+        let (mut core, mut ledger) = (StressCore::default(), Ledger::default());
+        told(&mut core, &mut ledger, Some(wish(1)));
+        assert_eq!(next(&mut core, &ledger, ALL), "run");
+        core.reported(ended(wish(1).key()), ledger.stress.as_ref());
+        let first = pair(1);
+        told(&mut core, &mut ledger, Some(first.clone()));
+        assert_eq!(next(&mut core, &ledger, ALL), "run", "another round 1");
+        let state = StressReportState::Listening { port: 7 };
+        let key = first.key();
+        core.reported(StressReport { key, state }, ledger.stress.as_ref());
+        assert!(core.busy(&ledger, NOW) && core.report.is_some());
+        told(&mut core, &mut ledger, Some(pair(2)));
+        assert_eq!(next(&mut core, &ledger, ALL), "stop", "the partner is done");
+        assert_eq!(next(&mut core, &ledger, ALL), "nothing", "until it is over");
+        core.reported(ended(first.key()), ledger.stress.as_ref());
+        assert_eq!(core.report, None, "what nobody asks for is no news");
+        assert_eq!(next(&mut core, &ledger, ALL), "run");
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! How runs and measurements look.
 
+mod network;
+
 use supernode_api::stress::{NodeHealthView, StressEvidence, StressRunLine, StressRunView};
 use supernode_types::operation::{OperationKind, OperationState, TargetState};
 use supernode_types::stress::{StepEvidence, StressResult, Validity};
@@ -70,6 +72,10 @@ pub(super) fn run(view: &StressRunView, look: &Look) -> String {
             .iter()
             .find(|result| Some(&result.result.node) == target.node.as_ref());
         match (result, &target.state) {
+            // Tested alone, and not yet through.
+            (_, TargetState::Active { step }) => {
+                table.row([cell(name), state("active"), cell(""), cell(""), cell(step)]);
+            }
             (Some(result), _) => {
                 let result = &result.result;
                 table.row([
@@ -79,9 +85,6 @@ pub(super) fn run(view: &StressRunView, look: &Look) -> String {
                     cell(took(result)),
                     cell(result.outcome.detail().unwrap_or_default()),
                 ]);
-            }
-            (None, TargetState::Active { step }) => {
-                table.row([cell(name), state("active"), cell(""), cell(""), cell(step)]);
             }
             (None, other) => {
                 table.row([
@@ -118,6 +121,9 @@ pub(super) fn run(view: &StressRunView, look: &Look) -> String {
     if any {
         text += &section("findings", &findings.render(look));
     }
+    if let Some(view) = &view.network {
+        text += &section("network", &network::test(view, look));
+    }
     text + &section("not judged", &undecided)
 }
 
@@ -146,12 +152,15 @@ pub(super) fn report(items: &[StressEvidence], look: &Look) -> String {
             &mut text,
             format_args!("node {}: {outcome}\n", node.node_name),
         );
-        if node.rounds.is_empty() {
+        if node.rounds.is_empty() && node.pairs.is_empty() {
             text.push_str("  no measurements are kept\n");
         }
         for (index, steps) in node.rounds.iter().enumerate() {
             let head = format!("round {}", index + 1);
             text += &section(&head, &round(steps, look));
+        }
+        if !node.pairs.is_empty() {
+            text += &section("network", &network::pairs(&node.pairs, look));
         }
         text.push('\n');
     }
@@ -205,7 +214,7 @@ fn round(steps: &[StepEvidence], look: &Look) -> String {
 }
 
 /// A number with as many digits as say something.
-fn figure(value: f64) -> String {
+pub(super) fn figure(value: f64) -> String {
     match value.abs() {
         large if large >= 1000.0 => format!("{value:.0}"),
         middle if middle >= 10.0 => format!("{value:.1}"),

@@ -1,10 +1,8 @@
 //! What actions do to nodes that are tested.
 
-use supernode_store::attempt::{lease_insert, lease_release_run};
+use supernode_store::StoreError;
 use supernode_store::stress::stress_result_insert;
-use supernode_store::{ConflictKind, StoreError};
 use supernode_types::event::{NewEvent, Severity, Subjects};
-use supernode_types::job::{Lease, LeaseHolder};
 use supernode_types::node::NodeHealth;
 use supernode_types::operation::OperationKind;
 use supernode_types::stress::{StressOutcome, StressPlan, StressResult, StressWork, Tier};
@@ -15,22 +13,7 @@ use super::{Round, missing};
 impl Round<'_, '_> {
     /// Leases all devices of a node to a run and tells its agent.
     pub(super) fn begin_stress(&mut self, id: &NodeId, work: StressWork) -> Result<(), StoreError> {
-        let devices = self.node(id)?.device_count;
-        for device in 0..devices {
-            let lease = Lease {
-                node: id.clone(),
-                device,
-                holder: LeaseHolder::Stress {
-                    operation: work.operation.clone(),
-                },
-            };
-            if !lease_insert(self.tx, &lease)? {
-                let what = format!("lease on device {device} of {id}");
-                let kind = ConflictKind::Unique;
-                return Err(StoreError::Conflict { kind, what });
-            }
-            self.snapshot.leases.push(lease);
-        }
+        self.lease_all(&work.operation, id)?;
         self.node(id)?.stress.work = Some(work);
         self.told.insert(id.clone());
         Ok(())
@@ -95,8 +78,7 @@ impl Round<'_, '_> {
         Ok(())
     }
 
-    /// Records the outcome unless one is recorded, and gives the leases back. The agent starts nothing while a kernel of it runs, so the
-    /// devices are free for whoever comes next.
+    /// Records the outcome unless one is recorded, and gives the leases back.
     pub(super) fn end_stress(
         &mut self,
         operation: &OperationId,
@@ -104,33 +86,13 @@ impl Round<'_, '_> {
         outcome: StressOutcome,
     ) -> Result<(), StoreError> {
         let now = self.snapshot.now;
+        let work = self.leave_test(operation, id)?;
         let node = self.node(id)?;
-        let work = node
-            .stress
-            .work
-            .take_if(|work| work.operation == *operation);
         if outcome == StressOutcome::Passed {
             node.stress.last_passed = Some(now);
         }
         let name = node.name.clone();
-        let result = StressResult {
-            run: operation.clone(),
-            node: id.clone(),
-            tier: self.tier_of(operation),
-            outcome,
-            findings: Vec::new(),
-            undecided: Vec::new(),
-            rounds: work.as_ref().map_or(0, |work| work.round),
-            began_at: work.as_ref().map(|work| work.began_at),
-            ended_at: now,
-        };
-        if work.is_some() {
-            lease_release_run(self.tx, operation, id)?;
-            self.snapshot
-                .leases
-                .retain(|lease| lease.node != *id || lease.operation() != Some(operation));
-            self.told.insert(id.clone());
-        }
+        let result = self.result(operation, id, work.as_ref(), outcome);
         // What control has judged is recorded already, with everything that was found.
         stress_result_insert(self.tx, &result)?;
         let (kind, severity, what) = words(&result.outcome);
@@ -145,15 +107,38 @@ impl Round<'_, '_> {
         self.tell(kind, severity, message, subjects)
     }
 
+    /// What came of a node, of which nothing was found.
+    pub(super) fn result(
+        &self,
+        operation: &OperationId,
+        node: &NodeId,
+        work: Option<&StressWork>,
+        outcome: StressOutcome,
+    ) -> StressResult {
+        StressResult {
+            run: operation.clone(),
+            node: node.clone(),
+            tier: self.tier_of(operation),
+            outcome,
+            findings: Vec::new(),
+            undecided: Vec::new(),
+            rounds: work.map_or(0, |work| work.round),
+            began_at: work.map(|work| work.began_at),
+            ended_at: self.snapshot.now,
+        }
+    }
+
     pub(super) fn set_health(
         &mut self,
         id: &NodeId,
         health: &NodeHealth,
+        operation: OperationId,
     ) -> Result<(), StoreError> {
         let node = self.node(id)?;
         let name = node.name.clone();
-        let work = node.stress.work.as_ref();
-        let run = work.map(|work| work.operation.clone());
+        if matches!(health, NodeHealth::Proven { .. }) {
+            node.stress.network_doubt = None;
+        }
         let was = std::mem::replace(&mut node.health, health.clone());
         let (kind, severity, message) = match health {
             NodeHealth::Quarantined { finding } => (
@@ -175,7 +160,7 @@ impl Round<'_, '_> {
         };
         // Whoever is told what the run found is told what that does to the node.
         let subjects = Subjects {
-            operation: run,
+            operation: Some(operation),
             ..self.node_subjects(id)
         };
         self.tell(kind, severity, message, subjects)

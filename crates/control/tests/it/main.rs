@@ -22,6 +22,7 @@ mod scale_down;
 mod scale_up;
 mod spec;
 mod storm;
+mod stress_network;
 mod stress_plan;
 mod stress_run;
 mod super_node;

@@ -27,7 +27,7 @@ fn wish(super_node: Option<&str>, nodes: &[&str]) -> Wish {
     Wish {
         super_node: super_node.map(str::to_owned),
         nodes: nodes.iter().map(|name| (*name).to_owned()).collect(),
-        items: Vec::new(),
+        items: Item::OF_ONE_NODE.to_vec(),
         tier: Tier::Quick,
         kernel_seconds: None,
         max_nodes: Share::ALL,

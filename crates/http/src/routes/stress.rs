@@ -6,14 +6,15 @@ use std::time::Duration;
 use supernode_api::Page;
 use supernode_api::stress::{
     DEFAULT_WINDOW_SECONDS, NodeHealthShow, NodeHealthView, NodeRelease, NodeReleaseRequest,
-    StressEvidence, StressEvidenceList, StressEvidenceQuery, StressResultView, StressRunLine,
-    StressRunList, StressRunListQuery, StressRunRequest, StressRunShow, StressRunStart,
-    StressRunView,
+    StressEvidence, StressEvidenceList, StressEvidenceQuery, StressNetworkView, StressPairView,
+    StressResultView, StressRunLine, StressRunList, StressRunListQuery, StressRunRequest,
+    StressRunShow, StressRunStart, StressRunView,
 };
+use supernode_control::stress_network;
 use supernode_control::stress_run::{self, NamedResult, Wish};
 use supernode_control::{Refusal, Tx, node};
-use supernode_types::Timestamp;
-use supernode_types::stress::Share;
+use supernode_types::stress::{Share, StressPair};
+use supernode_types::{Name, NodeId, Timestamp};
 
 use super::Context;
 use super::context::{page, page_limit};
@@ -166,10 +167,34 @@ fn run_view(tx: &mut Tx<'_>, id: &str) -> Result<StressRunView, Refusal> {
     let record = stress_run::find(tx, id)?;
     let results = stress_run::results(tx, &record.operation.id)?;
     let view = |NamedResult { node_name, result }| StressResultView { node_name, result };
+    let network = match stress_network::network(tx, &record.operation.id)? {
+        Some((network, pairs)) => Some(StressNetworkView {
+            network,
+            pairs: pair_views(tx, pairs)?,
+        }),
+        None => None,
+    };
     Ok(StressRunView {
         operation: operation::view_of(tx, record)?,
         results: results.into_iter().map(view).collect(),
+        network,
     })
+}
+
+/// Pairs with the names of their nodes; each node is looked up once.
+fn pair_views(tx: &mut Tx<'_>, pairs: Vec<StressPair>) -> Result<Vec<StressPairView>, Refusal> {
+    let mut names: BTreeMap<NodeId, Name> = BTreeMap::new();
+    for id in pairs.iter().flat_map(|pair| [&pair.asker, &pair.listener]) {
+        if !names.contains_key(id) {
+            names.insert(id.clone(), node::find(tx, id.as_str())?.name);
+        }
+    }
+    let view = |pair: StressPair| StressPairView {
+        asker_name: names[&pair.asker].clone(),
+        listener_name: names[&pair.listener].clone(),
+        pair,
+    };
+    Ok(pairs.into_iter().map(view).collect())
 }
 
 /// Page by page of nodes in the order of the run: the measurements of many large nodes are long.
@@ -205,11 +230,13 @@ async fn list_evidence(
                 };
                 let node = node::find(tx, id.as_str())?;
                 let rounds = stress_run::evidence(tx, &record.operation.id, &node)?;
+                let pairs = stress_network::pairs_of(tx, &record.operation.id, &node.id)?;
                 let evidence = StressEvidence {
                     result: results.remove(id),
                     node: node.id,
                     node_name: node.name,
                     rounds,
+                    pairs: pair_views(tx, pairs)?,
                 };
                 items.push((target.slot, evidence));
             }

@@ -1,4 +1,5 @@
-//! What a node has to pass before it joins: a quick test of everything, with leases of the operation that adds it.
+//! What a node has to pass before it joins: a quick test of everything but the network, which takes a partner, with leases of the
+//! operation that adds it.
 //!
 //! ```text
 //!  has the environment --free (loop)--> its agent tests --passed (control)--> joins
@@ -42,7 +43,7 @@ pub(super) fn plan<'a>(
             operation,
             node,
             Tier::Quick,
-            &Item::ALL,
+            &Item::OF_ONE_NODE,
             kernel_seconds,
         );
         return Verdict::NotYet("waits for its agent to test it".into());
@@ -86,7 +87,7 @@ fn end<'a>(
     work: &StressWork,
     outcome: &StressOutcome,
 ) {
-    let coverage = Coverage::of(&Item::ALL, work.kernel_seconds);
+    let coverage = Coverage::of(node, &Item::OF_ONE_NODE, work.kernel_seconds, None);
     stress_run::judge(planner, operation, coverage, node, outcome, Brake::Off);
     stress_run::end(planner, operation, node, outcome);
 }

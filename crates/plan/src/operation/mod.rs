@@ -12,6 +12,7 @@ mod node_remove;
 mod provision;
 mod scale_down;
 mod scale_up;
+mod stress_network;
 mod stress_run;
 mod super_node_delete;
 

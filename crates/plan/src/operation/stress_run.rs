@@ -8,14 +8,16 @@
 //!                                        incomplete: neither a pass nor a failure
 //! ```
 //! A test takes a whole node, with leases like those of jobs, and takes it only when it is free: nothing that runs is ever stopped for a
-//! test. It gives way to whoever empties the node, and one on a schedule to jobs. What was measured is judged elsewhere; here only the outcome is read.
+//! test. It gives way to whoever empties the node, and one on a schedule to jobs. What was measured is judged elsewhere; here only the
+//! outcome is read. A node that was tested alone and did not fail goes on with the network, where the run tests it
+//! ([`super::stress_network`]); until then it is held by nobody.
 
 use supernode_types::event::{NewEvent, Severity, Subjects};
 use supernode_types::node::{Node, NodeCondition, NodeHealth, NodePolicy};
 use supernode_types::operation::{Operation, OperationState, Target, TargetState};
 use supernode_types::stress::{Item, StressOutcome, StressProgress, StressRun, StressWork, Tier};
 
-use super::{GivenUp, Planner, active, failed};
+use super::{GivenUp, Planner, active, failed, stress_network};
 use crate::health::{self, Brake, Coverage};
 use crate::{Action, words};
 
@@ -32,20 +34,24 @@ pub(super) fn plan<'a>(
         .count();
     let parallel = usize::try_from(run.parallel.max(1)).unwrap_or(usize::MAX);
     let mut turns = parallel.saturating_sub(in_work);
-    let states: Vec<TargetState> = operation
+    let tested_alone: Vec<Option<TargetState>> = operation
         .targets
         .iter()
         .map(|target| match &target.state {
             TargetState::Active { .. } => advance(planner, operation, run, target, &mut turns),
-            ended => ended.clone(),
+            ended => Some(ended.clone()),
         })
         .collect();
+    let states = stress_network::plan(planner, operation, run, tested_alone, &mut turns);
     planner.record(operation, &states);
     if let Some(waits_for) = planner.waits_for(operation, &states) {
         planner.wait(operation, waits_for);
         return;
     }
-    let failures = planner.failures(operation, &states);
+    let mut failures = planner.failures(operation, &states);
+    if failures.is_empty() && stress_network::cut(planner, operation) {
+        failures = "the network was not tested to the end".into();
+    }
     let tally = Planner::tally(&states, "tested");
     let state = match planner.given_up(operation) {
         _ if failures.is_empty() => OperationState::Succeeded,
@@ -64,28 +70,56 @@ pub(super) fn work_of<'a>(node: &'a Node, operation: &Operation) -> Option<&'a S
     work.filter(|work| work.operation == operation.id)
 }
 
+/// Where a node is that is tested alone; nothing when that is over and the rest is the network's.
 fn advance<'a>(
     planner: &mut Planner<'a, '_>,
     operation: &'a Operation,
     run: &StressRun,
     target: &'a Target,
     turns: &mut usize,
-) -> TargetState {
+) -> Option<TargetState> {
     let Some(node) = planner.node(target) else {
-        return failed("incomplete: it was removed");
+        return Some(failed("incomplete: it was removed"));
     };
     let Some(work) = work_of(node, operation) else {
-        return begin(planner, operation, run, node, turns);
-    };
-    match over(planner, operation, planner.given_up(operation), node, work) {
-        Ok(outcome) => {
-            let brake = brake(planner, node);
-            let coverage = Coverage::of(&run.items, run.kernel_seconds);
-            judge(planner, operation, coverage, node, &outcome, brake);
-            end(planner, operation, node, &outcome)
+        if stress_network::has(planner, operation, node) {
+            return None;
         }
-        Err(step) => active(step),
+        return match run.own_items().as_slice() {
+            [] => stress_network::wait_for(planner, operation, run, node),
+            items => Some(begin(planner, operation, run, items, node, turns)),
+        };
+    };
+    if work.pair.is_some() {
+        return None;
     }
+    match over(planner, operation, planner.given_up(operation), node, work) {
+        Ok(outcome) if run.tests_network() && stress_network::takes(&outcome) => {
+            planner.actions.push(Action::ParkStress {
+                operation: operation.id.clone(),
+                node: node.id.clone(),
+                outcome,
+            });
+            None
+        }
+        Ok(outcome) => Some(conclude(planner, operation, run, node, &outcome)),
+        Err(step) => Some(active(step)),
+    }
+}
+
+/// What follows from the outcome, with everything that was tested.
+pub(super) fn conclude<'a>(
+    planner: &mut Planner<'a, '_>,
+    operation: &Operation,
+    run: &StressRun,
+    node: &'a Node,
+    outcome: &StressOutcome,
+) -> TargetState {
+    let brake = brake(planner, node);
+    let network = stress_network::of(planner, operation).and_then(|network| network.test.as_ref());
+    let coverage = Coverage::of(node, &run.items, run.kernel_seconds, network);
+    judge(planner, operation, coverage, node, outcome, brake);
+    end(planner, operation, node, outcome)
 }
 
 /// What came of the test of a node, or what it does.
@@ -187,6 +221,7 @@ pub(super) fn judge<'a>(
     planner.actions.push(Action::SetHealth {
         node: node.id.clone(),
         health,
+        operation: operation.id.clone(),
     });
 }
 
@@ -213,15 +248,12 @@ fn begin<'a>(
     planner: &mut Planner<'a, '_>,
     operation: &'a Operation,
     run: &StressRun,
+    items: &[Item],
     node: &'a Node,
     turns: &mut usize,
 ) -> TargetState {
     let now = planner.index.snapshot.now;
-    let waits = waits_for(planner, node).or_else(|| {
-        let job = planner.wanted.get(&node.id)?;
-        let leaves = run.gives_way(&node.stress, now);
-        leaves.then(|| format!("is left to {job}"))
-    });
+    let waits = waits(planner, run, node);
     let over = match planner.given_up(operation) {
         Some(cause) => Some(cause.words().to_owned()),
         None if now >= run.window_ends => Some(match &waits {
@@ -231,8 +263,7 @@ fn begin<'a>(
         None => None,
     };
     if let Some(why) = over {
-        let why = format!("{why}; {}", node.stress.last_passed_words(now));
-        return end(planner, operation, node, &StressOutcome::Skipped { why });
+        return skip(planner, operation, node, &why);
     }
     if let Some(waits) = waits {
         return active(waits);
@@ -246,10 +277,31 @@ fn begin<'a>(
         operation,
         node,
         run.tier,
-        &run.items,
+        items,
         run.kernel_seconds,
     );
     active("waits for its agent")
+}
+
+/// Ends the test of a node that was not begun.
+pub(super) fn skip(
+    planner: &mut Planner<'_, '_>,
+    operation: &Operation,
+    node: &Node,
+    why: &str,
+) -> TargetState {
+    let now = planner.index.snapshot.now;
+    let why = format!("{why}; {}", node.stress.last_passed_words(now));
+    end(planner, operation, node, &StressOutcome::Skipped { why })
+}
+
+/// Why a node is not tested just now: it cannot be, or it is left to a job.
+pub(super) fn waits(planner: &Planner<'_, '_>, run: &StressRun, node: &Node) -> Option<String> {
+    waits_for(planner, node).or_else(|| {
+        let job = planner.wanted.get(&node.id)?;
+        let leaves = run.gives_way(&node.stress, planner.index.snapshot.now);
+        leaves.then(|| format!("is left to {job}"))
+    })
 }
 
 /// Begins to test a node that nothing uses.
@@ -267,6 +319,7 @@ pub(super) fn take<'a>(
         boot_id: node.boot_id.clone(),
         began_at: planner.index.snapshot.now,
         round: 1,
+        pair: None,
         tier,
         items: items.to_vec(),
         kernel_seconds,
@@ -279,8 +332,8 @@ pub(super) fn take<'a>(
     });
 }
 
-/// Why a node cannot be tested just now.
-pub(super) fn waits_for(planner: &Planner<'_, '_>, node: &Node) -> Option<String> {
+/// Why a node cannot be used, whoever is on it.
+pub(super) fn unusable(planner: &Planner<'_, '_>, node: &Node) -> Option<String> {
     match (&node.policy, &node.condition) {
         (NodePolicy::Draining { operation, .. }, _) => {
             return Some(format!("is being emptied by {operation}"));
@@ -289,11 +342,19 @@ pub(super) fn waits_for(planner: &Planner<'_, '_>, node: &Node) -> Option<String
         (_, NodeCondition::Ready) => {}
         (_, condition) => return Some(format!("is {}", condition.word())),
     }
+    planner
+        .removed
+        .contains(&node.id)
+        .then(|| "is removed".into())
+}
+
+/// Why a node cannot be tested just now.
+pub(super) fn waits_for(planner: &Planner<'_, '_>, node: &Node) -> Option<String> {
+    if let Some(why) = unusable(planner, node) {
+        return Some(why);
+    }
     if node.disk.work.is_some() {
         return Some("waits until its system disk has grown".into());
-    }
-    if planner.removed.contains(&node.id) {
-        return Some("is removed".into());
     }
     if planner.tested.contains(&node.id) {
         return Some("waits for another test".into());

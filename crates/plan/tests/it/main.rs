@@ -16,6 +16,7 @@ mod retry_policy;
 mod scale_down;
 mod scale_up;
 mod schedule;
+mod stress_network;
 mod stress_plan;
 mod stress_run;
 mod world;

@@ -11,10 +11,12 @@ use supernode_types::entropy::SeededEntropy;
 use supernode_types::job::{JobOutcome, JobState, Lease, LeaseHolder, Rank, RankState, StopReason};
 use supernode_types::node::{Membership, NodeCondition, NodePolicy};
 use supernode_types::operation::{OperationKind, OperationState};
-use supernode_types::stress::{StressOutcome, StressRun, StressWork};
+use supernode_types::stress::{StressOutcome, StressPair, StressRun, StressWork};
 use supernode_types::{
     AttemptId, JobId, NodeId, OperationId, StressPlanId, SuperNodeId, Timestamp,
 };
+
+mod network;
 
 /// More rounds than any plan needs before there is nothing left to do.
 const MOST_ROUNDS: usize = 24;
@@ -32,6 +34,10 @@ pub(crate) struct Model {
     pub(crate) planned: Vec<Timestamp>,
     /// What came of every node of every stress run.
     pub(crate) outcomes: BTreeMap<(OperationId, NodeId), StressOutcome>,
+    /// What network tests find on nodes, beside a pass.
+    pub(crate) found: BTreeMap<NodeId, StressOutcome>,
+    /// The pairs that were begun or given up, at each of their ends.
+    pub(crate) ended_pairs: Vec<StressPair>,
     /// When every attempt started.
     pub(crate) starts: Vec<(Timestamp, JobId)>,
 }
@@ -50,6 +56,7 @@ impl Model {
             master_ports: BTreeMap::new(),
             operations: BTreeMap::new(),
             provisions: BTreeMap::new(),
+            stress_networks: BTreeMap::new(),
             stress_plans: BTreeMap::new(),
         };
         let (ended_jobs, ended_operations) = (BTreeMap::new(), BTreeMap::new());
@@ -60,6 +67,8 @@ impl Model {
             ended_jobs,
             ended_operations,
             outcomes: BTreeMap::new(),
+            found: BTreeMap::new(),
+            ended_pairs: Vec::new(),
             planned: Vec::new(),
             starts: Vec::new(),
         }
@@ -314,6 +323,18 @@ impl Model {
                 }
             }
             Action::BeginStress { node, work } => self.begin_stress(node, work),
+            Action::ParkStress {
+                operation,
+                node,
+                outcome,
+            } => self.park_stress(operation, node, outcome),
+            Action::BeginNetwork { operation, nodes } => self.begin_network(operation, nodes),
+            Action::BeginPair { operation, number } => self.begin_pair(operation, *number),
+            Action::EndPair {
+                operation,
+                number,
+                end,
+            } => self.end_pair(operation, *number, end),
             Action::StopStress { node, why } => {
                 let work = self.node(node).stress.work.as_mut();
                 let work = work.expect("only what is tested is told to stop");
@@ -324,19 +345,12 @@ impl Model {
                 node,
                 outcome,
             } => {
-                let target = self.node(node);
-                target
-                    .stress
-                    .work
-                    .take_if(|work| work.operation == *operation);
-                self.snapshot
-                    .leases
-                    .retain(|lease| lease.node != *node || lease.operation() != Some(operation));
+                self.leave_test(operation, node);
                 let key = (operation.clone(), node.clone());
                 let before = self.outcomes.insert(key, outcome.clone());
                 assert_eq!(before, None, "each node of a run ends once");
             }
-            Action::SetHealth { node, health } => {
+            Action::SetHealth { node, health, .. } => {
                 assert_ne!(self.node(node).health, *health, "only what changed is said");
                 self.node(node).health = health.clone();
             }
@@ -431,6 +445,7 @@ impl Model {
         self.snapshot.provisions.retain(|_, provision| {
             provision.operation != *id || provision.state.word() == "deleting"
         });
+        self.snapshot.stress_networks.remove(id);
         self.ended_operations.insert(id.clone(), state.clone());
     }
 
@@ -555,6 +570,7 @@ impl Model {
 
     /// What must always hold.
     pub(crate) fn check(&self) {
+        self.check_pairs();
         let mut held = BTreeSet::new();
         for lease in &self.snapshot.leases {
             assert!(

@@ -13,11 +13,11 @@ use crate::model::Model;
 
 const WINDOW: Duration = Duration::from_mins(2);
 
-/// A full quick test.
+/// A full quick test of each node alone.
 pub(crate) fn stress_run(model: &Model, parallel: u32, window: Duration) -> StressRun {
     StressRun {
         tier: Tier::Quick,
-        items: Item::ALL.to_vec(),
+        items: Item::OF_ONE_NODE.to_vec(),
         kernel_seconds: None,
         parallel,
         window_ends: model.snapshot.now.plus(window),

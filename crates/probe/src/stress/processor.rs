@@ -59,3 +59,10 @@ pub(crate) fn thread_time() -> Duration {
         u32::try_from(time.tv_nsec).unwrap_or(0),
     )
 }
+
+/// For how long the calling thread was kept from running although it wanted to; nothing where the kernel does not say.
+pub(crate) fn thread_delay() -> Option<Duration> {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    let waited = text.split_whitespace().nth(1)?.parse().ok()?;
+    Some(Duration::from_nanos(waited))
+}

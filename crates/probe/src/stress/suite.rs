@@ -16,7 +16,7 @@ use super::passive::{Change, counters};
 use super::storage::Storage;
 use super::vendor::{self, VendorTest, VendorTool, VendorWork};
 use super::verdict::hard::{self, HardFailure};
-use super::verdict::validity::{Validity, validity};
+use super::verdict::validity::{Validity, flow_validity, validity};
 
 /// One kernel of a test.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -148,6 +148,8 @@ pub fn steps(items: &[Item], tier: Tier, parts: &Parts) -> Vec<Step> {
                 });
                 steps.push(Step::new(item, "cores and NUMA nodes", links));
             }
+            // Takes a partner: see `network::pair`.
+            Item::Network => {}
             Item::Storage => {
                 for directory in &parts.directories {
                     let kernel = Kernel::Storage(Storage {
@@ -325,7 +327,10 @@ pub fn run(
     moments.push(counters(root));
     let change = Change::over(&moments).and(Change::over(&outcome.moments));
     Record {
-        validity: validity(&outcome, &change),
+        validity: match step.item {
+            Item::Network => flow_validity(&outcome, &change),
+            _ => validity(&outcome, &change),
+        },
         failures: hard::failures(&outcome, &change, &[]),
         step,
         outcome,

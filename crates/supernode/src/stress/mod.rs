@@ -36,7 +36,7 @@ pub(crate) enum StressCommand {
 #[derive(Debug, Args)]
 pub(crate) struct LocalArguments {
     /// Components to test: compute, memory, links, storage
-    #[arg(long, value_name = "ITEM,…", value_delimiter = ',', default_values = ["compute", "memory", "links", "storage"])]
+    #[arg(long, value_name = "ITEM,…", value_delimiter = ',', default_values = ["compute", "memory", "links", "storage"], value_parser = own_item)]
     items: Vec<Item>,
     /// How much: quick takes up to two minutes, standard up to twenty
     #[arg(long, value_enum, default_value_t = TierName::Quick)]
@@ -50,6 +50,15 @@ pub(crate) struct LocalArguments {
 enum TierName {
     Quick,
     Standard,
+}
+
+/// One host has no partner to test the network with.
+fn own_item(text: &str) -> Result<Item, String> {
+    let known = |item: &Item| Item::OF_ONE_NODE.contains(item);
+    text.parse().ok().filter(known).ok_or_else(|| {
+        let names = Item::OF_ONE_NODE.map(Item::name).join(", ");
+        format!("`{text}` is nothing that one host tests by itself; known are {names}; for the network, use `supernode stress run`")
+    })
 }
 
 pub(crate) fn run(arguments: &LocalArguments, format: Format) -> anyhow::Result<ExitCode> {

@@ -270,8 +270,9 @@ fn signal(pid: u32, name: &str) {
     );
 }
 
+/// Waits until `condition` answers something; `context` says what is useful to see when it does not.
 #[expect(clippy::disallowed_methods, reason = "a test waits in real time")]
-fn until<T>(
+pub(crate) fn until<T>(
     what: &str,
     mut condition: impl FnMut() -> Option<T>,
     context: impl Fn() -> String,

@@ -1,5 +1,6 @@
 //! End-to-end tests: the real binary, real processes, real sockets, a real disk.
 
+mod cluster;
 mod collective;
 mod commands;
 mod contract;
@@ -12,4 +13,5 @@ mod notify;
 mod outage;
 mod retry_policy;
 mod stress;
+mod stress_network;
 mod stress_run;

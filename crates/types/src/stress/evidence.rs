@@ -19,13 +19,23 @@ pub enum Item {
     Memory,
     /// Links between processors and NUMA nodes.
     Links,
+    /// The network to other nodes: needs a partner.
+    Network,
     /// Disks.
     Storage,
 }
 
 impl Item {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Compute, Self::Memory, Self::Links, Self::Storage];
+    pub const ALL: [Self; 5] = [
+        Self::Compute,
+        Self::Memory,
+        Self::Links,
+        Self::Network,
+        Self::Storage,
+    ];
+    /// Those that a node tests by itself.
+    pub const OF_ONE_NODE: [Self; 4] = [Self::Compute, Self::Memory, Self::Links, Self::Storage];
 
     /// Its name.
     pub fn name(self) -> &'static str {
@@ -33,6 +43,7 @@ impl Item {
             Self::Compute => "compute",
             Self::Memory => "memory",
             Self::Links => "links",
+            Self::Network => "network",
             Self::Storage => "storage",
         }
     }
@@ -68,6 +79,14 @@ impl Tier {
         match self {
             Self::Quick => "quick",
             Self::Standard => "standard",
+        }
+    }
+
+    /// How long each of the three kernels of a pair runs: datagrams, one direction, the other.
+    pub fn pair_seconds(self) -> u32 {
+        match self {
+            Self::Quick => 5,
+            Self::Standard => 20,
         }
     }
 

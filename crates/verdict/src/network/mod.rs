@@ -10,10 +10,13 @@
 //! [`matching::decisive`] chooses the next round where their predictions differ most.
 
 pub mod matching;
+pub mod run;
 
 use serde::{Deserialize, Serialize};
 
-use super::statistics::{log_normal_density, log_sum_exp, median, robust_deviation};
+use super::statistics::{
+    log_normal_density, log_sum_exp, median, quantile, robust_deviation, sorted,
+};
 use crate::number::real_of;
 
 /// Where nodes are.
@@ -35,6 +38,17 @@ impl Fabric {
 
     fn leaves(&self) -> usize {
         self.leaf.iter().max().map_or(0, |last| last + 1)
+    }
+
+    /// The share of all flows that is sound whichever one node is sick. Among few nodes that is no large majority, and what most flows
+    /// have in common is not what sound ones have: then only so many of the best say what is sound. Of two nodes it is one direction.
+    fn sound(&self) -> f64 {
+        const FEW: usize = 6;
+        match self.nodes() {
+            0..=2 => 0.5,
+            few @ 3..=FEW => real_of(few - 2) / real_of(few),
+            _ => 1.0,
+        }
     }
 }
 
@@ -186,7 +200,7 @@ pub fn localise_all(
     found
 }
 
-/// Flows inside a leaf and flows across are two classes, each with its own median.
+/// Flows inside a leaf and flows across are two classes, each with its own middle of what is sound.
 fn residuals(fabric: &Fabric, flows: &[Flow]) -> Vec<Residual> {
     let class = |flow: &Flow| fabric.crosses(flow.from, flow.to);
     let middle = |crosses: bool| {
@@ -194,7 +208,7 @@ fn residuals(fabric: &Fabric, flows: &[Flow]) -> Vec<Residual> {
             .iter()
             .filter(|flow| class(flow) == crosses && flow.bandwidth > 0.0)
             .map(|flow| flow.bandwidth.ln());
-        median(of_class).unwrap_or(0.0)
+        quantile(&sorted(of_class), 1.0 - fabric.sound() / 2.0).unwrap_or(0.0)
     };
     let (inside, across) = (middle(false), middle(true));
     flows
@@ -213,7 +227,7 @@ fn residuals(fabric: &Fabric, flows: &[Flow]) -> Vec<Residual> {
 }
 
 fn weigh(fabric: &Fabric, residuals: &[Residual], prior: &Prior) -> Localisation {
-    let spread = spread(residuals, prior);
+    let spread = spread(fabric, residuals, prior);
     let ways = ways(spread);
     // By how much more probable each value is in each way of being slow than when it is not.
     let gains: Vec<Vec<f64>> = residuals
@@ -354,9 +368,16 @@ fn density(value: f64, centres: &[(f64, f64)]) -> f64 {
 }
 
 /// The spread of sound flows: what this run shows, without being moved by a few slow ones, drawn towards what is known.
-fn spread(residuals: &[Residual], prior: &Prior) -> f64 {
-    let values: Vec<f64> = residuals.iter().map(|residual| residual.value).collect();
-    let shown = robust_deviation(&values).unwrap_or(prior.spread);
+fn spread(fabric: &Fabric, residuals: &[Residual], prior: &Prior) -> f64 {
+    let mut values = sorted(residuals.iter().map(|residual| residual.value));
+    let mut widening = 1.0;
+    let sick = crate::number::index(real_of(values.len()) * (1.0 - fabric.sound()));
+    if sick > 0 {
+        values.drain(..sick.min(values.len()));
+        // The best of some spread less than all of them.
+        widening = 2.0;
+    }
+    let shown = robust_deviation(&values).map_or(prior.spread, |shown| widening * shown);
     let flows = real_of(values.len());
     let variance = (prior.spread_weight * prior.spread.powi(2) + flows * shown.powi(2))
         / (prior.spread_weight + flows);

@@ -4,6 +4,7 @@
 
 mod datagram;
 mod listener;
+pub mod pair;
 mod session;
 mod stream;
 
@@ -20,6 +21,7 @@ pub use self::session::Key;
 use self::session::{EchoPort, Echoed, Received, Request};
 use super::context::Context;
 use super::number::real;
+use super::processor::thread_delay;
 use super::sample::{Event, Metric, Part, Refusal};
 
 /// Asks a listener.
@@ -121,6 +123,17 @@ impl Test<'_> {
     }
 
     fn stream(&self, direction: Direction, time: Duration) -> Result<Vec<f64>, Refusal> {
+        let begun = self.context.moment();
+        let rates = self.rates(direction, time)?;
+        if let Some(delay) = thread_delay() {
+            let seconds = self.context.seconds_since(begun).max(f64::MIN_POSITIVE);
+            let share = (1.0 - delay.as_secs_f64() / seconds).clamp(0.0, 1.0);
+            self.context.sample(Metric::CpuShare, self.part(), share);
+        }
+        Ok(rates)
+    }
+
+    fn rates(&self, direction: Direction, time: Duration) -> Result<Vec<f64>, Refusal> {
         let (mut stream, _) = self.connect()?;
         let mut move_bytes = || -> io::Result<Vec<f64>> {
             match direction {

@@ -11,6 +11,7 @@ use std::net::TcpStream;
 use aws_lc_rs::hmac;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use supernode_types::Entropy;
+use supernode_types::job::GroupKey;
 
 /// Bytes of a nonce and of a proof.
 pub(super) const PROOF: usize = 32;
@@ -39,6 +40,11 @@ impl Key {
             let _ = write!(text, "{byte:02x}");
         }
         Self(text)
+    }
+
+    /// The one that the server made for both.
+    pub fn shared(key: &GroupKey) -> Self {
+        Self(key.expose().to_owned())
     }
 
     fn hmac(&self) -> hmac::Key {

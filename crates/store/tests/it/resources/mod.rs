@@ -16,5 +16,6 @@ mod sample;
 mod schema;
 mod spec;
 mod stress;
+mod stress_network;
 mod super_node;
 mod token;
