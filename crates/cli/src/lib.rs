@@ -137,8 +137,11 @@ pub fn run_blocking(command: Command, options: &Options, root: fn() -> clap::Com
 
 /// Runs a command; everything it has to say, errors too, has been said when it returns.
 pub async fn run(command: Command, options: &Options, root: fn() -> clap::Command) -> Exit {
-    if options.output == Format::Html {
-        output::say("error: only reports of `stress` can be HTML; use --output table or json");
+    let is_report = matches!(&command, Command::Stress(command) if command.is_report());
+    if let Err(why) = options.output.of_everything()
+        && !is_report
+    {
+        output::say(&format!("error: {why}"));
         return Exit::USAGE;
     }
     let session = Session::new(options);

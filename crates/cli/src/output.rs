@@ -16,6 +16,20 @@ pub enum Format {
     Json,
     /// One page without anything outside; for reports of `stress` only
     Html,
+    /// A line for each node, as `SuperBench` reads it; for `stress report` only
+    SuperbenchJsonl,
+}
+
+impl Format {
+    /// Refuses a format that only reports have.
+    pub fn of_everything(self) -> Result<(), &'static str> {
+        match self {
+            Self::Table | Self::Json => Ok(()),
+            Self::Html | Self::SuperbenchJsonl => {
+                Err("only reports of `stress` have this format; use --output table or json")
+            }
+        }
+    }
 }
 
 /// What rendering depends on besides the thing itself.

@@ -67,7 +67,9 @@ impl<'a> Session<'a> {
                 &(serde_json::to_string_pretty(value).expect("results are plain data") + "\n"),
             ),
             // Refused before anything was asked for.
-            Format::Table | Format::Html => output::write(&table(&self.look)),
+            Format::Table | Format::Html | Format::SuperbenchJsonl => {
+                output::write(&table(&self.look))
+            }
         }
     }
 

@@ -2,6 +2,8 @@
 //!
 //! `stress local`, which needs no server, is added by the binary.
 
+mod page;
+mod superbench;
 mod view;
 
 use std::time::Duration;
@@ -17,6 +19,7 @@ use supernode_types::stress::{Item, NetworkState, Share, StressOutcome, Tier};
 
 use crate::change::{KeyOption, WaitOption, whole_seconds};
 use crate::failure::Failure;
+use crate::output::{self, Format};
 use crate::session::Session;
 use crate::{operation, progress, stress_plan};
 
@@ -44,7 +47,7 @@ pub enum StressCommand {
         /// Its name or id
         node: String,
     },
-    /// Show what the nodes of a run measured
+    /// Show what the nodes of a run measured, as tables, JSON, an HTML page or for `SuperBench`
     Report {
         /// Its id
         run: String,
@@ -52,6 +55,13 @@ pub enum StressCommand {
         #[arg(long, value_name = "NAME")]
         node: Option<String>,
     },
+}
+
+impl StressCommand {
+    /// Whether it makes a report, which has formats of its own.
+    pub(crate) fn is_report(&self) -> bool {
+        matches!(self, Self::Report { .. })
+    }
 }
 
 /// What to test.
@@ -133,7 +143,16 @@ pub(crate) async fn run(session: &Session<'_>, command: StressCommand) -> Result
             let items = client
                 .list::<StressEvidenceList, _>(&[&run], &query)
                 .await?;
-            session.print_list(&items, "nothing was measured", view::report)
+            match session.format() {
+                Format::Html => {
+                    let view = show(&client, &run).await?;
+                    output::write(&page::page(&view, &items))
+                }
+                Format::SuperbenchJsonl => output::write(&superbench::lines(&items)),
+                Format::Table | Format::Json => {
+                    session.print_list(&items, "nothing was measured", view::report)
+                }
+            }
         }
     }
 }

@@ -195,7 +195,7 @@ fn nvidia_steps(item: Item, tier: Tier, parts: &Parts) -> Vec<Step> {
             ("devices among themselves", Work::PeerLinks, 3),
         ],
         Item::Links => &[("devices and host", Work::HostLinks, 3)],
-        Item::Storage => &[],
+        Item::Network | Item::Storage => &[],
     };
     let longer = match tier {
         Tier::Quick => 1,
@@ -255,7 +255,7 @@ fn ascend_steps(item: Item, tier: Tier, devices: &[u32]) -> Vec<Step> {
             VendorWork::AscendLinks,
             Tier::Standard,
         )],
-        Item::Storage => &[],
+        Item::Network | Item::Storage => &[],
     };
     let wanted = works
         .iter()

@@ -174,8 +174,8 @@ pub(crate) enum Task {
 
 /// Runs the command.
 pub(crate) fn run(command: CollectiveCommand, format: Format) -> anyhow::Result<ExitCode> {
-    if format == Format::Html {
-        eprintln!("error: only reports of `stress` can be HTML; use --output table or json");
+    if let Err(why) = format.of_everything() {
+        eprintln!("error: {why}");
         return Ok(ExitCode::from(2));
     }
     match command {

@@ -103,7 +103,7 @@ pub(super) fn verdicts(answers: &[String], ranks: u16, format: Format) -> anyhow
     let is_right = verdicts.iter().all(|verdict| verdict.wrong.is_empty());
     match format {
         Format::Json => println!("{}", serde_json::to_string_pretty(&verdicts)?),
-        Format::Table | Format::Html => {
+        _ => {
             for Verdict { rank, wrong, .. } in &verdicts {
                 for operator in wrong {
                     println!("rank {rank}: {operator} has other bits than the oracle");

@@ -62,10 +62,16 @@ fn own_item(text: &str) -> Result<Item, String> {
 }
 
 pub(crate) fn run(arguments: &LocalArguments, format: Format) -> anyhow::Result<ExitCode> {
+    if format == Format::SuperbenchJsonl {
+        eprintln!(
+            "error: this format is for `supernode stress report`; use --output table, json or html"
+        );
+        return Ok(ExitCode::from(supernode_cli::Exit::USAGE.0));
+    }
     let told = interrupts()?;
     let report = test(arguments, &told)?;
     let text = match format {
-        Format::Table => table::table(&report),
+        Format::Table | Format::SuperbenchJsonl => table::table(&report),
         Format::Json => serde_json::to_string_pretty(&report)? + "\n",
         Format::Html => report::html(&report),
     };

@@ -1,0 +1,309 @@
+//! The report of a run as one HTML page: what was found, the network as a heat map, how the nodes compare in each metric, and what each
+//! of them measured.
+
+use std::collections::BTreeMap;
+
+use supernode_api::stress::{StressEvidence, StressNetworkView, StressRunView};
+use supernode_page::{Cell, Heat, Mood, Page, strip};
+use supernode_types::operation::OperationKind;
+use supernode_types::stress::{
+    Better, Measurement, Metric, NetworkState, PairOutcome, PairState, StepEvidence, StressOutcome,
+    Validity,
+};
+
+use super::view::figure;
+
+/// Nodes whose matrix can still be read.
+const MOST_PLACES: usize = 64;
+
+/// The whole page.
+pub(super) fn page(run: &StressRunView, evidence: &[StressEvidence]) -> String {
+    let operation = &run.operation.operation;
+    let what = match &operation.kind {
+        OperationKind::StressRun(run) => {
+            let items: Vec<&str> = run.items.iter().map(|item| item.name()).collect();
+            format!("{} tier, {}", run.tier.name(), items.join(", "))
+        }
+        // A scale-up that tests what it adds.
+        other => other.word().to_owned(),
+    };
+    let subject = run.operation.super_node_name.as_ref();
+    let subject = subject.map_or(String::new(), |name| format!(" of {name}"));
+    let mut page = Page::new(
+        &format!("Stress test{subject}"),
+        &format!("{}, {}, {what}", operation.id, operation.created_at),
+    );
+    outcomes(&mut page, run);
+    findings(&mut page, run);
+    if let Some(view) = &run.network {
+        network(&mut page, view);
+    }
+    fleet(&mut page, evidence);
+    for node in evidence {
+        measured(&mut page, node);
+    }
+    page.finish()
+}
+
+fn mood(outcome: &StressOutcome) -> Mood {
+    match outcome {
+        StressOutcome::Passed => Mood::Good,
+        StressOutcome::Failed { .. } => Mood::Bad,
+        _ => Mood::Odd,
+    }
+}
+
+fn outcomes(page: &mut Page, run: &StressRunView) {
+    page.section(
+        "Nodes",
+        Some((Mood::Odd, run.operation.operation.state.word())),
+    );
+    let rows = run.results.iter().map(|view| {
+        let outcome = &view.result.outcome;
+        vec![
+            Cell::Text(view.node_name.to_string()),
+            Cell::Badge(mood(outcome), outcome.word().to_owned()),
+            Cell::Number(format!("{} rounds", view.result.rounds)),
+            Cell::Text(outcome.detail().unwrap_or_default().to_owned()),
+        ]
+    });
+    page.table(&["node", "outcome", "tested in", "detail"], rows);
+}
+
+fn findings(page: &mut Page, run: &StressRunView) {
+    let rows: Vec<Vec<Cell>> = run
+        .results
+        .iter()
+        .flat_map(|view| {
+            view.result
+                .findings
+                .iter()
+                .map(move |finding| (view, finding))
+        })
+        .map(|(view, finding)| {
+            vec![
+                Cell::Text(view.node_name.to_string()),
+                Cell::Text(finding.item.name().to_owned()),
+                Cell::Number(format!("{:.4}", finding.confidence)),
+                Cell::Text(finding.words.clone()),
+            ]
+        })
+        .collect();
+    if !rows.is_empty() {
+        page.section("Findings", None);
+        page.table(&["node", "item", "confidence", "what"], rows);
+    }
+}
+
+fn network(page: &mut Page, view: &StressNetworkView) {
+    let (badge, lines) = match &view.network.state {
+        NetworkState::Testing { round } => {
+            ((Mood::Odd, "under way"), vec![format!("round {round}")])
+        }
+        NetworkState::Judged { verdict } => {
+            let badge = match (&verdict.undecided, verdict.findings.is_empty()) {
+                (Some(_), _) => (Mood::Odd, "not judged"),
+                (None, true) => (Mood::Good, "sound"),
+                (None, false) => (Mood::Bad, "something is wrong"),
+            };
+            let mut lines: Vec<String> = verdict.undecided.iter().cloned().collect();
+            for finding in &verdict.findings {
+                let others = match finding.others.as_slice() {
+                    [] => String::new(),
+                    others => format!("; or: {}", others.join(", ")),
+                };
+                lines.push(format!(
+                    "{} (probability {:.4}{others})",
+                    finding.words, finding.confidence
+                ));
+            }
+            (badge, lines)
+        }
+    };
+    page.section("Network", Some(badge));
+    page.list(lines);
+    for heat in heats(view) {
+        page.heat(&heat);
+    }
+}
+
+/// Bandwidth and loss of every way that was measured; of several rounds the worst.
+fn heats(view: &StressNetworkView) -> Vec<Heat> {
+    let (mut speeds, mut losses) = (BTreeMap::new(), BTreeMap::new());
+    for pair in &view.pairs {
+        let PairState::Ended {
+            outcome: PairOutcome::Measured(numbers),
+            ..
+        } = &pair.pair.state
+        else {
+            continue;
+        };
+        let (asker, listener) = (pair.asker_name.to_string(), pair.listener_name.to_string());
+        for (from, to, speed, loss) in [
+            (&asker, &listener, numbers.out_gbps, numbers.out_loss),
+            (&listener, &asker, numbers.back_gbps, numbers.back_loss),
+        ] {
+            let way = (from.clone(), to.clone());
+            let worst = speeds.entry(way.clone()).or_insert(speed);
+            *worst = worst.min(speed);
+            let worst = losses.entry(way).or_insert(loss);
+            *worst = worst.max(loss);
+        }
+    }
+    let mut heats = vec![heat("bandwidth (Gbit/s)", &speeds, Better::More)];
+    // Nobody looks at a square of zeros.
+    if losses.values().any(|loss| *loss > 0.0) {
+        heats.push(heat("lost datagrams (share)", &losses, Better::Less));
+    }
+    heats.into_iter().flatten().collect()
+}
+
+fn heat(title: &str, ways: &BTreeMap<(String, String), f64>, better: Better) -> Option<Heat> {
+    let mut places: Vec<String> = ways
+        .keys()
+        .flat_map(|(from, to)| [from.clone(), to.clone()])
+        .collect();
+    places.sort();
+    places.dedup();
+    if places.is_empty() || places.len() > MOST_PLACES {
+        return None;
+    }
+    let least = ways.values().copied().fold(f64::INFINITY, f64::min);
+    let most = ways.values().copied().fold(f64::NEG_INFINITY, f64::max);
+    // Values that differ by less than one in a hundred are the same colour: noise is no pattern.
+    let range = (most - least).max(most.abs() * 0.01).max(f64::MIN_POSITIVE);
+    let cell = |from: &String, to: &String| {
+        let value = ways.get(&(from.clone(), to.clone()))?;
+        let goodness = match better {
+            Better::Less => (most - value) / range,
+            _ => 1.0 - (most - value) / range,
+        };
+        Some((goodness, figure(*value)))
+    };
+    Some(Heat {
+        title: title.to_owned(),
+        cells: places
+            .iter()
+            .map(|from| places.iter().map(|to| cell(from, to)).collect())
+            .collect(),
+        places,
+    })
+}
+
+/// How the nodes compare: for each metric the median of each node's parts, in the last round that measured it.
+fn fleet(page: &mut Page, evidence: &[StressEvidence]) {
+    let mut metrics: BTreeMap<(String, Metric), Vec<(String, f64, Mood)>> = BTreeMap::new();
+    for node in evidence {
+        let mut of_node: BTreeMap<(String, Metric), Vec<f64>> = BTreeMap::new();
+        for step in node.rounds.iter().flatten() {
+            let mut of_step: BTreeMap<Metric, Vec<f64>> = BTreeMap::new();
+            for measurement in &step.measurements {
+                of_step
+                    .entry(measurement.metric)
+                    .or_default()
+                    .push(measurement.median);
+            }
+            for (metric, values) in of_step {
+                of_node.insert((step.step.clone(), metric), values);
+            }
+        }
+        let mood = node
+            .result
+            .as_ref()
+            .map_or(Mood::Odd, |result| mood(&result.outcome));
+        for (key, values) in of_node {
+            let middle = median(values);
+            let nodes = metrics.entry(key).or_default();
+            nodes.push((node.node_name.to_string(), middle, mood));
+        }
+    }
+    // One node cannot be compared.
+    let rows: Vec<Vec<Cell>> = metrics
+        .into_iter()
+        .filter(|((_, metric), nodes)| nodes.len() > 1 && metric.better() != Better::Neither)
+        .map(|((step, metric), nodes)| {
+            let values = || nodes.iter().map(|(_, value, _)| *value);
+            let number = |value: f64| Cell::Number(format!("{} {}", figure(value), metric.unit()));
+            vec![
+                Cell::Text(step),
+                Cell::Text(metric.name().replace('_', " ")),
+                number(values().fold(f64::INFINITY, f64::min)),
+                number(median(values().collect())),
+                number(values().fold(f64::NEG_INFINITY, f64::max)),
+                Cell::Drawing(strip(&nodes)),
+            ]
+        })
+        .collect();
+    if !rows.is_empty() {
+        page.section("How the nodes compare", None);
+        page.table(
+            &["test", "metric", "least", "median", "most", "each node"],
+            rows,
+        );
+    }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    match values.len() {
+        0 => 0.0,
+        odd if odd % 2 == 1 => values[odd / 2],
+        even => f64::midpoint(values[even / 2 - 1], values[even / 2]),
+    }
+}
+
+fn measured(page: &mut Page, node: &StressEvidence) {
+    let badge = node
+        .result
+        .as_ref()
+        .map(|result| (mood(&result.outcome), result.outcome.word()));
+    page.section(&format!("Node {}", node.node_name), badge);
+    if node.rounds.is_empty() && node.pairs.is_empty() {
+        page.paragraph("no measurements are kept");
+    }
+    for (number, steps) in (1..).zip(&node.rounds) {
+        let summary = format!("round {number}: {} tests", steps.len());
+        page.details(&summary, |page| {
+            for step in steps {
+                kernel(page, step);
+            }
+        });
+    }
+}
+
+fn kernel(page: &mut Page, step: &StepEvidence) {
+    let validity = match &step.validity {
+        Validity::Valid => "measured".to_owned(),
+        Validity::Contended(why) => format!("contended: {why}"),
+        Validity::Throttled(why) => format!("throttled: {why}"),
+        Validity::Incomplete(why) => format!("incomplete: {why}"),
+        Validity::CouldNotRun(why) => format!("could not run: {why}"),
+    };
+    page.paragraph(&format!(
+        "{}: {}, {validity} ({:.1} s)",
+        step.item.name(),
+        step.step,
+        step.seconds
+    ));
+    page.list(
+        step.failures
+            .iter()
+            .map(|failure| format!("WRONG: {failure}")),
+    );
+    let row = |measurement: &Measurement| {
+        let number =
+            |value| Cell::Number(format!("{} {}", figure(value), measurement.metric.unit()));
+        vec![
+            Cell::Text(measurement.metric.name().replace('_', " ")),
+            Cell::Text(measurement.part.to_string()),
+            Cell::Number(measurement.samples.to_string()),
+            number(measurement.median),
+            number(measurement.worse),
+        ]
+    };
+    page.table(
+        &["metric", "part", "samples", "median", "95 % better than"],
+        step.measurements.iter().map(row),
+    );
+    page.list(step.remarks.iter().cloned());
+}
