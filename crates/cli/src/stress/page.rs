@@ -307,3 +307,118 @@ fn kernel(page: &mut Page, step: &StepEvidence) {
     );
     page.list(step.remarks.iter().cloned());
 }
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    const RUN: &str = "op-01kb000000000000000000000a";
+    const NODES: [&str; 2] = [
+        "node-01kb000000000000000000000a",
+        "node-01kb000000000000000000000b",
+    ];
+    const AT: &str = "2025-11-23T12:13:20Z";
+
+    fn evidence(number: usize, speed: f64) -> StressEvidence {
+        serde_json::from_value(json!({
+            "node": NODES[number], "node_name": format!("n{number}"), "result": result(number),
+            "rounds": [[{
+                "item": "compute", "step": "matrices of f32", "settings": "{}", "fingerprint": "1", "seconds": 1.5, "validity": "valid",
+                "failures": ["core 0: <digest>"], "remarks": [],
+                "measurements": [
+                    {"metric": "gemm_f32", "part": {"core": 0}, "samples": 9, "median": speed, "worse": speed - 1.0, "shape": null},
+                    {"metric": "gemm_f32", "part": {"core": 1}, "samples": 9, "median": speed, "worse": speed - 1.0, "shape": null}
+                ]
+            }]]
+        }))
+        .expect("evidence")
+    }
+
+    fn result(number: usize) -> Value {
+        let outcome = if number == 0 { "passed" } else { "failed" };
+        json!({
+            "run": RUN, "node": NODES[number], "tier": "quick", "outcome": outcome, "finding": "it sends slowly", "rounds": 2, "findings": [],
+            "undecided": [], "began_at": AT, "ended_at": AT
+        })
+    }
+
+    fn run() -> StressRunView {
+        let mut results = [result(0), result(1)];
+        for (number, result) in results.iter_mut().enumerate() {
+            result["node_name"] = format!("n{number}").into();
+        }
+        serde_json::from_value(json!({
+            "operation": {
+                "id": RUN, "kind": "stress_run", "tier": "quick", "items": ["compute", "network"], "parallel": 2, "window_ends": AT,
+                "super_node": null, "super_node_name": "train", "state": "succeeded", "targets": [], "target_names": [], "targets_done": 2,
+                "actor": "ada", "deadline": AT, "cancel_requested": false, "generation": 2, "created_at": AT, "ended_at": AT
+            },
+            "results": results,
+            "network": {
+                "run": RUN, "nodes": NODES, "leaves": [null, null], "began_at": AT, "state": "judged",
+                "verdict": {"rounds": 2, "undecided": null, "unjudged": [], "findings": [{
+                    "place": {"place": "node_out", "node": NODES[1]}, "fault": "slow", "certainty": "confirmed", "words": "what n1 sends is slow",
+                    "confidence": 0.999, "worse": 0.6, "measured": 40.0, "baseline": 100.0, "flows": 3, "others": [], "nodes": [NODES[1]]
+                }]},
+                "pairs": [{
+                    "asker_name": "n0", "listener_name": "n1", "run": RUN, "number": 1, "round": 1, "asker": NODES[0], "listener": NODES[1],
+                    "tries": 1, "state": "ended", "outcome": "measured", "ended_at": AT, "out_gbps": 100.0, "back_gbps": 40.0, "out_loss": 0.0,
+                    "back_loss": 0.0, "round_trip_microseconds": 81.5, "slow_round_trip_microseconds": 99.0
+                }]
+            }
+        }))
+        .expect("a run")
+    }
+
+    #[test]
+    fn the_page_has_what_was_found_the_network_and_every_node() {
+        let page = page(&run(), &[evidence(0, 100.0), evidence(1, 97.0)]);
+        for part in [
+            "Stress test of train",
+            "quick tier, compute, network",
+            "it sends slowly",
+            "what n1 sends is slow (probability 0.9990)",
+            // The way of n1 to n0 is the worst, that of n0 to n1 the best.
+            "hsl(0 60% 50% / .5)\">40.0",
+            "hsl(120 60% 50% / .5)\">100.0",
+            "<title>n1: 97.0000</title>",
+            "core 0: &lt;digest&gt;",
+        ] {
+            assert!(page.contains(part), "{part}\n{page}");
+        }
+    }
+
+    #[test]
+    fn noise_has_one_colour_and_lost_datagrams_a_square_of_their_own() {
+        let mut view = run().network.expect("a test");
+        let numbers = |view: &mut StressNetworkView, change: &dyn Fn(&mut Value)| {
+            let mut value = serde_json::to_value(&*view).expect("plain data");
+            change(&mut value["pairs"][0]);
+            *view = serde_json::from_value(value).expect("a test");
+        };
+        numbers(&mut view, &|pair| pair["back_gbps"] = 99.9.into());
+        let heat = &heats(&view)[..];
+        assert_eq!(heat.len(), 1);
+        let worst = heat[0].cells[1][0].as_ref().expect("measured").0;
+        assert!(worst > 0.85, "{worst}");
+        numbers(&mut view, &|pair| pair["back_loss"] = 0.02.into());
+        let lost = heats(&view).remove(1);
+        assert_eq!(lost.cells[0][1].as_ref().expect("measured").0, 1.0);
+        assert_eq!(lost.cells[1][0].as_ref().expect("measured").0, 0.0);
+    }
+
+    #[test]
+    fn superbench_gets_a_line_for_each_node() {
+        let text = crate::stress::superbench::lines(&[evidence(0, 100.0), evidence(1, 97.0)]);
+        let lines: Vec<Value> = text
+            .lines()
+            .map(|line| serde_json::from_str(line).expect("JSON"))
+            .collect();
+        assert_eq!(lines.len(), 2);
+        assert_eq!(lines[1]["node"], "n1");
+        assert_eq!(lines[1]["supernode-matrices-of-f32/gemm_f32:1"], 97.0);
+        assert_eq!(lines[1]["supernode-matrices-of-f32/gemm_f32_p5:0"], 96.0);
+        assert_eq!(lines[0]["supernode-matrices-of-f32/return_code"], 1.0);
+    }
+}
