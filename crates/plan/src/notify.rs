@@ -9,7 +9,7 @@ use std::time::Duration;
 use supernode_types::channel::{Channel, ChannelState, ChannelTerms, Delivered};
 use supernode_types::event::{NewEvent, Severity};
 use supernode_types::message::{Message, MessageState, Notice, NoticeStatus, Topic};
-use supernode_types::stress::{Finding, FindingKind};
+use supernode_types::stress::{Certainty, Finding, FindingKind};
 use supernode_types::{ChannelId, Name, OperationId, Timestamp};
 
 /// More notices of one message are counted, not told.
@@ -69,7 +69,11 @@ pub fn notices(event: &NewEvent, context: &Context<'_>, now: Timestamp) -> Vec<N
             FindingKind::Hard => (event.severity, "is plainly wrong"),
             FindingKind::Confirmed(_) => (event.severity, "is slow, and was so again"),
             FindingKind::Doubtful(_) => (event.severity.min(Severity::Warning), "was slow once"),
-            FindingKind::Network(_) => (event.severity, "is sick"),
+            FindingKind::Network(ref found) => match found.certainty {
+                Certainty::Confirmed => (event.severity, "is sick, and was so again"),
+                Certainty::Doubtful => (event.severity.min(Severity::Warning), "was sick once"),
+                Certainty::Ambiguous => (event.severity.min(Severity::Warning), "may be sick"),
+            },
         };
         Notice {
             key: format!("{}/{part}", whole.key),

@@ -112,7 +112,7 @@ fn one_direction_of_one_node_is_named_twice_also_among_few() {
     for count in [3, 4, 5, 6, 7, 16] {
         for seed in 0..10 {
             let members = alike(count);
-            let slow = |from: usize, _: usize| Some((if from == 1 { 40.0 } else { 100.0 }, 0.0));
+            let slow = |from: usize, _: usize| Some((if from == 1 { 75.0 } else { 100.0 }, 0.0));
             let verdict = judged(&members, Tier::Quick, seed, &slow);
             let node = members[1].id.clone();
             let place = NetworkPlace::NodeOut { node: node.clone() };
@@ -122,7 +122,7 @@ fn one_direction_of_one_node_is_named_twice_also_among_few() {
                 "{count}, {seed}: {verdict:?}"
             );
             let finding = &verdict.findings[0];
-            assert!((finding.worse - 0.6).abs() < 0.05, "{finding:?}");
+            assert!((finding.worse - 0.25).abs() < 0.05, "{finding:?}");
             assert!(
                 finding.words.contains("what n1 sends is slow"),
                 "{}",
@@ -296,6 +296,49 @@ fn a_single_node_and_pairs_that_say_nothing_are_undecided_with_the_reason() {
         Some("2 of 2 pairs say nothing, for example disturbed: others used the processors")
     );
     assert_eq!(verdict.unjudged.len(), 4);
+}
+
+#[test]
+fn what_was_slow_for_a_while_is_not_confirmed() {
+    let members = alike(8);
+    for seed in 0..10 {
+        // Slow for as long as the first rounds take.
+        let flows = std::cell::Cell::new(0);
+        let slow = move |from: usize, _: usize| {
+            flows.set(flows.get() + 1);
+            let sick = from == 1 && flows.get() <= 16;
+            Some((if sick { 40.0 } else { 100.0 }, 0.0))
+        };
+        let verdict = judged(&members, Tier::Quick, seed, &slow);
+        for (place, certainty) in found(&verdict) {
+            assert_ne!(certainty, Certainty::Confirmed, "{seed}: {place:?}");
+        }
+    }
+}
+
+#[test]
+fn noise_names_nobody_for_good() {
+    for count in [3, 4, 6, 12] {
+        let mut confirmed = 0;
+        for seed in 0..100 {
+            let state = std::cell::Cell::new(seed * 7919 + 1);
+            // Flows differ by a tenth, and one in fifty is half as fast for no reason.
+            let noisy = move |_: usize, _: usize| {
+                let mut word = state.get();
+                let (spread, wild) = (uniform(&mut word), uniform(&mut word));
+                state.set(word);
+                let wild = if wild < 0.02 { 0.5 } else { 1.0 };
+                Some((100.0 * wild * (0.9 + 0.2 * spread), 0.0))
+            };
+            let verdict = judged(&alike(count), Tier::Quick, seed, &noisy);
+            let sure = found(&verdict)
+                .iter()
+                .filter(|(_, sure)| *sure == Certainty::Confirmed)
+                .count();
+            confirmed += sure;
+        }
+        assert!(confirmed <= 1, "{count} nodes: {confirmed} of 100");
+    }
 }
 
 #[test]
