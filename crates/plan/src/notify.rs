@@ -294,8 +294,11 @@ fn back_off(failures: u32, spread: u64) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use supernode_types::NodeId;
     use supernode_types::event::Subjects;
-    use supernode_types::stress::{Item, Metric, Part, Slower};
+    use supernode_types::stress::{
+        Item, Metric, NetworkFault, NetworkFinding, NetworkPlace, Part, Slower,
+    };
 
     use super::*;
 
@@ -328,11 +331,32 @@ mod tests {
     }
 
     fn finding(kind: FindingKind) -> Finding {
+        let item = match kind {
+            FindingKind::Network(_) => Item::Network,
+            _ => Item::Memory,
+        };
         Finding {
-            item: Item::Memory,
+            item,
             words: "STREAM triad".into(),
             kind,
             confidence: 0.99,
+        }
+    }
+
+    fn sick(certainty: Certainty, worse: f64) -> NetworkFinding {
+        let node: NodeId = "node-01kb000000000000000000000a".parse().expect("an id");
+        NetworkFinding {
+            place: NetworkPlace::NodeOut { node: node.clone() },
+            fault: NetworkFault::Slow,
+            certainty,
+            words: "what n1 sends is slow".into(),
+            confidence: 0.99,
+            worse,
+            measured: 40.0,
+            baseline: 100.0,
+            flows: 3,
+            others: Vec::new(),
+            nodes: vec![node],
         }
     }
 
@@ -397,6 +421,17 @@ mod tests {
         assert_ne!(hard, first);
         let doubtful = keys(one, vec![FindingKind::Doubtful(slower(0.02))]);
         assert_eq!(doubtful[0].1, Severity::Warning, "it is not certain");
+        let network = |certainty, worse| {
+            keys(
+                one,
+                vec![FindingKind::Network(Box::new(sick(certainty, worse)))],
+            )
+        };
+        let sure = network(Certainty::Confirmed, 0.6);
+        assert!(sure[0].0.ends_with("network node_out"), "{sure:?}");
+        assert_eq!(sure, network(Certainty::Confirmed, 0.1));
+        let unsure = network(Certainty::Ambiguous, 0.6);
+        assert_eq!(unsure[0].1, Severity::Warning, "it may be another part");
         assert_eq!(
             keys(one, Vec::new()).len(),
             1,

@@ -385,9 +385,11 @@ impl<'a> Sight<'a> {
             .iter()
             .filter(|pair| flows_of(pair).is_some())
             .collect();
+        let mut rounds: Vec<u32> = judged.iter().map(|pair| pair.round).collect();
+        rounds.dedup();
         let undecided = if !findings.is_empty() {
             None
-        } else if judged.len() * 2 < ended || judged.is_empty() {
+        } else if judged.len() * 2 < ended || rounds.len() < self.test.rounds.first as usize {
             Some(self.missing(ended - judged.len()))
         } else {
             unclear
@@ -442,7 +444,7 @@ impl<'a> Sight<'a> {
             Hypothesis::None => "nothing".to_owned(),
             Hypothesis::NicOut(node) => format!("what {} sends", self.name(node)),
             Hypothesis::NicIn(node) => format!("what {} receives", self.name(node)),
-            Hypothesis::Node(node) => format!("both directions of {}", self.name(node)),
+            Hypothesis::Node(node) => format!("what {} sends and receives", self.name(node)),
             Hypothesis::Pair(one, other) => {
                 format!(
                     "the link between {} and {}",
