@@ -9,7 +9,7 @@ use std::time::Duration;
 use supernode_types::channel::{Channel, ChannelState, ChannelTerms, Delivered};
 use supernode_types::event::{NewEvent, Severity};
 use supernode_types::message::{Message, MessageState, Notice, NoticeStatus, Topic};
-use supernode_types::stress::{Finding, FindingKind};
+use supernode_types::stress::{Certainty, Finding, FindingKind};
 use supernode_types::{ChannelId, Name, OperationId, Timestamp};
 
 /// More notices of one message are counted, not told.
@@ -69,7 +69,11 @@ pub fn notices(event: &NewEvent, context: &Context<'_>, now: Timestamp) -> Vec<N
             FindingKind::Hard => (event.severity, "is plainly wrong"),
             FindingKind::Confirmed(_) => (event.severity, "is slow, and was so again"),
             FindingKind::Doubtful(_) => (event.severity.min(Severity::Warning), "was slow once"),
-            FindingKind::Network(_) => (event.severity, "is sick"),
+            FindingKind::Network(ref found) => match found.certainty {
+                Certainty::Confirmed => (event.severity, "is sick, and was so again"),
+                Certainty::Doubtful => (event.severity.min(Severity::Warning), "was sick once"),
+                Certainty::Ambiguous => (event.severity.min(Severity::Warning), "may be sick"),
+            },
         };
         Notice {
             key: format!("{}/{part}", whole.key),
@@ -290,8 +294,11 @@ fn back_off(failures: u32, spread: u64) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use supernode_types::NodeId;
     use supernode_types::event::Subjects;
-    use supernode_types::stress::{Item, Metric, Part, Slower};
+    use supernode_types::stress::{
+        Item, Metric, NetworkFault, NetworkFinding, NetworkPlace, Part, Slower,
+    };
 
     use super::*;
 
@@ -324,11 +331,32 @@ mod tests {
     }
 
     fn finding(kind: FindingKind) -> Finding {
+        let item = match kind {
+            FindingKind::Network(_) => Item::Network,
+            _ => Item::Memory,
+        };
         Finding {
-            item: Item::Memory,
+            item,
             words: "STREAM triad".into(),
             kind,
             confidence: 0.99,
+        }
+    }
+
+    fn sick(certainty: Certainty, worse: f64) -> NetworkFinding {
+        let node: NodeId = "node-01kb000000000000000000000a".parse().expect("an id");
+        NetworkFinding {
+            place: NetworkPlace::NodeOut { node: node.clone() },
+            fault: NetworkFault::Slow,
+            certainty,
+            words: "what n1 sends is slow".into(),
+            confidence: 0.99,
+            worse,
+            measured: 40.0,
+            baseline: 100.0,
+            flows: 3,
+            others: Vec::new(),
+            nodes: vec![node],
         }
     }
 
@@ -393,6 +421,17 @@ mod tests {
         assert_ne!(hard, first);
         let doubtful = keys(one, vec![FindingKind::Doubtful(slower(0.02))]);
         assert_eq!(doubtful[0].1, Severity::Warning, "it is not certain");
+        let network = |certainty, worse| {
+            keys(
+                one,
+                vec![FindingKind::Network(Box::new(sick(certainty, worse)))],
+            )
+        };
+        let sure = network(Certainty::Confirmed, 0.6);
+        assert!(sure[0].0.ends_with("network node_out"), "{sure:?}");
+        assert_eq!(sure, network(Certainty::Confirmed, 0.1));
+        let unsure = network(Certainty::Ambiguous, 0.6);
+        assert_eq!(unsure[0].1, Severity::Warning, "it may be another part");
         assert_eq!(
             keys(one, Vec::new()).len(),
             1,

@@ -22,7 +22,7 @@ const TICKS: f64 = 100.0;
 
 /// Judges one run: what the kernel said of itself and what the machine said meanwhile.
 pub fn validity(outcome: &Outcome, change: &Change) -> Validity {
-    let held_back = held_back(outcome, change);
+    let held_back = held_back(outcome, change, MOST_STEAL);
     if held_back != Validity::Valid {
         return held_back;
     }
@@ -50,7 +50,7 @@ pub fn validity(outcome: &Outcome, change: &Change) -> Validity {
 /// Judges a run that measured flows. They need few processors and wait most of the time for the network, so what others use does not
 /// matter unless the threads of the flows had to wait for it.
 pub fn flow_validity(outcome: &Outcome, change: &Change) -> Validity {
-    let held_back = held_back(outcome, change);
+    let held_back = held_back(outcome, change, 1.0 - LEAST_FLOW_CPU_SHARE);
     if held_back != Validity::Valid {
         return held_back;
     }
@@ -63,8 +63,8 @@ pub fn flow_validity(outcome: &Outcome, change: &Change) -> Validity {
     }
 }
 
-/// What makes any samples worthless.
-fn held_back(outcome: &Outcome, change: &Change) -> Validity {
+/// What makes any samples worthless; the hypervisor may have taken a share of `most_steal`.
+fn held_back(outcome: &Outcome, change: &Change, most_steal: f64) -> Validity {
     match &outcome.ended {
         Ended::Complete => {}
         Ended::Incomplete(why) => return Validity::Incomplete(why.clone()),
@@ -96,7 +96,7 @@ fn held_back(outcome: &Outcome, change: &Change) -> Validity {
     }
     let all = all_ticks(change);
     let steal = ticks(change, "steal") / all.max(1.0);
-    if steal > MOST_STEAL {
+    if steal > most_steal {
         return Validity::Contended(format!(
             "the hypervisor took {:.1} % of the processors",
             steal * 100.0
@@ -197,6 +197,9 @@ mod tests {
         assert_eq!(flow_validity(&outcome(0.9), &loaded), Validity::Valid);
         let waited = flow_validity(&outcome(0.7), &loaded);
         assert!(matches!(waited, Validity::Contended(why) if why.contains("30.0 %")));
+        let stolen = |ticks| change(&[("cpu/idle", 1000), ("cpu/steal", ticks)]);
+        let valid = |ticks| flow_validity(&outcome(1.0), &stolen(ticks)) == Validity::Valid;
+        assert_eq!([20, 400].map(valid), [true, false]);
         let limited = change(&[("cgroup/throttled_usec", 1)]);
         assert!(matches!(
             flow_validity(&outcome(1.0), &limited),

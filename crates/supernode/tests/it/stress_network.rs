@@ -7,7 +7,7 @@ use crate::cluster::{Cluster, node_name};
 const NODES: usize = 4;
 const SICK: usize = 3;
 /// Runs that may be disturbed by whatever else the machine does.
-const MOST_RUNS: usize = 4;
+const MOST_RUNS: usize = 8;
 
 /// Tests the network between all nodes, again while something else disturbs it; answers the run when it has ended.
 fn tested(cluster: &Cluster) -> Value {

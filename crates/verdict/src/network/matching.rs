@@ -11,7 +11,8 @@ const CANDIDATES: usize = 48;
 /// Explanations that a round is to tell apart.
 const RIVALS: usize = 8;
 
-/// The rounds of a run: in turn inside leaves and across them, no pair twice as long as that is possible.
+/// The rounds of a run: in turn inside leaves and across them, no pair twice as long as that is possible, and of an odd number another node
+/// without a partner each time.
 pub fn first_rounds(fabric: &Fabric, rounds: usize, seed: u64) -> Vec<Round> {
     let mut state = seed;
     let mut made: Vec<Round> = Vec::with_capacity(rounds);
@@ -24,7 +25,14 @@ pub fn first_rounds(fabric: &Fabric, rounds: usize, seed: u64) -> Vec<Round> {
         };
         let round = (0..CANDIDATES)
             .map(|_| shuffled(fabric, place, &mut state))
-            .min_by_key(|round| (repeated(&made, round), fabric.nodes() - 2 * round.len()));
+            .min_by_key(|round| {
+                let alone = fabric.nodes() - 2 * round.len();
+                (
+                    repeated(&made, round),
+                    alone,
+                    alone_again(fabric, &made, round),
+                )
+            });
         made.push(round.unwrap_or_default());
     }
     made
@@ -113,6 +121,18 @@ fn repeated(made: &[Round], round: &Round) -> usize {
                 .flatten()
                 .any(|before| ordered(before) == ordered(pair))
         })
+        .count()
+}
+
+/// How many nodes without a partner had none in an earlier round either.
+fn alone_again(fabric: &Fabric, made: &[Round], round: &Round) -> usize {
+    let has = |round: &Round, node: usize| {
+        round
+            .iter()
+            .any(|(one, other)| *one == node || *other == node)
+    };
+    (0..fabric.nodes())
+        .filter(|node| !has(round, *node) && made.iter().any(|before| !has(before, *node)))
         .count()
 }
 

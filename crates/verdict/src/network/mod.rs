@@ -43,12 +43,17 @@ impl Fabric {
     /// The share of all flows that is sound whichever one node is sick. Among few nodes that is no large majority, and what most flows
     /// have in common is not what sound ones have: then only so many of the best say what is sound. Of two nodes it is one direction.
     fn sound(&self) -> f64 {
-        const FEW: usize = 6;
         match self.nodes() {
             0..=2 => 0.5,
-            few @ 3..=FEW => real_of(few - 2) / real_of(few),
+            few if self.few() => real_of(few - 2) / real_of(few),
             _ => 1.0,
         }
+    }
+
+    /// Whether one sick node can touch a third of all flows or more.
+    fn few(&self) -> bool {
+        const FEW: usize = 6;
+        self.nodes() <= FEW
     }
 }
 

@@ -4,7 +4,7 @@
 //!  first rounds --nothing stands out--> sound
 //!       |  a part stands out
 //!       v
-//!  a round that decides --named twice, before and after another round--> confirmed
+//!  a round that decides --named before and after it, and its own flows show it again--> confirmed
 //!       |  rounds are used up, or no round could tell more
 //!       v
 //!  named once: doubtful.  Several parts explain the same flows: ambiguous, and all of them are said.
@@ -21,12 +21,17 @@ use supernode_types::stress::{
 use super::{
     Explanation, Fabric, Flow, Hypothesis, Localisation, Prior, localise, localise_all, matching,
 };
+use crate::number::real_of;
 use crate::statistics::median;
 
 /// An explanation that is so probable is named.
 const ENOUGH: f64 = 0.95;
 /// Explanations that cannot be told apart are said together up to so many.
 const MOST_TOGETHER: usize = 4;
+/// The flows of the round that decides have to be so many of their spreads below the others.
+const RETEST_SPREADS: f64 = 3.0;
+/// The spread of sound flows among few nodes, as a logarithm.
+const SPREAD_AMONG_FEW: f64 = 0.05;
 /// Other explanations that a finding names.
 const MOST_OTHERS: usize = 3;
 /// Less probable ones are not worth a word.
@@ -107,13 +112,14 @@ pub fn next(test: &Test<'_>) -> Next {
         return sight.round(&rounds.swap_remove(sight.done as usize));
     }
     let (before, now) = (sight.views(sight.done - 1), sight.views(sight.done));
-    let again = sight.done > test.rounds.first;
     let open = now.iter().zip(&before).find_map(|(now, before)| {
-        let known = if again { before.named.as_slice() } else { &[] };
-        let all_known = now.named.iter().all(|one| holds(known, one.hypothesis));
-        let clear =
-            now.found.best().hypothesis == Hypothesis::None || (!now.named.is_empty() && all_known);
-        (!clear && (!now.named.is_empty() || now.can_be_decided(&sight.fabric))).then_some(now)
+        let confirmed = |one: &Explanation| sight.confirmed(before, now, one.hypothesis);
+        let open = if now.named.is_empty() {
+            now.found.best().hypothesis != Hypothesis::None && now.can_be_decided(&sight.fabric)
+        } else {
+            !now.named.iter().all(confirmed)
+        };
+        open.then_some(now)
     });
     match open {
         Some(view) if sight.done < test.rounds.most => {
@@ -127,10 +133,6 @@ pub fn next(test: &Test<'_>) -> Next {
         }
         _ => sight.conclude(),
     }
-}
-
-fn holds(all: &[Explanation], hypothesis: Hypothesis) -> bool {
-    all.iter().any(|one| one.hypothesis == hypothesis)
 }
 
 /// The flows of a pair, if they may be judged: bandwidth and arriving share of both directions.
@@ -151,23 +153,57 @@ fn flows_of(pair: &StressPair) -> Option<[(f64, f64); 2]> {
     }
 }
 
+/// What is believed of a flow before this test. A few flows do not show how far sound ones spread, so among few nodes more is allowed.
+fn prior(fabric: &Fabric) -> Prior {
+    if fabric.few() {
+        Prior {
+            spread: SPREAD_AMONG_FEW,
+            ..Prior::default()
+        }
+    } else {
+        Prior::default()
+    }
+}
+
 /// One way of looking at the flows.
 struct View {
     fault: NetworkFault,
     flows: Vec<Flow>,
+    /// Those of the last round.
+    latest: Vec<Flow>,
     found: Localisation,
     named: Vec<Explanation>,
 }
 
 impl View {
-    fn new(fabric: &Fabric, fault: NetworkFault, flows: Vec<Flow>) -> Self {
-        let prior = Prior::default();
+    fn new(fabric: &Fabric, fault: NetworkFault, flows: Vec<Flow>, latest: Vec<Flow>) -> Self {
+        let prior = prior(fabric);
         Self {
             found: localise(fabric, &flows, &prior),
             named: localise_all(fabric, &flows, &prior, ENOUGH),
             fault,
             flows,
+            latest,
         }
+    }
+
+    /// Whether the flows of the last round alone are slow, and at least half as much as all of them together: what was so for a while, or
+    /// by chance, is no fault.
+    fn shows_again(&self, fabric: &Fabric, hypothesis: Hypothesis) -> bool {
+        let (measured, baseline, _) = self.medians(fabric, hypothesis);
+        let covered = |flow: &&Flow| hypothesis.covers(fabric, flow.from, flow.to);
+        let latest: Vec<f64> = self
+            .latest
+            .iter()
+            .filter(covered)
+            .map(|flow| flow.bandwidth)
+            .collect();
+        let Some(again) = median(latest.iter().copied()).filter(|_| baseline > 0.0) else {
+            return false;
+        };
+        let drop = |bandwidth: f64| (bandwidth.max(baseline * 1e-6) / baseline).ln();
+        let chance = RETEST_SPREADS * self.found.spread / real_of(latest.len()).sqrt();
+        drop(again) <= (0.5 * drop(measured)).min(-chance)
     }
 
     /// The explanations that together are probable enough; none where nothing is the best of them.
@@ -279,7 +315,7 @@ impl<'a> Sight<'a> {
 
     /// What all rounds up to one say: of speed, then of losses.
     fn views(&self, round: u32) -> [View; 2] {
-        let (mut fast, mut arrives) = (Vec::new(), Vec::new());
+        let [mut fast, mut arrives] = [(Vec::new(), Vec::new()), (Vec::new(), Vec::new())];
         for pair in self.test.pairs.iter().filter(|pair| pair.round <= round) {
             let (Some((asker, listener)), Some([out, back])) = (self.places(pair), flows_of(pair))
             else {
@@ -287,22 +323,28 @@ impl<'a> Sight<'a> {
             };
             for (from, to, (bandwidth, share)) in [(asker, listener, out), (listener, asker, back)]
             {
-                fast.push(Flow {
-                    from,
-                    to,
-                    bandwidth,
-                });
-                arrives.push(Flow {
-                    from,
-                    to,
-                    bandwidth: share,
-                });
+                for (all, bandwidth) in [(&mut fast, bandwidth), (&mut arrives, share)] {
+                    let flow = Flow {
+                        from,
+                        to,
+                        bandwidth,
+                    };
+                    all.0.push(flow);
+                    if pair.round == round {
+                        all.1.push(flow);
+                    }
+                }
             }
         }
-        [
-            View::new(&self.fabric, NetworkFault::Slow, fast),
-            View::new(&self.fabric, NetworkFault::Lossy, arrives),
-        ]
+        [(NetworkFault::Slow, fast), (NetworkFault::Lossy, arrives)]
+            .map(|(fault, (flows, latest))| View::new(&self.fabric, fault, flows, latest))
+    }
+
+    /// Whether what is named now was named before the last round, which shows it again.
+    fn confirmed(&self, before: &View, now: &View, hypothesis: Hypothesis) -> bool {
+        self.done > self.test.rounds.first
+            && before.named.iter().any(|one| one.hypothesis == hypothesis)
+            && now.shows_again(&self.fabric, hypothesis)
     }
 
     fn conclude(&self) -> Next {
@@ -311,8 +353,7 @@ impl<'a> Sight<'a> {
         let mut unclear = None;
         for (before, now) in first.iter().zip(&last) {
             for one in &now.named {
-                let twice =
-                    self.done > self.test.rounds.first && holds(&before.named, one.hypothesis);
+                let twice = self.confirmed(before, now, one.hypothesis);
                 let certainty = if twice {
                     Certainty::Confirmed
                 } else {
@@ -344,9 +385,11 @@ impl<'a> Sight<'a> {
             .iter()
             .filter(|pair| flows_of(pair).is_some())
             .collect();
+        let mut rounds: Vec<u32> = judged.iter().map(|pair| pair.round).collect();
+        rounds.dedup();
         let undecided = if !findings.is_empty() {
             None
-        } else if judged.len() * 2 < ended || judged.is_empty() {
+        } else if judged.len() * 2 < ended || rounds.len() < self.test.rounds.first as usize {
             Some(self.missing(ended - judged.len()))
         } else {
             unclear
@@ -401,7 +444,7 @@ impl<'a> Sight<'a> {
             Hypothesis::None => "nothing".to_owned(),
             Hypothesis::NicOut(node) => format!("what {} sends", self.name(node)),
             Hypothesis::NicIn(node) => format!("what {} receives", self.name(node)),
-            Hypothesis::Node(node) => format!("both directions of {}", self.name(node)),
+            Hypothesis::Node(node) => format!("what {} sends and receives", self.name(node)),
             Hypothesis::Pair(one, other) => {
                 format!(
                     "the link between {} and {}",
@@ -549,12 +592,13 @@ impl<'a> Sight<'a> {
     }
 }
 
-/// A part that is slow because it loses much is said once.
+/// A part that is slow because it loses much is said once, with both; one that is named for the same thing again is the same.
 fn add(findings: &mut Vec<NetworkFinding>, finding: NetworkFinding) {
     match findings
         .iter_mut()
         .find(|known| known.place == finding.place)
     {
+        Some(known) if known.fault == finding.fault => {}
         Some(known) => {
             if known.certainty != Certainty::Confirmed {
                 known.certainty = finding.certainty;

@@ -102,3 +102,66 @@ pub(super) fn pairs(pairs: &[StressPairView], look: &Look) -> String {
     }
     table.render(look)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use supernode_types::Timestamp;
+
+    use super::*;
+
+    #[test]
+    fn a_test_says_what_was_found_and_what_each_pair_measured() {
+        let (run, one, other) = (
+            "op-01kb000000000000000000000a",
+            "node-01kb000000000000000000000a",
+            "node-01kb000000000000000000000b",
+        );
+        let pair = |number: u32, state: serde_json::Value| {
+            let mut pair = json!({
+                "asker_name": "n1", "listener_name": "n2", "run": run, "number": number, "round": 1, "asker": one, "listener": other, "tries": 1
+            });
+            let fields = pair.as_object_mut().expect("an object");
+            fields.extend(state.as_object().expect("an object").clone());
+            pair
+        };
+        let at = "2025-11-23T12:13:50Z";
+        let view: StressNetworkView = serde_json::from_value(json!({
+            "run": run, "nodes": [one, other], "leaves": [null, null], "began_at": at, "state": "judged",
+            "verdict": {
+                "rounds": 3, "undecided": null, "unjudged": [],
+                "findings": [{
+                    "place": {"place": "node_out", "node": one}, "fault": "slow", "certainty": "confirmed", "words": "what n1 sends is slow",
+                    "confidence": 0.999, "worse": 0.6, "measured": 40.0, "baseline": 100.0, "flows": 3, "others": ["the link (0.01)"], "nodes": [one]
+                }]
+            },
+            "pairs": [
+                pair(1, json!({
+                    "state": "ended", "outcome": "measured", "ended_at": at, "out_gbps": 40.0, "back_gbps": 100.25, "out_loss": 0.01,
+                    "back_loss": 0.0, "round_trip_microseconds": 81.5, "slow_round_trip_microseconds": 99.0
+                })),
+                pair(2, json!({"state": "ended", "outcome": "skipped", "why": "the window is over", "ended_at": at}))
+            ]
+        }))
+        .expect("a test");
+        let look = Look {
+            now: Timestamp(1_763_900_000_000_000),
+            color: false,
+        };
+        let text = test(&view, &look);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(
+            lines[..2],
+            [
+                "confirmed, probability 0.9990: what n1 sends is slow",
+                "  or: the link (0.01)"
+            ]
+        );
+        let words = |line: usize| lines[line].split_whitespace().collect::<Vec<_>>().join(" ");
+        assert_eq!(
+            words(3),
+            "1 n1 n2 measured 40.0 100.2 1.00 % 0.00 % 81.5 us"
+        );
+        assert_eq!(words(4), "1 n1 n2 skipped the window is over");
+    }
+}

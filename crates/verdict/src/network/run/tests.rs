@@ -101,8 +101,7 @@ fn a_sound_network_is_silent_and_takes_few_rounds() {
                 [],
                 "{count} nodes, seed {seed}: {verdict:?}"
             );
-            // Of an odd number one has no partner in each round.
-            assert!(verdict.unjudged.len() <= count % 2, "{verdict:?}");
+            assert_eq!(verdict.unjudged, [], "{count} nodes, seed {seed}");
         }
     }
 }
@@ -112,7 +111,7 @@ fn one_direction_of_one_node_is_named_twice_also_among_few() {
     for count in [3, 4, 5, 6, 7, 16] {
         for seed in 0..10 {
             let members = alike(count);
-            let slow = |from: usize, _: usize| Some((if from == 1 { 40.0 } else { 100.0 }, 0.0));
+            let slow = |from: usize, _: usize| Some((if from == 1 { 75.0 } else { 100.0 }, 0.0));
             let verdict = judged(&members, Tier::Quick, seed, &slow);
             let node = members[1].id.clone();
             let place = NetworkPlace::NodeOut { node: node.clone() };
@@ -122,7 +121,7 @@ fn one_direction_of_one_node_is_named_twice_also_among_few() {
                 "{count}, {seed}: {verdict:?}"
             );
             let finding = &verdict.findings[0];
-            assert!((finding.worse - 0.6).abs() < 0.05, "{finding:?}");
+            assert!((finding.worse - 0.25).abs() < 0.05, "{finding:?}");
             assert!(
                 finding.words.contains("what n1 sends is slow"),
                 "{}",
@@ -296,6 +295,99 @@ fn a_single_node_and_pairs_that_say_nothing_are_undecided_with_the_reason() {
         Some("2 of 2 pairs say nothing, for example disturbed: others used the processors")
     );
     assert_eq!(verdict.unjudged.len(), 4);
+}
+
+#[test]
+fn what_was_slow_for_a_while_is_not_confirmed() {
+    let members = alike(8);
+    for seed in 0..10 {
+        // Slow for as long as the first rounds take.
+        let flows = std::cell::Cell::new(0);
+        let slow = move |from: usize, _: usize| {
+            flows.set(flows.get() + 1);
+            let sick = from == 1 && flows.get() <= 16;
+            Some((if sick { 40.0 } else { 100.0 }, 0.0))
+        };
+        let verdict = judged(&members, Tier::Quick, seed, &slow);
+        for (place, certainty) in found(&verdict) {
+            assert_ne!(certainty, Certainty::Confirmed, "{seed}: {place:?}");
+        }
+    }
+}
+
+#[test]
+fn noise_names_nobody_for_good() {
+    for count in [3, 4, 6, 12] {
+        let mut confirmed = 0;
+        for seed in 0..100 {
+            let state = std::cell::Cell::new(seed * 7919 + 1);
+            // Flows differ by a tenth, and one in fifty is half as fast for no reason.
+            let noisy = move |_: usize, _: usize| {
+                let mut word = state.get();
+                let (spread, wild) = (uniform(&mut word), uniform(&mut word));
+                state.set(word);
+                let wild = if wild < 0.02 { 0.5 } else { 1.0 };
+                Some((100.0 * wild * (0.9 + 0.2 * spread), 0.0))
+            };
+            let verdict = judged(&alike(count), Tier::Quick, seed, &noisy);
+            let sure = found(&verdict)
+                .iter()
+                .filter(|(_, sure)| *sure == Certainty::Confirmed)
+                .count();
+            confirmed += sure;
+        }
+        assert!(confirmed <= 1, "{count} nodes: {confirmed} of 100");
+    }
+}
+
+#[test]
+fn a_test_that_was_cut_short_after_a_round_clears_nobody() {
+    let members = alike(4);
+    let run = OperationId::new(Timestamp(0), &SeededEntropy::new(1));
+    let pair = |round: u32, ends: [usize; 2], outcome: PairOutcome| StressPair {
+        run: run.clone(),
+        number: 1,
+        round,
+        asker: members[ends[0]].id.clone(),
+        listener: members[ends[1]].id.clone(),
+        tries: 1,
+        state: PairState::Ended {
+            outcome,
+            ended_at: Timestamp(0),
+        },
+    };
+    let measured = || {
+        PairOutcome::Measured(PairNumbers {
+            out_gbps: 100.0,
+            back_gbps: 100.0,
+            out_loss: 0.0,
+            back_loss: 0.0,
+            round_trip_microseconds: None,
+            slow_round_trip_microseconds: None,
+        })
+    };
+    let skipped = || PairOutcome::Skipped {
+        why: "the operation was cancelled".into(),
+    };
+    let pairs = [
+        pair(1, [0, 1], measured()),
+        pair(1, [2, 3], measured()),
+        pair(2, [0, 2], skipped()),
+        pair(2, [1, 3], skipped()),
+    ];
+    let rounds = Rounds::of(Tier::Quick);
+    let Next::Judged(verdict) = next(&Test {
+        members: &members,
+        pairs: &pairs,
+        rounds,
+        seed: 1,
+    }) else {
+        panic!("a round without a flow is the last");
+    };
+    assert_eq!(
+        verdict.undecided.as_deref(),
+        Some("2 of 4 pairs say nothing, for example skipped: the operation was cancelled")
+    );
 }
 
 #[test]
