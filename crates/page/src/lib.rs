@@ -100,10 +100,7 @@ impl Page {
 
     /// A list; nothing when there is nothing in it.
     pub fn list(&mut self, lines: impl IntoIterator<Item = String>) {
-        let items: String = lines
-            .into_iter()
-            .map(|line| format!("<li>{}</li>", escaped(&line)))
-            .collect();
+        let items = each("li", lines);
         if !items.is_empty() {
             self.put(format_args!("<ul>{items}</ul>\n"));
         }
@@ -127,10 +124,7 @@ impl Page {
         if body.is_empty() {
             return;
         }
-        let heads: String = heads
-            .iter()
-            .map(|head| format!("<th>{}</th>", escaped(head)))
-            .collect();
+        let heads = each("th", heads);
         let heads = if heads.is_empty() {
             heads
         } else {
@@ -143,11 +137,7 @@ impl Page {
 
     /// A square of values, from red over yellow to green.
     pub fn heat(&mut self, heat: &Heat) {
-        let heads: String = heat
-            .places
-            .iter()
-            .map(|place| format!("<th>{}</th>", escaped(place)))
-            .collect();
+        let heads = each("th", &heat.places);
         let mut body = format!(
             "<tr><th>{}, from down, to across</th>{heads}</tr>\n",
             escaped(&heat.title)
@@ -200,6 +190,15 @@ fn marked(mood: Mood, word: &str) -> String {
         mood.class(),
         escaped(word)
     )
+}
+
+/// Each text in an element of its own.
+fn each(tag: &str, texts: impl IntoIterator<Item = impl AsRef<str>>) -> String {
+    let mut markup = String::new();
+    for text in texts {
+        let _ = write!(markup, "<{tag}>{}</{tag}>", escaped(text.as_ref()));
+    }
+    markup
 }
 
 /// Text that cannot be taken for markup.
