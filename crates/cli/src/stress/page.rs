@@ -190,9 +190,12 @@ fn heat(title: &str, ways: &BTreeMap<(String, String), f64>, better: Better) -> 
     })
 }
 
+/// A node's name, its value, and how it came out.
+type Named = (String, f64, Mood);
+
 /// How the nodes compare: for each metric the median of each node's parts, in the last round that measured it.
 fn fleet(page: &mut Page, evidence: &[StressEvidence]) {
-    let mut metrics: BTreeMap<(String, Metric), Vec<(String, f64, Mood)>> = BTreeMap::new();
+    let mut metrics: BTreeMap<(String, Metric), Vec<Named>> = BTreeMap::new();
     for node in evidence {
         let mut of_node: BTreeMap<(String, Metric), Vec<f64>> = BTreeMap::new();
         for step in node.rounds.iter().flatten() {
@@ -404,8 +407,8 @@ mod tests {
         assert!(worst > 0.85, "{worst}");
         numbers(&mut view, &|pair| pair["back_loss"] = 0.02.into());
         let lost = heats(&view).remove(1);
-        assert_eq!(lost.cells[0][1].as_ref().expect("measured").0, 1.0);
-        assert_eq!(lost.cells[1][0].as_ref().expect("measured").0, 0.0);
+        assert!(lost.cells[0][1].as_ref().expect("measured").0 > 0.999);
+        assert!(lost.cells[1][0].as_ref().expect("measured").0 < 0.001);
     }
 
     #[test]

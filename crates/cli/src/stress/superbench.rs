@@ -1,4 +1,4 @@
-//! Measurements in the form that SuperBench's analyzer reads (`results-summary.jsonl`): a line for each node, a number for each key.
+//! Measurements in the form that the analyzer of `SuperBench` reads (`results-summary.jsonl`): a line for each node, a number for each key.
 //!
 //! A key is `benchmark/metric:number`, where the number is that of a device or core. The benchmark is our own kernel, and named so: a
 //! number of ours is never passed off as one of theirs. Of several rounds the last counts.

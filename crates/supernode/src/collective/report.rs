@@ -101,22 +101,18 @@ pub(super) fn verdicts(answers: &[String], ranks: u16, format: Format) -> anyhow
     let verdicts: Vec<Verdict> = parse(answers)?;
     anyhow::ensure!(verdicts.len() == usize::from(ranks), "a rank said nothing");
     let is_right = verdicts.iter().all(|verdict| verdict.wrong.is_empty());
-    match format {
-        Format::Json => println!("{}", serde_json::to_string_pretty(&verdicts)?),
-        _ => {
-            for Verdict { rank, wrong, .. } in &verdicts {
-                for operator in wrong {
-                    println!("rank {rank}: {operator} has other bits than the oracle");
-                }
+    if format == Format::Json {
+        println!("{}", serde_json::to_string_pretty(&verdicts)?);
+    } else {
+        for Verdict { rank, wrong, .. } in &verdicts {
+            for operator in wrong {
+                println!("rank {rank}: {operator} has other bits than the oracle");
             }
-            let operators = verdicts
-                .iter()
-                .map(|verdict| verdict.operators)
-                .min()
-                .unwrap_or(0);
-            if is_right {
-                println!("{operators} operators on {ranks} ranks: every bit as the oracle says");
-            }
+        }
+        let operators = verdicts.iter().map(|verdict| verdict.operators).min();
+        if is_right {
+            let operators = operators.unwrap_or(0);
+            println!("{operators} operators on {ranks} ranks: every bit as the oracle says");
         }
     }
     Ok(if is_right {

@@ -66,8 +66,8 @@ impl Task {
             gpu.allocate(size * size * precision.element_bytes())?,
             gpu.allocate(size * size * 4)?,
         );
-        gpu.write(&left, &matrices.encoded(&matrices.left, precision))?;
-        gpu.write(&right, &matrices.encoded(&matrices.right, precision))?;
+        gpu.write(&left, &encoded(&matrices.left, precision))?;
+        gpu.write(&right, &encoded(&matrices.right, precision))?;
         let sum = gpu.allocate(8)?;
         let multiply = || gpu.timed(|| blas.multiply(precision, size, &left, &right, &result));
 
@@ -155,14 +155,6 @@ impl Matrices {
         }
     }
 
-    fn encoded(&self, matrix: &[i8], precision: Precision) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(matrix.len() * precision.element_bytes());
-        for number in matrix {
-            precision.encode(*number, &mut bytes);
-        }
-        bytes
-    }
-
     /// The first row of a product in 32 bits that cannot be right, with what it has to be and what it is.
     fn wrong(&self, product: &[u8]) -> Option<(usize, i128, i128)> {
         let values: Vec<f32> = product
@@ -196,6 +188,14 @@ impl Matrices {
         }
         None
     }
+}
+
+fn encoded(matrix: &[i8], precision: Precision) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(matrix.len() * precision.element_bytes());
+    for number in matrix {
+        precision.encode(*number, &mut bytes);
+    }
+    bytes
 }
 
 /// A matrix in columns times a vector.
@@ -267,6 +267,7 @@ mod tests {
             })
             .max()
             .expect("there are rows");
-        assert!(largest * (SIZE as i64 / 256) < 1 << 23, "{largest}");
+        let rows = i64::try_from(SIZE / 256).expect("a few");
+        assert!(largest * rows < 1 << 23, "{largest}");
     }
 }

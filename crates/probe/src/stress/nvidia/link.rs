@@ -147,9 +147,9 @@ fn pair(
     let (to, sum) = (receiver.allocate(bytes)?, receiver.allocate(8)?);
     sender.enter()?;
     let from = sender.allocate(bytes)?;
-    let mut content = vec![0; bytes];
-    super::noise(&mut content);
-    sender.write(&from, &content)?;
+    let mut bytes_sent = vec![0; bytes];
+    super::noise(&mut bytes_sent);
+    sender.write(&from, &bytes_sent)?;
     if !sender.reach(receiver)? {
         context.remark(format!("{part}: copies go through the host"));
     }
@@ -173,7 +173,7 @@ fn pair(
     }
     receiver.enter()?;
     let got = receiver.digest(&to, &sum)?;
-    let expected = super::digest(&content);
+    let expected = super::digest(&bytes_sent);
     if got != expected {
         context.wrong(Wrong {
             part: part.clone(),

@@ -23,11 +23,11 @@ pub(super) fn copy(context: &Context<'_>, seconds: u32, present: &Present<'_>) -
     let gpu = present.gpu;
     let bytes = COPY_BYTES.min(gpu.free_bytes()? / 4);
     let (from, to) = (gpu.allocate(bytes)?, gpu.allocate(bytes)?);
-    let mut content = vec![0; bytes];
-    super::noise(&mut content);
-    gpu.write(&from, &content)?;
-    let expected = super::digest(&content);
-    drop(content);
+    let mut original = vec![0; bytes];
+    super::noise(&mut original);
+    gpu.write(&from, &original)?;
+    let expected = super::digest(&original);
+    drop(original);
     let start = context.moment();
     // The first one pays for fresh pages; its result counts, its time does not.
     gpu.timed(|| gpu.copy(&to, &from))?;
@@ -248,13 +248,13 @@ mod tests {
             assert_eq!(pass(March::Up, round), [fault]);
             assert_eq!(pass(March::Down, round), [], "it was written anew");
         }
-        let mut content = vec![0; 4096];
-        super::super::noise(&mut content);
-        gpu.write(&pieces[0], &content)
+        let mut original = vec![0; 4096];
+        super::super::noise(&mut original);
+        gpu.write(&pieces[0], &original)
             .expect("a device that works");
         let sum = gpu
             .digest(&pieces[0], &faults)
             .expect("a device that works");
-        assert_eq!(sum, super::super::digest(&content));
+        assert_eq!(sum, super::super::digest(&original));
     }
 }

@@ -130,7 +130,7 @@ fn errors(device: &Device<'_>, index: u32, counters: &mut Counters) {
         .unwrap_or_default();
     for ((name, _), value) in fields.iter().zip(values) {
         let value = value.and_then(|field| field.value).ok();
-        count((*name).into(), value.and_then(whole));
+        count((*name).into(), value.as_ref().and_then(whole));
     }
     count(
         "pcie_replays".into(),
@@ -159,8 +159,8 @@ fn errors(device: &Device<'_>, index: u32, counters: &mut Counters) {
     }
 }
 
-fn whole(value: SampleValue) -> Option<u64> {
-    match value {
+fn whole(value: &SampleValue) -> Option<u64> {
+    match *value {
         SampleValue::U32(value) => Some(u64::from(value)),
         SampleValue::U64(value) => Some(value),
         SampleValue::I64(value) => u64::try_from(value).ok(),
