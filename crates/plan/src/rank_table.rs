@@ -31,12 +31,8 @@ pub struct RankTableDevice {
     pub device_ip: Option<String>,
     /// Its id in the super pod (SDID); mandatory in version 1.2.
     pub super_device_id: Option<String>,
-    /// Address of the card of its sibling die, used when its own lane fails.
-    pub backup_device_ip: Option<String>,
     /// Port of its network card.
     pub device_port: Option<u16>,
-    /// Port of the sibling's card.
-    pub backup_device_port: Option<u16>,
     /// Port on the host, different for every device of a server.
     pub host_port: Option<u16>,
 }
@@ -241,11 +237,7 @@ fn server_entry(
                 .clone()
                 .ok_or_else(|| missing("super_device_id"))?;
             set("super_device_id", Some(super_device_id));
-            set("backup_device_ip", device.backup_device_ip.clone());
-            set(
-                "backup_device_port",
-                device.backup_device_port.map(|port| port.to_string()),
-            );
+            set("backup_device_ip", sibling_address(server, device));
         }
         devices.push(Value::Object(entry));
     }
@@ -256,6 +248,21 @@ fn server_entry(
     }
     entry.insert("device".into(), Value::Array(devices));
     Ok(Value::Object(entry))
+}
+
+/// Of an NPU's two dies, the other one.
+pub(crate) fn sibling(device_id: u32) -> u32 {
+    device_id ^ 1
+}
+
+/// The card of the sibling die, whose lane is borrowed when the own one fails. Only where both dies take part: a process has to see both.
+fn sibling_address(server: &RankTableServer, device: &RankTableDevice) -> Option<String> {
+    let wanted = sibling(device.device_id);
+    let found = server
+        .devices
+        .iter()
+        .find(|other| other.device_id == wanted)?;
+    found.device_ip.clone()
 }
 
 #[cfg(test)]
@@ -278,8 +285,6 @@ mod tests {
                     rank_id: first_rank + index,
                     device_ip: Some(format!("192.168.1.{}", first_address + index)),
                     super_device_id: pod.map(|_| (first_rank + index).to_string()),
-                    backup_device_ip: pod
-                        .map(|_| format!("192.168.1.{}", first_address + 1 - index)),
                     host_port: Some(16_665 + u16::try_from(index).expect("small")),
                     ..RankTableDevice::default()
                 })
@@ -334,6 +339,17 @@ mod tests {
                     {"super_pod_id": "1", "server_list": [{"server_id": "node_1"}]}]
             })
         );
+    }
+
+    #[test]
+    fn a_die_without_its_sibling_borrows_no_lane() {
+        let mut servers = [server("node_0", Some("0"), 0, 6)];
+        servers[0].devices[1].device_id = 2;
+        let table = rank_table(RankTableVersion::V1_2, &servers).expect("it is valid");
+        let devices = &table["server_list"][0]["device"];
+        for device in devices.as_array().expect("a list") {
+            assert_eq!(device.get("backup_device_ip"), None, "{device}");
+        }
     }
 
     #[test]

@@ -420,7 +420,7 @@ pub enum RetryFindingKind {
     OverriddenVariable,
     /// A rank table will have no usable host address.
     HostAddress,
-    /// No rank table will have the sibling die's address.
+    /// Rank tables lack addresses of sibling dies.
     BackupLane,
     /// Zero-copy buffers are overwritten by the operator.
     ZeroCopy,

@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use supernode_api::stress::{StressEvidence, StressNetworkView, StressRunView};
+use supernode_api::stress::{StressEvidence, StressNetworkView, StressResultView, StressRunView};
 use supernode_page::{Cell, Heat, Mood, Page, strip};
-use supernode_types::operation::OperationKind;
+use supernode_types::operation::{OperationKind, OperationState};
 use supernode_types::stress::{
     Better, Measurement, Metric, NetworkState, PairOutcome, PairState, StepEvidence, StressOutcome,
     Validity,
@@ -54,10 +54,14 @@ fn mood(outcome: &StressOutcome) -> Mood {
 }
 
 fn outcomes(page: &mut Page, run: &StressRunView) {
-    page.section(
-        "Nodes",
-        Some((Mood::Odd, run.operation.operation.state.word())),
-    );
+    let state = &run.operation.operation.state;
+    let passed = |view: &StressResultView| view.result.outcome == StressOutcome::Passed;
+    let mood_of_all = match state {
+        OperationState::Failed { .. } => Mood::Bad,
+        OperationState::Succeeded if run.results.iter().all(passed) => Mood::Good,
+        _ => Mood::Odd,
+    };
+    page.section("Nodes", Some((mood_of_all, state.word())));
     let rows = run.results.iter().map(|view| {
         let outcome = &view.result.outcome;
         vec![

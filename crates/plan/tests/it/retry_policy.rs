@@ -358,8 +358,14 @@ fn each_documented_condition_is_found() {
     check(Kind::Levels, Unknown, "is not known", |it| {
         it.inventories[1].accelerators[0].super_pod_id = None;
     });
-    check(Kind::BackupLane, Limits, "backup_device_ip", |it| {
+    check(Kind::BackupLane, Limits, "backup_device_ip for n2", |it| {
         it.settings = settings(|wish| wish.levels = [RetryLevel::L1, RetryLevel::L2].into());
+        for inventory in &mut it.inventories {
+            for (number, device) in (1..).zip(&mut inventory.accelerators) {
+                device.device_ip = Some(std::net::Ipv4Addr::new(192, 168, 1, number).into());
+            }
+        }
+        it.inventories[1].accelerators[0].device_ip = None;
     });
     check(Kind::HostAddress, Prevents, "host_ip for n2", |it| {
         it.addresses[1] = "node-2.cluster";

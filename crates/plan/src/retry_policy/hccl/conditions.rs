@@ -3,9 +3,12 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use supernode_types::inventory::{Accelerator, Inventory};
 use supernode_types::retry_policy::RetryEffect::{Limits, Prevents, Unknown};
 use supernode_types::retry_policy::RetryFindingKind as Kind;
 use supernode_types::retry_policy::{RetryFinding, RetryLevel};
+
+use crate::rank_table::sibling;
 
 use super::super::version::{Cann, Driver};
 use super::super::{Member, Question, finding, names};
@@ -177,13 +180,7 @@ pub(super) fn of_place(question: &Question<'_>) -> Vec<RetryFinding> {
             ),
         ));
     }
-    if question.settings.covers(RetryLevel::L2) {
-        findings.push(finding(
-            Kind::BackupLane,
-            Limits,
-            "the rank table has no backup_device_ip, so the lane of the sibling die is borrowed only by programs that do not use the table".into(),
-        ));
-    }
+    findings.extend(backup_lane(question));
     if !question.differing.is_empty() {
         findings.push(finding(
             Kind::OtherSuperNodes,
@@ -195,6 +192,40 @@ pub(super) fn of_place(question: &Question<'_>) -> Vec<RetryFinding> {
         ));
     }
     findings
+}
+
+/// Nodes whose NPUs cannot borrow the lane of their sibling dies, because nobody knows its address.
+fn backup_lane(question: &Question<'_>) -> Option<RetryFinding> {
+    let is_lonely = |inventory: &Inventory| {
+        let number = |device: &Accelerator| device.physical_index.unwrap_or(device.index);
+        let reached: Vec<u32> = inventory
+            .accelerators
+            .iter()
+            .filter(|device| device.device_ip.is_some())
+            .map(number)
+            .collect();
+        let mut wanted = inventory
+            .accelerators
+            .iter()
+            .map(|device| sibling(number(device)));
+        wanted.any(|sibling| !reached.contains(&sibling))
+    };
+    let lonely: Vec<&str> = question
+        .members
+        .iter()
+        .filter(|member| member.inventory.is_some_and(is_lonely))
+        .map(|member| member.name)
+        .collect();
+    (question.settings.covers(RetryLevel::L2) && !lonely.is_empty()).then(|| {
+        finding(
+            Kind::BackupLane,
+            Limits,
+            format!(
+                "the rank table has no backup_device_ip for {}: their agents do not find the addresses of all NPUs in /etc/hccn.conf, so the lane of a sibling die is borrowed only by programs that do not use the table",
+                names(lonely.into_iter())
+            ),
+        )
+    })
 }
 
 fn levels(question: &Question<'_>) -> Option<RetryFinding> {
