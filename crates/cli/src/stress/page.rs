@@ -39,7 +39,11 @@ pub(super) fn page(run: &StressRunView, evidence: &[StressEvidence]) -> String {
         network(&mut page, view);
     }
     fleet(&mut page, evidence);
-    for node in evidence {
+    // What its pairs measured stands with the network.
+    for node in evidence
+        .iter()
+        .filter(|node| !node.rounds.is_empty() || node.pairs.is_empty())
+    {
         measured(&mut page, node);
     }
     page.finish()
@@ -67,11 +71,11 @@ fn outcomes(page: &mut Page, run: &StressRunView) {
         vec![
             Cell::Text(view.node_name.to_string()),
             Cell::Badge(mood(outcome), outcome.word().to_owned()),
-            Cell::Number(format!("{} rounds", view.result.rounds)),
+            Cell::Number(view.result.rounds.to_string()),
             Cell::Text(outcome.detail().unwrap_or_default().to_owned()),
         ]
     });
-    page.table(&["node", "outcome", "tested in", "detail"], rows);
+    page.table(&["node", "outcome", "rounds", "detail"], rows);
 }
 
 fn findings(page: &mut Page, run: &StressRunView) {
@@ -265,7 +269,7 @@ fn measured(page: &mut Page, node: &StressEvidence) {
         .as_ref()
         .map(|result| (mood(&result.outcome), result.outcome.word()));
     page.section(&format!("Node {}", node.node_name), badge);
-    if node.rounds.is_empty() && node.pairs.is_empty() {
+    if node.rounds.is_empty() {
         page.paragraph("no measurements are kept");
     }
     for (number, steps) in (1..).zip(&node.rounds) {
