@@ -8,10 +8,9 @@ use supernode_page::{Cell, Heat, Mood, Page, strip};
 use supernode_types::operation::{OperationKind, OperationState};
 use supernode_types::stress::{
     Better, Measurement, Metric, NetworkState, PairOutcome, PairState, StepEvidence, StressOutcome,
-    Validity,
 };
 
-use super::view::figure;
+use super::view::{figure, validity};
 
 /// Nodes whose matrix can still be read.
 const MOST_PLACES: usize = 64;
@@ -283,13 +282,7 @@ fn measured(page: &mut Page, node: &StressEvidence) {
 }
 
 fn kernel(page: &mut Page, step: &StepEvidence) {
-    let validity = match &step.validity {
-        Validity::Valid => "measured".to_owned(),
-        Validity::Contended(why) => format!("contended: {why}"),
-        Validity::Throttled(why) => format!("throttled: {why}"),
-        Validity::Incomplete(why) => format!("incomplete: {why}"),
-        Validity::CouldNotRun(why) => format!("could not run: {why}"),
-    };
+    let validity = validity(step, "measured");
     page.paragraph(&format!(
         "{}: {}, {validity} ({:.1} s)",
         step.item.name(),

@@ -190,13 +190,7 @@ fn round(steps: &[StepEvidence], look: &Look) -> String {
                 cell(measurement.samples),
             ]);
         }
-        let validity = match &step.validity {
-            Validity::Valid => "valid".to_owned(),
-            Validity::Contended(why) => format!("contended: {why}"),
-            Validity::Throttled(why) => format!("throttled: {why}"),
-            Validity::Incomplete(why) => format!("incomplete: {why}"),
-            Validity::CouldNotRun(why) => format!("could not run: {why}"),
-        };
+        let validity = validity(step, "valid");
         add(
             &mut lines,
             format_args!(
@@ -211,6 +205,17 @@ fn round(steps: &[StepEvidence], look: &Look) -> String {
         }
     }
     table.render(look) + &lines
+}
+
+/// What the samples of a step are worth, in words.
+pub(super) fn validity(step: &StepEvidence, valid: &str) -> String {
+    match &step.validity {
+        Validity::Valid => valid.to_owned(),
+        Validity::Contended(why) => format!("contended: {why}"),
+        Validity::Throttled(why) => format!("throttled: {why}"),
+        Validity::Incomplete(why) => format!("incomplete: {why}"),
+        Validity::CouldNotRun(why) => format!("could not run: {why}"),
+    }
 }
 
 /// A number with as many digits as say something.

@@ -26,7 +26,8 @@ const WORKS: [(Work, &[Metric]); 7] = [
     ),
 ];
 
-fn kernel_program() -> PathBuf {
+/// The program of a kernel, as `cargo` built it.
+pub(crate) fn kernel_program() -> PathBuf {
     let test = std::env::current_exe().expect("it runs");
     let target = test.ancestors().nth(2).expect("two folders above");
     target.join("examples/stress_kernel")

@@ -1,7 +1,7 @@
 //! Tools of vendors as kernels of a test: programs that print what the documents and samples of the real ones print.
 
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use supernode_probe::stress::child::{Launcher, Outcome};
@@ -10,6 +10,8 @@ use supernode_probe::stress::sample::{Ended, Metric, Part};
 use supernode_probe::stress::vendor::{VendorTest, VendorWork};
 use supernode_types::Clock as _;
 use supernode_types::time::SystemClock;
+
+use crate::nvidia_devices::kernel_program;
 
 /// Answers for each device, as `ascend-dmi` and `npu-smi` give them; device 1 has a fault.
 const ASCEND_DMI: &str = r#"#!/bin/sh
@@ -29,12 +31,6 @@ case "$*" in
   *) printf '\tHBM Double Bit Aggregate Total Err Cnt   : 0\n' ;;
 esac
 "#;
-
-fn kernel_program() -> PathBuf {
-    let test = std::env::current_exe().expect("it runs");
-    let target = test.ancestors().nth(2).expect("two folders above");
-    target.join("examples/stress_kernel")
-}
 
 /// Runs the kernel where these tools are installed; `told` says when it is told to stop.
 fn outcome(tools: &[(&str, &str)], work: VendorWork, told: impl FnMut() -> bool) -> Outcome {
