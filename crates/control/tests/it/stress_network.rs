@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
-use supernode_control::stress_run::{Wish, explain, release, results, results_of, stress_run};
+use supernode_control::stress_run::{Wish, explain, release, results_of, stress_run};
 use supernode_control::{Refusal, desired, stress_network};
 use supernode_types::operation::Operation;
 use supernode_types::stress::{
     Certainty, FindingKind, Item, Measurement, Metric, NetworkPlace, NetworkState, NetworkVerdict,
     PairSide, PairState, Part, Share, StepEvidence, StressPair, StressReport, StressReportState,
-    StressResult, StressWish, Tier, Validity,
+    StressWish, Tier, Validity,
 };
 
+use crate::stress_run::{result, words};
 use crate::world::{Engine, World, on_every_engine};
 
 on_every_engine!(
@@ -137,17 +138,6 @@ fn sound(_: &str, _: &str) -> f64 {
 
 fn slow_from_n2(from: &str, _: &str) -> f64 {
     if from == "n2" { 40.0 } else { 100.0 }
-}
-
-fn result(world: &World, run: &Operation) -> Vec<StressResult> {
-    let id = run.id.clone();
-    let found = world.read(move |tx| results(tx, &id));
-    found.into_iter().map(|named| named.result).collect()
-}
-
-fn words(world: &World, run: &Operation) -> Vec<&'static str> {
-    let results = result(world, run);
-    results.iter().map(|result| result.outcome.word()).collect()
 }
 
 fn network(world: &World, run: &Operation) -> (NetworkVerdict, Vec<StressPair>) {

@@ -97,13 +97,13 @@ fn wrong() -> Vec<StepEvidence> {
     steps
 }
 
-fn result(world: &World, run: &Operation) -> Vec<StressResult> {
+pub(crate) fn result(world: &World, run: &Operation) -> Vec<StressResult> {
     let id = run.id.clone();
     let found = world.read(move |tx| results(tx, &id));
     found.into_iter().map(|named| named.result).collect()
 }
 
-fn words(world: &World, run: &Operation) -> Vec<&'static str> {
+pub(crate) fn words(world: &World, run: &Operation) -> Vec<&'static str> {
     let results = result(world, run);
     results.iter().map(|result| result.outcome.word()).collect()
 }
