@@ -58,6 +58,12 @@ enum Command {
         #[arg(long)]
         lease: PathBuf,
     },
+    /// The switch between local nodes, told by its standard input
+    #[command(hide = true, name = dev::network::COMMAND)]
+    DevSwitch {
+        /// Where nodes reach the server
+        port: u16,
+    },
     /// The distributed program of the demo
     #[command(hide = true)]
     DemoRing(demo::RingArguments),
@@ -77,6 +83,9 @@ fn main() -> ExitCode {
     if let Command::StressKernel = command {
         return supernode_probe::stress::kernel::main();
     }
+    if let Command::DevSwitch { port } = command {
+        return dev::network::switch_main(port);
+    }
     // Fails only when a provider is installed already, which serves as well.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let result = match command {
@@ -94,7 +103,9 @@ fn main() -> ExitCode {
         }
         Command::Collective(command) => collective::run(command, options.output),
         Command::Openapi => openapi(),
-        Command::RankSupervisor { .. } | Command::StressKernel => unreachable!("handled above"),
+        Command::RankSupervisor { .. } | Command::StressKernel | Command::DevSwitch { .. } => {
+            unreachable!("handled above")
+        }
         Command::Client(command) => {
             return supernode_cli::run_blocking(command, &options, Arguments::command);
         }

@@ -3,8 +3,7 @@
 
 use anyhow::{bail, ensure};
 use supernode_api::disk::{DiskExpand, DiskExpandRequest, DiskPlan};
-use supernode_api::operation::{OperationShow, OperationView};
-use supernode_api::{ErrorCode, Nothing, Watch};
+use supernode_api::{ErrorCode, Nothing};
 use supernode_client::{CallOptions, ClientError};
 use supernode_types::disk::{GIB, size_words};
 use supernode_types::operation::OperationState;
@@ -46,7 +45,7 @@ pub(crate) async fn expand(stage: &mut Stage, node: &str) -> anyhow::Result<()> 
         Err(error) => bail!("another error than expected: {error}"),
     }
     let view = call::<DiskExpand>(stage.client()?, &[], &request).await?;
-    let ended = ended(stage, view).await?;
+    let ended = stage.ended(view).await?;
     ensure!(
         ended.operation.state == OperationState::Succeeded,
         "the expansion ended as {:?}",
@@ -63,16 +62,4 @@ pub(crate) async fn expand(stage: &mut Stage, node: &str) -> anyhow::Result<()> 
         }
     }
     Ok(())
-}
-
-async fn ended(stage: &Stage, mut view: OperationView) -> anyhow::Result<OperationView> {
-    let id = view.operation.id.to_string();
-    while !view.operation.state.ended() {
-        let watch = Watch {
-            after_generation: Some(view.operation.generation),
-            wait_milliseconds: Some(10_000),
-        };
-        view = stage.client()?.get::<OperationShow>(&[&id], &watch).await?;
-    }
-    Ok(view)
 }

@@ -4,6 +4,7 @@
 //! client of the API; what it knows beyond that is only where `dev` keeps process ids.
 
 mod disk;
+mod link;
 mod ring;
 mod stage;
 mod story;

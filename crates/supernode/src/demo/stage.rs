@@ -10,12 +10,15 @@ use std::time::Duration;
 use anyhow::{Context as _, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use supernode_api::Nothing;
+use supernode_api::operation::{OperationShow, OperationView};
 use supernode_api::system::SystemShow;
+use supernode_api::{Nothing, Watch};
 use supernode_client::Client;
 use tokio::time::Instant;
 
 use super::disk::NODE_DISK_GIB;
+use super::link::LINK_MEGABITS_PER_SECOND;
+use crate::dev::network::{LINK_FILE, Link, Network};
 
 /// How long a single wait of the demo may take.
 const PATIENCE: Duration = Duration::from_secs(45);
@@ -30,6 +33,8 @@ pub(crate) struct Stage {
     step: u32,
     /// Why nodes have no disks of their own here.
     no_node_disks: Option<String>,
+    /// Why nodes have no networks of their own here.
+    no_node_links: Option<String>,
 }
 
 impl Stage {
@@ -50,6 +55,7 @@ impl Stage {
             begun: Instant::now(),
             step: 0,
             no_node_disks: None,
+            no_node_links: None,
         })
     }
 
@@ -73,6 +79,35 @@ impl Stage {
     /// Why nodes have no disks of their own on this machine, if they have none.
     pub(crate) fn no_node_disks(&self) -> Option<&str> {
         self.no_node_disks.as_deref()
+    }
+
+    /// Why nodes have no networks of their own on this machine, if they have none.
+    pub(crate) fn no_node_links(&self) -> Option<&str> {
+        self.no_node_links.as_deref()
+    }
+
+    /// Changes what a node can send.
+    pub(crate) fn limit_link(&self, node: &str, megabits_per_second: u32) -> anyhow::Result<()> {
+        let file = self.directory.join("data/nodes").join(node).join(LINK_FILE);
+        let link: Link = serde_json::from_slice(&fs::read(&file)?)?;
+        let slower = Link {
+            megabits_per_second,
+            ..link
+        };
+        Ok(fs::write(file, serde_json::to_vec(&slower)?)?)
+    }
+
+    /// Waits for the end of an operation.
+    pub(crate) async fn ended(&self, mut view: OperationView) -> anyhow::Result<OperationView> {
+        let id = view.operation.id.to_string();
+        while !view.operation.state.ended() {
+            let watch = Watch {
+                after_generation: Some(view.operation.generation),
+                wait_milliseconds: Some(10_000),
+            };
+            view = self.client()?.get::<OperationShow>(&[&id], &watch).await?;
+        }
+        Ok(view)
     }
 
     /// Announces a step.
@@ -102,6 +137,10 @@ impl Stage {
         match crate::dev::disks::try_out(&self.directory) {
             Ok(()) => drop(command.args(["--node-disk", &format!("{NODE_DISK_GIB}GiB")])),
             Err(error) => self.no_node_disks = Some(format!("{error:#}")),
+        }
+        match Network::try_out() {
+            Ok(()) => drop(command.args(["--node-link", &LINK_MEGABITS_PER_SECOND.to_string()])),
+            Err(error) => self.no_node_links = Some(format!("{error:#}")),
         }
         command
             .env("SUPERNODE_CONFIG", self.directory.join("config.toml"))

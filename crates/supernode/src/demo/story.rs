@@ -1,5 +1,5 @@
 //! The story: form a super node, grow it, run a distributed program, cut its connections, grow a disk below it, refuse to remove a busy node, survive
-//! `kill -9`, shrink.
+//! `kill -9`, shrink, find a slow link.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use supernode_api::job::{
     JobCancel, JobDetail, JobLog, JobLogQuery, JobShow, JobSubmit, JobSubmitRequest, JobView,
 };
 use supernode_api::node::{NodeList, NodeListQuery};
-use supernode_api::operation::{OperationShow, OperationView};
+use supernode_api::operation::OperationView;
 use supernode_api::super_node::{
     ScaleDown, ScaleDownRequest, ScaleUp, ScaleUpRequest, SuperNodeCreate, SuperNodeCreateRequest,
     SuperNodeShow,
@@ -24,8 +24,8 @@ use supernode_types::operation::OperationState;
 use supernode_types::super_node::DrainMode;
 use tokio::time::Instant;
 
-use super::disk;
 use super::stage::{Stage, saw};
+use super::{disk, link};
 use crate::collective::{Drill, Task};
 use crate::dev::call;
 
@@ -46,7 +46,8 @@ pub(crate) async fn tell(stage: &mut Stage) -> anyhow::Result<()> {
     kill_agent(stage, &job).await?;
     cancel(stage, &job).await?;
     shrink(stage).await?;
-    keep_one(stage).await
+    keep_one(stage).await?;
+    link::slow(stage, NAME).await
 }
 
 async fn start(stage: &mut Stage) -> anyhow::Result<()> {
@@ -412,19 +413,12 @@ async fn keep_one(stage: &mut Stage) -> anyhow::Result<()> {
 
 /// Waits for the end of an operation, which must be success.
 async fn finish(stage: &Stage, view: OperationView) -> anyhow::Result<()> {
-    let id = view.operation.id.to_string();
-    let mut view = view;
-    while let OperationState::Running { .. } = view.operation.state {
-        let watch = Watch {
-            after_generation: Some(view.operation.generation),
-            wait_milliseconds: Some(10_000),
-        };
-        view = stage.client()?.get::<OperationShow>(&[&id], &watch).await?;
-    }
+    let ended = stage.ended(view).await?.operation;
     ensure!(
-        view.operation.state == OperationState::Succeeded,
-        "{id} ended as {:?}",
-        view.operation.state
+        ended.state == OperationState::Succeeded,
+        "{} ended as {:?}",
+        ended.id,
+        ended.state
     );
     Ok(())
 }

@@ -6,6 +6,7 @@ use std::fs;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::bail;
@@ -13,6 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::time::Instant;
 
+use super::network::{Namespaces, Network};
 use super::nodes::{self, AgentDefaults};
 
 /// How often children and the directory are looked at.
@@ -33,6 +35,8 @@ pub(crate) struct Program {
     pub(crate) executable: PathBuf,
     /// Its arguments.
     pub(crate) arguments: Vec<OsString>,
+    /// Where it runs, when not on the host.
+    pub(crate) namespaces: Option<Arc<Namespaces>>,
 }
 
 #[derive(Debug)]
@@ -50,6 +54,7 @@ pub(crate) struct Children {
     data: PathBuf,
     slots: BTreeMap<String, Slot>,
     agents: Option<AgentDefaults>,
+    network: Option<Network>,
 }
 
 impl Children {
@@ -59,6 +64,7 @@ impl Children {
             data: data.to_owned(),
             slots: BTreeMap::new(),
             agents: None,
+            network: None,
         }
     }
 
@@ -77,9 +83,10 @@ impl Children {
         );
     }
 
-    /// Wants an agent for each directory of a node, from now on.
-    pub(crate) fn agents(&mut self, defaults: AgentDefaults) {
+    /// Wants an agent for each directory of a node, from now on; in networks of their own, if there is one.
+    pub(crate) fn agents(&mut self, defaults: AgentDefaults, network: Option<Network>) {
         self.agents = Some(defaults);
+        self.network = network;
     }
 
     /// Keeps children running until `condition` answers something.
@@ -194,11 +201,14 @@ impl Children {
         let wanted = nodes::wanted(&directory);
         for name in &wanted {
             if !self.slots.contains_key(name) {
-                match nodes::program(&directory.join(name), defaults) {
+                match nodes::program(&directory, name, defaults, self.network.as_mut()) {
                     Ok(program) => self.want(name, program),
                     Err(error) => eprintln!("node {name} cannot be prepared: {error:#}"),
                 }
             }
+        }
+        if let Some(network) = &mut self.network {
+            network.follow(&directory);
         }
         let gone: Vec<String> = self
             .slots
@@ -247,9 +257,14 @@ fn start(data: &Path, name: &str, program: &Program) -> std::io::Result<Child> {
         .stdout(log.try_clone()?)
         .stderr(log)
         .process_group(0);
-    // SAFETY: between fork and exec only one system call is made, which is async-signal-safe.
+    let namespaces = program.namespaces.clone();
+    // SAFETY: between fork and exec only system calls are made, which are async-signal-safe.
     unsafe {
-        command.pre_exec(|| {
+        command.pre_exec(move || {
+            if let Some(namespaces) = &namespaces {
+                namespaces.enter()?;
+            }
+            // Last: entering changes who this is, which takes the signal back.
             nix::sys::prctl::set_pdeathsig(Signal::SIGTERM).map_err(std::io::Error::from)
         });
     }

@@ -5,14 +5,14 @@
 //! former `dev` was killed, is used as it is. The file system is the first of XFS, btrfs and ext4 for which the tools are installed.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
 use anyhow::{Context as _, bail, ensure};
 use supernode_control::provisioner::local::DISK_FILE;
 use supernode_types::disk::{GIB, size_words};
 
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+use super::programs::{find, run};
+
 /// What makes a file system, and what grows it.
 const FILE_SYSTEMS: [(&str, &str); 3] = [
     ("mkfs.xfs", "xfs_growfs"),
@@ -115,29 +115,7 @@ fn attached(image: &Path) -> anyhow::Result<Option<String>> {
     Ok(found.lines().next().map(|line| line.trim().to_owned()))
 }
 
-fn find(program: &str) -> Option<PathBuf> {
-    PATH.split(':')
-        .map(|directory| Path::new(directory).join(program))
-        .find(|path| path.is_file())
-}
-
 fn text(path: &Path) -> anyhow::Result<&str> {
     path.to_str()
         .with_context(|| format!("{} is not UTF-8", path.display()))
-}
-
-/// Runs a program that has to succeed; answers what it printed.
-fn run(program: &str, arguments: &[&str]) -> anyhow::Result<String> {
-    let path = find(program).with_context(|| format!("{program} is not installed"))?;
-    let output = Command::new(path)
-        .args(arguments)
-        .env("PATH", PATH)
-        .env("LC_ALL", "C")
-        .output()
-        .with_context(|| format!("{program} cannot be run"))?;
-    if !output.status.success() {
-        let why = String::from_utf8_lossy(&output.stderr);
-        bail!("{program} ended with {}: {}", output.status, why.trim());
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }

@@ -6,10 +6,12 @@
 
 mod children;
 pub(crate) mod disks;
+pub(crate) mod network;
 mod nodes;
+mod programs;
 
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -27,6 +29,7 @@ use supernode_types::time::parse_duration;
 use tokio::time::Instant;
 
 use self::children::{Children, Program};
+use self::network::Network;
 use crate::server::ADMIN_FILE;
 
 /// What `supernode dev` takes
@@ -59,6 +62,10 @@ pub(crate) struct DevArguments {
     /// Give every node a system disk of its own of this size, a file with a file system; needs root
     #[arg(long, value_name = "SIZE", value_parser = supernode_types::disk::parse_size)]
     pub(crate) node_disk: Option<u64>,
+    /// Give every node a network of its own, behind a link that sends so many megabits per second; needs root, or a kernel that lets users
+    /// have namespaces
+    #[arg(long, value_name = "MBIT", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) node_link: Option<u32>,
     /// The name of the context that is written for the command line
     #[arg(long, default_value = "dev")]
     pub(crate) context_name: String,
@@ -157,11 +164,24 @@ fn release_disks(data: &Path) {
     }
 }
 
+/// Where this host reaches the server.
+fn server_host(listen: SocketAddr) -> IpAddr {
+    match listen.ip() {
+        ip if !ip.is_unspecified() => ip,
+        _ => Ipv4Addr::LOCALHOST.into(),
+    }
+}
+
 fn server(arguments: &DevArguments, data: &Path) -> anyhow::Result<Program> {
     let mut words: Vec<std::ffi::OsString> = vec!["server".into()];
     let mut option = |name: &str, value: std::ffi::OsString| words.extend([name.into(), value]);
     option("--data", data.join("server").into());
     option("--listen", arguments.listen.to_string().into());
+    if arguments.node_link.is_some() {
+        // The first name is for the command line.
+        option("--name", server_host(arguments.listen).to_string().into());
+        option("--name", network::SWITCH.to_string().into());
+    }
     option("--provisioner", "local".into());
     option("--nodes-directory", data.join("nodes").into());
     option(
@@ -183,6 +203,7 @@ fn server(arguments: &DevArguments, data: &Path) -> anyhow::Result<Program> {
     Ok(Program {
         executable: std::env::current_exe()?,
         arguments: words,
+        namespaces: None,
     })
 }
 
@@ -192,11 +213,16 @@ async fn start(
     data: &Path,
     children: &mut Children,
 ) -> anyhow::Result<Context> {
-    children.agents(nodes::AgentDefaults {
+    let defaults = nodes::AgentDefaults {
         job_user: arguments.job_user.clone(),
         allow_root_jobs: arguments.allow_root_jobs,
         node_disk: arguments.node_disk,
+    };
+    let network = arguments.node_link.map(|link| {
+        let server = SocketAddr::new(server_host(arguments.listen), arguments.listen.port() + 1);
+        Network::start(link, server).context("nodes cannot have networks of their own here")
     });
+    children.agents(defaults, network.transpose()?);
     let (context, client) = children
         .until("the server to answer", Duration::from_secs(30), || {
             connect(data, arguments.listen)

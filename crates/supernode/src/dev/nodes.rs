@@ -1,7 +1,7 @@
 //! The directories of local nodes, and the agent that belongs to each.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
@@ -13,6 +13,7 @@ use supernode_control::provisioner::local::{AGENT_FILE, REMOVED_FILE};
 use supernode_control::provisioner::{JoinParameters, ProvisionAnswer, local};
 
 use super::children::Program;
+use super::network::Network;
 
 /// What all local agents get.
 #[derive(Debug, Clone)]
@@ -88,7 +89,13 @@ pub(crate) async fn create(
 }
 
 /// The agent of a node, with its secrets in files of their own: a command line is visible to everybody.
-pub(crate) fn program(node: &Path, defaults: &AgentDefaults) -> anyhow::Result<Program> {
+pub(crate) fn program(
+    directory: &Path,
+    name: &str,
+    defaults: &AgentDefaults,
+    network: Option<&mut Network>,
+) -> anyhow::Result<Program> {
+    let node = &directory.join(name);
     let AgentFile { name, join } = serde_json::from_slice(&fs::read(node.join(AGENT_FILE))?)
         .context("agent.json cannot be read")?;
     // Jobs' unprivileged user has to reach its scratch directory below.
@@ -98,12 +105,19 @@ pub(crate) fn program(node: &Path, defaults: &AgentDefaults) -> anyhow::Result<P
     }
     write_private(&node.join("join-token"), &join.token)?;
     write_private(&node.join("ca.pem"), &join.ca_pem)?;
+    let (server, address, namespaces) = match network {
+        None => (join.server, Ipv4Addr::LOCALHOST, None),
+        Some(network) => {
+            let (namespaces, address) = network.node(directory, &name).context("its network")?;
+            (network.server(), address, Some(namespaces))
+        }
+    };
     let mut arguments: Vec<std::ffi::OsString> = vec!["agent".into()];
     let mut option =
         |option: &str, value: std::ffi::OsString| arguments.extend([option.into(), value]);
-    option("--server", join.server.into());
+    option("--server", server.into());
     option("--name", name.into());
-    option("--address", "127.0.0.1".into());
+    option("--address", address.to_string().into());
     option("--data", node.join("data").into());
     option("--system-root", node.join("root").into());
     option("--ca-file", node.join("ca.pem").into());
@@ -117,6 +131,7 @@ pub(crate) fn program(node: &Path, defaults: &AgentDefaults) -> anyhow::Result<P
     Ok(Program {
         executable: std::env::current_exe()?,
         arguments,
+        namespaces,
     })
 }
 

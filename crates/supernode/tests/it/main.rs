@@ -1,6 +1,5 @@
 //! End-to-end tests: the real binary, real processes, real sockets, a real disk.
 
-mod cluster;
 mod collective;
 mod commands;
 mod contract;

@@ -1,26 +1,30 @@
-//! The network between nodes, tested for real: four agents in four network namespaces, and one link that is slowed in one direction.
+//! The network between nodes, tested for real: four agents in four network namespaces, one link that is slowed in one direction, and one
+//! that loses packets.
+
+use std::process::Command;
 
 use serde_json::Value;
 
-use crate::cluster::{Cluster, node_name};
+use crate::harness::Dev;
 
-const NODES: usize = 4;
-const SICK: usize = 3;
+const NODES: u32 = 4;
+/// What every link sends: far less than the processors could move, so that it is the links that are measured.
+const LINK_MEGABITS_PER_SECOND: u32 = 300;
 /// Runs that may be disturbed by whatever else the machine does.
 const MOST_RUNS: usize = 8;
 
 /// Tests the network between all nodes, again while something else disturbs it; answers the run when it has ended.
-fn tested(cluster: &Cluster) -> Value {
-    let nodes: Vec<String> = (1..=NODES).map(node_name).collect();
+fn tested(dev: &Dev) -> Value {
+    let nodes: Vec<String> = (1..=NODES).map(|number| format!("node-{number}")).collect();
     let nodes = nodes.join(",");
     let mut words = vec!["stress", "run", "--node", &nodes];
     words.extend(["--items", "network", "--kernel-seconds", "1"]);
     let mut shown = Value::Null;
     for _ in 0..MOST_RUNS {
-        let run = cluster.json(&words);
+        let run = dev.json(&words);
         let run = run["id"].as_str().expect("an id").to_owned();
-        shown = cluster.until("the run to end", || {
-            let shown = cluster.json(&["stress", "show", &run]);
+        shown = dev.until("the run to end", || {
+            let shown = dev.json(&["stress", "show", &run]);
             (shown["operation"]["state"] != "running").then_some(shown)
         });
         let verdict = &shown["network"]["verdict"];
@@ -54,11 +58,11 @@ fn shows_a_key(text: &str) -> bool {
 }
 
 #[test]
-fn a_slow_link_is_named_with_its_direction_and_its_node_is_kept_out() {
-    let Some(cluster) = Cluster::start(NODES) else {
+fn a_slow_link_and_a_lossy_one_are_named_with_their_direction_and_their_nodes_are_kept_out() {
+    let Some(dev) = Dev::start_linked(NODES, LINK_MEGABITS_PER_SECOND, &[]) else {
         return;
     };
-    let shown = tested(&cluster);
+    let shown = tested(&dev);
     assert!(
         findings(&shown).is_empty(),
         "a sound network is silent: {shown}"
@@ -68,12 +72,12 @@ fn a_slow_link_is_named_with_its_direction_and_its_node_is_kept_out() {
     }
     assert_eq!(shown["operation"]["state"], "succeeded", "{shown}");
 
-    cluster.limit(SICK, "30mbit");
-    let shown = tested(&cluster);
+    dev.limit_link("node-3", 30);
+    let shown = tested(&dev);
     let [finding] = findings(&shown) else {
         panic!("one link is slow: {shown}");
     };
-    let sick = cluster.json(&["node", "show", &node_name(SICK)]);
+    let sick = dev.json(&["node", "show", "node-3"]);
     assert_eq!(finding["place"]["place"], "node_out", "{finding}");
     assert_eq!(finding["place"]["node"], sick["id"], "{finding}");
     assert_eq!(finding["certainty"], "confirmed", "{finding}");
@@ -99,15 +103,40 @@ fn a_slow_link_is_named_with_its_direction_and_its_node_is_kept_out() {
             "node node-3 is quarantined and takes no new work: what node-3 sends is slow",
         ),
     ] {
-        let text = cluster.ok(&words);
+        let text = dev.ok(&words);
         assert!(text.contains(part), "{words:?}: {text}");
         assert!(!shows_a_key(&text), "{text}");
     }
-    let nodes = cluster.json(&["node", "list"]).to_string();
+    let nodes = dev.json(&["node", "list"]).to_string();
     assert!(
         nodes.contains("\"leased_devices\":0") && !nodes.contains("\"leased_devices\":1"),
         "{nodes}"
     );
     assert!(!shows_a_key(&shown.to_string()) && !shows_a_key(&nodes));
-    assert!(!shows_a_key(&cluster.logs()), "no key is logged");
+    assert!(!shows_a_key(&dev.all_logs()), "no key is logged");
+
+    dev.limit_link("node-3", LINK_MEGABITS_PER_SECOND);
+    lose(&dev, "node-2", 5);
+    let shown = tested(&dev);
+    let [finding] = findings(&shown) else {
+        panic!("one link is lossy: {shown}");
+    };
+    let sick = dev.json(&["node", "show", "node-2"]);
+    assert_eq!(finding["place"]["place"], "node_out", "{finding}");
+    assert_eq!(finding["place"]["node"], sick["id"], "{finding}");
+    assert_eq!(finding["fault"], "lossy", "{finding}");
+    assert_eq!(sick["health"]["state"], "quarantined", "{sick}");
+}
+
+/// From now on a node loses so many percent of the packets that it sends.
+fn lose(dev: &Dev, node: &str, percent: u32) {
+    let rules = format!(
+        "table inet sick {{\nchain out {{\ntype filter hook output priority 0\nmeta oifname eth0 numgen random mod 100 < {percent} drop\n}}\n}}\n"
+    );
+    let output = Command::new("nsenter")
+        .arg(format!("--net=/proc/{}/ns/net", dev.pid(node)))
+        .args(["nft", &rules])
+        .output()
+        .expect("nsenter is there");
+    assert!(output.status.success(), "{output:?}");
 }

@@ -177,7 +177,11 @@ struct View {
 
 impl View {
     fn new(fabric: &Fabric, fault: NetworkFault, flows: Vec<Flow>, latest: Vec<Flow>) -> Self {
-        let prior = prior(fabric);
+        let prior = match fault {
+            // Datagrams are few enough to arrive, also among few nodes.
+            NetworkFault::Lossy => Prior::default(),
+            NetworkFault::Slow | NetworkFault::Unreachable => prior(fabric),
+        };
         Self {
             found: localise(fabric, &flows, &prior),
             named: localise_all(fabric, &flows, &prior, ENOUGH),

@@ -57,7 +57,12 @@ pub(super) fn probe(
                     open.insert(probed.sent);
                     probed.sent += 1;
                 }
-                // A full queue of our own or a port that is not open yet: the next one may go.
+                // Taken away by a filter or a full queue of this host, which loses it as well as a link would.
+                Err(error) if is_lost(&error) => {
+                    open.insert(probed.sent);
+                    probed.sent += 1;
+                }
+                // Not sent, or a port that is not open yet: the next one may go.
                 Err(error)
                     if is_pause(&error) || error.kind() == io::ErrorKind::ConnectionRefused => {}
                 Err(error) => return Err(error),
@@ -114,6 +119,12 @@ pub(super) fn echo(
         }
     }
     Ok(seen.len() as u64)
+}
+
+/// Whether the host itself has lost what it should have sent.
+fn is_lost(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::PermissionDenied
+        || error.raw_os_error() == Some(rustix::io::Errno::NOBUFS.raw_os_error())
 }
 
 fn datagram(token: [u8; 16], number: u64, sent: Duration) -> [u8; BYTES] {

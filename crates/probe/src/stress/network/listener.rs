@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use supernode_types::Entropy;
 
-use super::session::{self, EchoPort, Echoed, Key, Received, Request};
+use super::session::{self, EchoPort, Echoed, Key, Request};
 use super::{datagram, stream};
 use crate::stress::context::Context;
 use crate::stress::sample::{Event, Refusal};
@@ -85,8 +85,8 @@ fn serve(
     match session::read_message(&mut stream)? {
         Request::Upload => {
             stream.set_read_timeout(Some(PAUSE))?;
-            let rates = stream::drain(context, &mut stream, longest)?;
-            session::write_message(&mut stream, &Received { rates })
+            let received = stream::drain(context, &mut stream, longest)?;
+            session::write_message(&mut stream, &received)
         }
         Request::Download { milliseconds } => {
             stream.set_write_timeout(Some(PAUSE))?;

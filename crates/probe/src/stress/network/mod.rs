@@ -103,7 +103,7 @@ impl Test<'_> {
     fn streams(&self, direction: Direction) -> Result<(), Refusal> {
         let streams = self.settings.streams.clamp(1, MOST_STREAMS);
         let time = Duration::from_secs(u64::from(self.settings.stream_seconds));
-        let rates: Result<Vec<Vec<f64>>, Refusal> = std::thread::scope(|scope| {
+        let received: Result<Vec<Received>, Refusal> = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..streams)
                 .map(|_| scope.spawn(|| self.stream(direction, time)))
                 .collect();
@@ -116,33 +116,32 @@ impl Test<'_> {
             Direction::Out => Metric::NetworkSend,
             Direction::In => Metric::NetworkReceive,
         };
-        for rate in sum(&rates?) {
+        for rate in stream::sum(&received?) {
             self.context.sample(metric, self.part(), rate);
         }
         self.context.check()
     }
 
-    fn stream(&self, direction: Direction, time: Duration) -> Result<Vec<f64>, Refusal> {
+    fn stream(&self, direction: Direction, time: Duration) -> Result<Received, Refusal> {
         let begun = self.context.moment();
-        let rates = self.rates(direction, time)?;
+        let received = self.received(direction, time)?;
         if let Some(delay) = thread_delay() {
             let seconds = self.context.seconds_since(begun).max(f64::MIN_POSITIVE);
             let share = (1.0 - delay.as_secs_f64() / seconds).clamp(0.0, 1.0);
             self.context.sample(Metric::CpuShare, self.part(), share);
         }
-        Ok(rates)
+        Ok(received)
     }
 
-    fn rates(&self, direction: Direction, time: Duration) -> Result<Vec<f64>, Refusal> {
+    fn received(&self, direction: Direction, time: Duration) -> Result<Received, Refusal> {
         let (mut stream, _) = self.connect()?;
-        let mut move_bytes = || -> io::Result<Vec<f64>> {
+        let mut move_bytes = || -> io::Result<Received> {
             match direction {
                 Direction::Out => {
                     session::write_message(&mut stream, &Request::Upload)?;
                     stream.set_write_timeout(Some(PAUSE))?;
                     stream::pour(&self.context, &mut stream, time)?;
-                    let received: Received = session::read_message(&mut stream)?;
-                    Ok(received.rates)
+                    session::read_message(&mut stream)
                 }
                 Direction::In => {
                     let milliseconds = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
@@ -193,24 +192,5 @@ impl Test<'_> {
 
     fn part(&self) -> Part {
         Part::Peer(self.settings.peer.clone())
-    }
-}
-
-/// The intervals of several streams added up, as far as all of them go.
-fn sum(streams: &[Vec<f64>]) -> Vec<f64> {
-    let common = streams.iter().map(Vec::len).min().unwrap_or(0);
-    (0..common)
-        .map(|interval| streams.iter().map(|rates| rates[interval]).sum())
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn streams_are_added_as_far_as_all_go() {
-        assert_eq!(sum(&[vec![1.0, 2.0, 3.0], vec![10.0, 20.0]]), [11.0, 22.0]);
-        assert_eq!(sum(&[]), [0.0; 0]);
     }
 }

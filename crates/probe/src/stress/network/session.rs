@@ -80,6 +80,9 @@ pub(super) enum Request {
 /// What the reading end of a stream saw.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Received {
+    /// The number of the first interval on the clock of this end. A peer of an older version does not say it.
+    #[serde(default)]
+    pub(super) first: u64,
     /// Gbit/s of each interval.
     pub(super) rates: Vec<f64>,
 }
