@@ -468,7 +468,7 @@ impl Executor {
     fn with_environment(
         &self,
         task: EnvironmentTask,
-        desired: Box<EnvironmentDesired>,
+        desired: Arc<EnvironmentDesired>,
         work: impl FnOnce(
             &EnvironmentExecutor,
             &EnvironmentDesired,

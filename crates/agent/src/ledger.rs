@@ -10,6 +10,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use supernode_types::agent::DesiredRank;
@@ -120,7 +121,7 @@ pub enum RankRecord {
 #[serde(default)]
 pub struct LedgerEnvironment {
     /// What the node should have; `None` is "nothing of ours".
-    pub wanted: Option<Box<EnvironmentDesired>>,
+    pub wanted: Option<Arc<EnvironmentDesired>>,
     /// The server said "keep this one" and it is not here: it has to be asked for.
     pub missing: Option<Generation>,
     /// The generation whose application ran to its end last; 0 when clean.

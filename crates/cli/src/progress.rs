@@ -16,6 +16,8 @@ use crate::output::{add, clean, say};
 
 /// For how long a server that went away is waited for; it may be restarting.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
+/// More targets than this are not shown one by one.
+const MOST_TARGETS: usize = 16;
 
 /// Shows `operation` until it has ended, and answers how it ended. Ctrl-C stops watching, not the operation.
 pub(crate) async fn watch(
@@ -152,7 +154,9 @@ impl Bars {
             .set_length(u64::try_from(view.operation.targets.len()).unwrap_or(0));
         self.head.set_position(u64::from(view.targets_done));
         self.head.set_message(waits_for(view));
-        for (name, step) in steps(view) {
+        let steps = steps(view);
+        let first = steps.into_iter().take(MOST_TARGETS);
+        for (name, step) in first {
             let bar = self.targets.entry(name.clone()).or_insert_with(|| {
                 let style = ProgressStyle::with_template("  {prefix}  {wide_msg}")
                     .expect("the template is valid");
@@ -184,13 +188,17 @@ struct Lines {
 impl Lines {
     fn changes(&mut self, view: &OperationView) -> Vec<String> {
         let title = title(view);
-        let mut lines = Vec::new();
-        for (name, step) in steps(view) {
-            if self.steps.get(&name) != Some(&step) {
-                lines.push(format!("{title}: {name}: {step}"));
-                self.steps.insert(name, step);
-            }
-        }
+        let changed: Vec<(String, String)> = steps(view)
+            .into_iter()
+            .filter(|(name, step)| self.steps.get(name) != Some(step))
+            .collect();
+        let mut lines = if changed.len() > MOST_TARGETS {
+            together(&title, &changed)
+        } else {
+            let line = |(name, step): &(String, String)| format!("{title}: {name}: {step}");
+            changed.iter().map(line).collect()
+        };
+        self.steps.extend(changed);
         let waits_for = waits_for(view);
         if waits_for != self.waits_for && !waits_for.is_empty() {
             lines.push(format!("{title}: {waits_for}"));
@@ -198,6 +206,19 @@ impl Lines {
         self.waits_for = waits_for;
         lines
     }
+}
+
+/// A line for each step, with how many targets have come to it.
+fn together(title: &str, changed: &[(String, String)]) -> Vec<String> {
+    let mut at: BTreeMap<&str, (&str, usize)> = BTreeMap::new();
+    for (name, step) in changed {
+        at.entry(step).or_insert((name, 0)).1 += 1;
+    }
+    let line = |(step, (name, count)): (&str, (&str, usize))| match count {
+        1 => format!("{title}: {name}: {step}"),
+        _ => format!("{title}: {name} and {} more: {step}", count - 1),
+    };
+    at.into_iter().map(line).collect()
 }
 
 #[cfg(test)]
@@ -228,6 +249,21 @@ mod tests {
         assert_eq!(lines.changes(&second), ["scale_up train: n3: ready soon"]);
         let last = sample(&json!({"state": "succeeded"}), &json!({"state": "done"}));
         assert_eq!(lines.changes(&last), ["scale_up train: n3: done"]);
+    }
+
+    #[test]
+    fn many_targets_are_told_together() {
+        let mut changed: Vec<(String, String)> = (1..=20)
+            .map(|number| (format!("n{number}"), "joining".to_owned()))
+            .collect();
+        changed.push(("n21".into(), "failed: no answer".into()));
+        assert_eq!(
+            together("scale_up train", &changed),
+            [
+                "scale_up train: n21: failed: no answer",
+                "scale_up train: n1 and 19 more: joining"
+            ]
+        );
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! It is never stored: what is derived cannot disagree with what it derives from.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use supernode_store::attempt::{AttemptRecord, attempt_get, rank_list_of, rank_list_open_on};
 use supernode_store::environment::environment_get;
@@ -58,7 +59,7 @@ pub fn desired(
 #[derive(Default)]
 struct Builder {
     super_nodes: BTreeMap<SuperNodeId, Option<Intended>>,
-    environments: BTreeMap<SuperNodeId, EnvironmentDesired>,
+    environments: BTreeMap<SuperNodeId, Arc<EnvironmentDesired>>,
     attempts: BTreeMap<AttemptId, Option<Attempt>>,
 }
 
@@ -96,11 +97,12 @@ impl Builder {
             && let Some(intended) = self.intended(tx, super_node)?.cloned()
         {
             let environment = environment(tx, intended)?;
-            self.environments.insert(super_node.clone(), environment);
+            self.environments
+                .insert(super_node.clone(), Arc::new(environment));
         }
         let found = self.environments.get(super_node);
         Ok(found.map_or(EnvironmentWish::Clean, |environment| {
-            EnvironmentWish::Have(Box::new(environment.clone()))
+            EnvironmentWish::Have(Arc::clone(environment))
         }))
     }
 

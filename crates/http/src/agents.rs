@@ -28,6 +28,8 @@ use crate::{
 
 /// How many messages wait for a slow agent; all are level-triggered, so few are enough.
 const QUEUE: usize = 8;
+/// An agent that was told what it should do has so long to say that it has stored it.
+const TELL_AGAIN_AFTER: Duration = Duration::from_secs(10);
 /// A certificate is valid from a little before now, for agents whose clocks are behind.
 const CLOCK_TOLERANCE_MICROSECONDS: i64 = 5 * 60 * 1_000_000;
 /// The most log requests of one agent at once.
@@ -163,6 +165,8 @@ impl AgentPort for Agents {
                 pending: Mutex::new(BTreeMap::new()),
                 requests: AtomicU64::new(0),
                 told: AtomicI64::new(0),
+                control: self.control.clone(),
+                told_at: Mutex::new(Duration::ZERO),
             });
             let connection = self
                 .control
@@ -191,6 +195,17 @@ struct Socket {
     requests: AtomicU64,
     /// The newest desired generation that was queued for the agent.
     told: AtomicI64,
+    control: Control,
+    /// When that was, on the monotonic clock.
+    told_at: Mutex<Duration>,
+}
+
+impl Socket {
+    /// Whether an agent that does not say that it has stored what it was told has had time to.
+    fn overdue(&self) -> bool {
+        let told_at = *self.told_at.lock().expect("no holder of this lock panics");
+        self.control.clock().monotonic().saturating_sub(told_at) > TELL_AGAIN_AFTER
+    }
 }
 
 impl fmt::Debug for Socket {
@@ -208,6 +223,8 @@ impl Link for Socket {
         let queued = self.sender.try_send(ToAgent::Desired(desired)).is_ok();
         if queued {
             self.told.fetch_max(generation, Ordering::Relaxed);
+            let mut told_at = self.told_at.lock().expect("no holder of this lock panics");
+            *told_at = self.control.clock().monotonic();
         }
         queued
     }
@@ -342,6 +359,10 @@ impl Session {
         }
         if desired_generation == stored {
             self.socket.told.fetch_max(stored, Ordering::Relaxed);
+            return Ok(());
+        }
+        // A long list of members takes its time on the way; asked for at every sync of every member, it would never arrive.
+        if desired_generation <= self.socket.told() && !self.socket.overdue() {
             return Ok(());
         }
         self.tell().await

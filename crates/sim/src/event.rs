@@ -1,6 +1,7 @@
 //! Everything that can happen, and when: the queue from which a world takes its next step.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use supernode_agent::core::EnvironmentTask;
@@ -161,7 +162,7 @@ pub(crate) enum Work {
     Rank(RankKey),
     Environment {
         task: EnvironmentTask,
-        desired: Option<Box<EnvironmentDesired>>,
+        desired: Option<Arc<EnvironmentDesired>>,
     },
     Prune(Vec<RankKey>),
 }

@@ -1,5 +1,6 @@
 //! What the core of an agent asks for, done to a simulated machine: late, sometimes not at all, and reported later still.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use supernode_agent::core::{Effect, EnvironmentTask};
@@ -136,7 +137,7 @@ impl World {
         &mut self,
         machine: usize,
         task: EnvironmentTask,
-        desired: Option<Box<EnvironmentDesired>>,
+        desired: Option<Arc<EnvironmentDesired>>,
     ) {
         let usual = self.options.faults.environment;
         let delay = if task_looks(task) {
@@ -256,7 +257,7 @@ impl World {
         &mut self,
         machine: usize,
         task: EnvironmentTask,
-        desired: Option<Box<EnvironmentDesired>>,
+        desired: Option<Arc<EnvironmentDesired>>,
     ) -> Result<Vec<ItemState>, String> {
         let bad = self.options.faults.bad_environment_percent;
         if self.chance.percent(bad / 2) {

@@ -1,6 +1,7 @@
 //! A simulated node: what its disk keeps, what runs on it, and whom it can reach.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use supernode_agent::core::AgentCore;
@@ -100,7 +101,7 @@ pub(crate) struct Disk {
 #[derive(Debug, Default, Clone)]
 pub(crate) struct EnvironmentOnDisk {
     /// What was begun to be applied last; `None` after all was removed.
-    pub(crate) present: Option<Box<EnvironmentDesired>>,
+    pub(crate) present: Option<Arc<EnvironmentDesired>>,
     /// Not all items are as wanted.
     pub(crate) wrong: bool,
 }

@@ -1,6 +1,7 @@
 //! What an agent observes and what it is told: the two halves of the agent protocol that both sides reason about.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -179,5 +180,5 @@ pub enum EnvironmentWish {
         generation: Generation,
     },
     /// This one.
-    Have(Box<EnvironmentDesired>),
+    Have(Arc<EnvironmentDesired>),
 }

@@ -43,6 +43,8 @@ pub(crate) struct Wish {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use std::collections::BTreeMap;
     use supernode_api::agent::{Desired, DesiredRank, EnvironmentWish, RankWish, ToAgent};
@@ -90,7 +92,7 @@ mod tests {
                 stress: None,
             })))
         };
-        let message = desired(EnvironmentWish::Have(Box::new(environment)));
+        let message = desired(EnvironmentWish::Have(Arc::new(environment)));
         assert_eq!(message.kind, "desired");
         assert_eq!((message.generation, message.environment.generation), (5, 7));
         assert_eq!(

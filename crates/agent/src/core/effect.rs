@@ -1,5 +1,6 @@
 //! What the core asks to be done.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use supernode_api::agent::Sync;
@@ -58,12 +59,12 @@ pub enum Effect {
     /// Make the node so; answer with `on_environment_done`. Of the three environment effects one is under way at a time.
     ApplyEnvironment {
         /// What to have.
-        desired: Box<EnvironmentDesired>,
+        desired: Arc<EnvironmentDesired>,
     },
     /// Look how each item stands and change nothing; answer with `on_environment_done`.
     VerifyEnvironment {
         /// What should be there.
-        desired: Box<EnvironmentDesired>,
+        desired: Arc<EnvironmentDesired>,
     },
     /// Take back all that was put on the node; answer with `on_environment_done`.
     CleanEnvironment,

@@ -4,6 +4,7 @@ mod environment;
 mod world;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use supernode_api::agent::Sync;
 use supernode_types::agent::{DesiredRank, EnvironmentWish, RankLaunch, RankPlace, RankWish};
@@ -115,7 +116,7 @@ fn keep(generation: Generation, document_generation: Generation) -> Desired {
 
 fn have(generation: Generation, document_generation: Generation) -> Desired {
     Desired {
-        environment: EnvironmentWish::Have(Box::new(document(document_generation))),
+        environment: EnvironmentWish::Have(Arc::new(document(document_generation))),
         ..desired(generation, vec![])
     }
 }

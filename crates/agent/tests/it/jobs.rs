@@ -1,6 +1,7 @@
 //! Ranks and environments with a whole agent and a real server.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use supernode_types::AttemptId;
@@ -296,7 +297,7 @@ fn an_environment_is_applied_repaired_and_removed() {
         sysctls: BTreeMap::new(),
         required_versions: BTreeMap::from([("kernel".into(), ">=1000".into())]),
     };
-    server.want(|desired| desired.environment = EnvironmentWish::Have(Box::new(environment)));
+    server.want(|desired| desired.environment = EnvironmentWish::Have(Arc::new(environment)));
     let observed = server.observed("it to be applied", |observed| {
         (observed.environment_applied == 4).then(|| observed.clone())
     });

@@ -193,6 +193,22 @@ fn a_lossy_receiver_is_named_although_it_is_as_fast_as_the_others() {
 }
 
 #[test]
+fn a_node_that_loses_little_is_named_also_among_few() {
+    let members = alike(4);
+    let lossy = |from: usize, to: usize| {
+        let loss = if from == 2 { 0.04 } else { 0.0 };
+        Some((100.0, loss + if (from, to) == (0, 1) { 0.005 } else { 0.0 }))
+    };
+    let verdict = judged(&members, Tier::Quick, 1, &lossy);
+    let node = members[2].id.clone();
+    assert_eq!(
+        found(&verdict),
+        [(&NetworkPlace::NodeOut { node }, Certainty::Confirmed)]
+    );
+    assert_eq!(verdict.findings[0].fault, NetworkFault::Lossy);
+}
+
+#[test]
 fn a_node_that_nobody_reaches_is_cut_and_one_pair_that_cannot_talk_is_the_pair() {
     let members = alike(6);
     let cut = |from: usize, to: usize| (from != 4 && to != 4).then_some((100.0, 0.0));
