@@ -246,10 +246,13 @@ fn build() -> Result<Outcome> {
 }
 
 fn test() -> Result<Outcome> {
-    run_command(
-        cargo_step(&["test", "--workspace", "--no-fail-fast"]),
-        minutes(40),
-    )
+    let mut command = cargo_step(&["test", "--workspace", "--no-fail-fast"]);
+    if std::env::var_os("RUST_TEST_THREADS").is_none() {
+        // Tests of real processes wait for half of their time.
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        command.env("RUST_TEST_THREADS", (2 * processors).to_string());
+    }
+    run_command(command, minutes(40))
 }
 
 /// Its tests are in the ordinary binary of tests in virtual machines, and ignored there.

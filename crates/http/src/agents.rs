@@ -29,7 +29,7 @@ use crate::{
 /// How many messages wait for a slow agent; all are level-triggered, so few are enough.
 const QUEUE: usize = 8;
 /// An agent that was told what it should do has so long to say that it has stored it.
-const TELL_AGAIN_AFTER: Duration = Duration::from_secs(10);
+const TELL_AGAIN_AFTER: Duration = Duration::from_mins(1);
 /// A certificate is valid from a little before now, for agents whose clocks are behind.
 const CLOCK_TOLERANCE_MICROSECONDS: i64 = 5 * 60 * 1_000_000;
 /// The most log requests of one agent at once.
