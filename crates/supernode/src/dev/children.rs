@@ -55,6 +55,8 @@ pub(crate) struct Children {
     slots: BTreeMap<String, Slot>,
     agents: Option<AgentDefaults>,
     network: Option<Network>,
+    /// Why nodes cannot be prepared, to say it once.
+    complaints: BTreeMap<String, String>,
 }
 
 impl Children {
@@ -65,6 +67,7 @@ impl Children {
             slots: BTreeMap::new(),
             agents: None,
             network: None,
+            complaints: BTreeMap::new(),
         }
     }
 
@@ -152,6 +155,13 @@ impl Children {
         }
     }
 
+    fn complain(&mut self, name: &str, why: String) {
+        if self.complaints.get(name) != Some(&why) {
+            eprintln!("node {name} cannot be prepared: {why}");
+            self.complaints.insert(name.to_owned(), why);
+        }
+    }
+
     /// A child that never stays.
     fn hopeless(&self) -> Option<&str> {
         self.slots
@@ -202,8 +212,11 @@ impl Children {
         for name in &wanted {
             if !self.slots.contains_key(name) {
                 match nodes::program(&directory, name, defaults, self.network.as_mut()) {
-                    Ok(program) => self.want(name, program),
-                    Err(error) => eprintln!("node {name} cannot be prepared: {error:#}"),
+                    Ok(program) => {
+                        self.complaints.remove(name);
+                        self.want(name, program);
+                    }
+                    Err(error) => self.complain(name, format!("{error:#}")),
                 }
             }
         }

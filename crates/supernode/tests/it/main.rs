@@ -12,5 +12,6 @@ mod notify;
 mod outage;
 mod retry_policy;
 mod stress;
+mod stress_limits;
 mod stress_network;
 mod stress_run;

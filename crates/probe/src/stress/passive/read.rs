@@ -85,15 +85,29 @@ fn processor(files: Files<'_>, found: &mut Counters) {
                 .insert(format!("frequency_mhz/{cpu}"), kilohertz / 1000.0);
         }
     }
-    // The control group that we are in: version 2, or a version 1 that nobody limits.
-    let group = files.text("proc/self/cgroup").unwrap_or_default();
-    let group = group.lines().find_map(|line| line.strip_prefix("0::/"));
-    if let Some(group) = group.filter(|group| !group.contains("..")) {
-        let path = format!("sys/fs/cgroup/{group}/cpu.stat");
+    control_group(files, found);
+}
+
+/// How often and for how long a limit held back the control group that we are in, of version 2 or 1.
+fn control_group(files: Files<'_>, found: &mut Counters) {
+    let groups = files.text("proc/self/cgroup").unwrap_or_default();
+    for line in groups.lines().filter(|line| !line.contains("..")) {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (Some(controllers), Some(group)) = (parts.next(), parts.next()) else {
+            continue;
+        };
+        if !controllers.is_empty() && !controllers.split(',').any(|one| one == "cpu") {
+            continue;
+        }
+        let path = format!("sys/fs/cgroup/{controllers}{group}/cpu.stat");
         for (name, value) in pairs(&files.text(&path).unwrap_or_default()) {
-            if name == "nr_throttled" || name == "throttled_usec" {
-                found.counters.insert(format!("cgroup/{name}"), value);
-            }
+            let (name, value) = match name {
+                // Version 1 counts nanoseconds.
+                "throttled_time" => ("throttled_usec", value / 1000),
+                "nr_throttled" | "throttled_usec" => (name, value),
+                _ => continue,
+            };
+            found.counters.insert(format!("cgroup/{name}"), value);
         }
     }
 }
@@ -235,6 +249,26 @@ mod tests {
     use crate::stress::passive::counters;
 
     #[test]
+    fn a_limit_of_a_control_group_of_version_1_is_read() {
+        let machine = tempfile::tempdir().expect("a directory");
+        let groups = "5:memory:/jobs\n4:cpu,cpuacct:/jobs/a\n0::/\n";
+        for (path, text) in [
+            ("proc/self/cgroup", groups),
+            (
+                "sys/fs/cgroup/cpu,cpuacct/jobs/a/cpu.stat",
+                "nr_periods 9\nnr_throttled 4\nthrottled_time 2500000\n",
+            ),
+        ] {
+            let file = machine.path().join(path);
+            std::fs::create_dir_all(file.parent().expect("has one")).expect("own directory");
+            std::fs::write(file, text).expect("own directory");
+        }
+        let found = counters(machine.path());
+        assert_eq!(found.counters.get("cgroup/nr_throttled"), Some(&4));
+        assert_eq!(found.counters.get("cgroup/throttled_usec"), Some(&2500));
+    }
+
+    #[test]
     fn a_written_down_machine_is_read() {
         let machine = tempfile::tempdir().expect("a directory");
         for (path, text) in [
@@ -287,6 +321,7 @@ mod tests {
         ] {
             assert_eq!(found.counters.get(name), Some(&value), "{name}");
         }
+        assert_eq!(found.counters.get("cgroup/throttled_usec"), Some(&900));
         assert!(!found.counters.contains_key("nic/br0/rx_errors"));
         assert_eq!(found.readings.get("load"), Some(&1.25));
         assert_eq!(found.readings.get("celsius/thermal_zone0"), Some(&45.5));

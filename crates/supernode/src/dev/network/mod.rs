@@ -13,6 +13,7 @@ use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command};
 use std::sync::Arc;
@@ -102,6 +103,8 @@ impl Network {
         let switch = Command::new(std::env::current_exe()?)
             .args([COMMAND, &port.to_string()])
             .stdin(other)
+            // Ctrl-C in the terminal is not for it.
+            .process_group(0)
             .spawn()?;
         let mut network = Self {
             socket,
