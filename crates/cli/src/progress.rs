@@ -154,9 +154,7 @@ impl Bars {
             .set_length(u64::try_from(view.operation.targets.len()).unwrap_or(0));
         self.head.set_position(u64::from(view.targets_done));
         self.head.set_message(waits_for(view));
-        let steps = steps(view);
-        let first = steps.into_iter().take(MOST_TARGETS);
-        for (name, step) in first {
+        for (name, step) in steps(view).into_iter().take(MOST_TARGETS) {
             let bar = self.targets.entry(name.clone()).or_insert_with(|| {
                 let style = ProgressStyle::with_template("  {prefix}  {wide_msg}")
                     .expect("the template is valid");

@@ -3,7 +3,6 @@
 
 use anyhow::{Context as _, bail, ensure};
 use supernode_api::Nothing;
-use supernode_api::node::{NodeList, NodeListQuery};
 use supernode_api::stress::{StressRunRequest, StressRunShow, StressRunStart};
 use supernode_api::super_node::{ScaleUp, ScaleUpRequest};
 use supernode_client::{CallOptions, ClientError};
@@ -25,11 +24,7 @@ const MOST_RUNS: u32 = 3;
 
 /// Slows a link of a spare and tests the network between all nodes, for the super node `name`.
 pub(crate) async fn slow(stage: &mut Stage, name: &str) -> anyhow::Result<()> {
-    let nodes = stage
-        .client()?
-        .get::<NodeList>(&[], &NodeListQuery::default())
-        .await?
-        .items;
+    let nodes = stage.nodes().await?;
     let sick = nodes
         .iter()
         .rfind(|view| view.node.membership == Membership::Spare)

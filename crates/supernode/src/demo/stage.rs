@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use supernode_api::node::{NodeList, NodeListQuery, NodeView};
 use supernode_api::operation::{OperationShow, OperationView};
 use supernode_api::system::SystemShow;
 use supernode_api::{Nothing, Watch};
@@ -74,6 +75,12 @@ impl Stage {
         self.client
             .as_ref()
             .context("the server has not been started")
+    }
+
+    /// All nodes.
+    pub(crate) async fn nodes(&self) -> anyhow::Result<Vec<NodeView>> {
+        let query = NodeListQuery::default();
+        Ok(self.client()?.get::<NodeList>(&[], &query).await?.items)
     }
 
     /// Why nodes have no disks of their own on this machine, if they have none.

@@ -8,7 +8,6 @@ use supernode_api::environment::EnvironmentSet;
 use supernode_api::job::{
     JobCancel, JobDetail, JobLog, JobLogQuery, JobShow, JobSubmit, JobSubmitRequest, JobView,
 };
-use supernode_api::node::{NodeList, NodeListQuery};
 use supernode_api::operation::OperationView;
 use supernode_api::super_node::{
     ScaleDown, ScaleDownRequest, ScaleUp, ScaleUpRequest, SuperNodeCreate, SuperNodeCreateRequest,
@@ -54,11 +53,7 @@ async fn start(stage: &mut Stage) -> anyhow::Result<()> {
     stage.step("start a control plane and four agents, each a process of its own, over mutual TLS");
     let begun = Instant::now();
     stage.start().await?;
-    let nodes = stage
-        .client()?
-        .get::<NodeList>(&[], &NodeListQuery::default())
-        .await?
-        .items;
+    let nodes = stage.nodes().await?;
     ensure!(
         nodes.len() == 4,
         "{} nodes are enrolled, not 4",
@@ -334,11 +329,7 @@ async fn cancel(stage: &mut Stage, job: &JobView) -> anyhow::Result<()> {
         "the job {}",
         ended.view.job.state.word()
     );
-    let nodes = stage
-        .client()?
-        .get::<NodeList>(&[], &NodeListQuery::default())
-        .await?
-        .items;
+    let nodes = stage.nodes().await?;
     ensure!(
         nodes.iter().all(|view| view.leased_devices == 0),
         "a lease is left"
@@ -364,11 +355,7 @@ async fn shrink(stage: &mut Stage) -> anyhow::Result<()> {
         .flatten()
         .context("the operation names no node")?;
     finish(stage, operation).await?;
-    let nodes = stage
-        .client()?
-        .get::<NodeList>(&[], &NodeListQuery::default())
-        .await?
-        .items;
+    let nodes = stage.nodes().await?;
     let node = nodes
         .iter()
         .find(|view| view.node.name.as_str() == left)
@@ -501,13 +488,7 @@ async fn members(stage: &Stage) -> anyhow::Result<Vec<String>> {
 }
 
 async fn last_contact(stage: &Stage, node: &str) -> Option<supernode_types::Timestamp> {
-    let nodes = stage
-        .client()
-        .ok()?
-        .get::<NodeList>(&[], &NodeListQuery::default())
-        .await
-        .ok()?
-        .items;
+    let nodes = stage.nodes().await.ok()?;
     nodes
         .into_iter()
         .find(|view| view.node.name.as_str() == node)?

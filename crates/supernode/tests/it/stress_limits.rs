@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::harness::Dev;
+use crate::stress_run::ended;
 
 /// A control group that may use half of one processor; gone when dropped, after all that was in it.
 struct Limit(PathBuf);
@@ -55,11 +56,7 @@ fn an_agent_whose_processor_time_is_limited_is_throttled_and_not_slow() {
         "compute",
     ];
     let run = dev.json(&[&words[..], &["--kernel-seconds", "1"]].concat());
-    let run = run["id"].as_str().expect("an id").to_owned();
-    let shown = dev.until("the run to end", || {
-        let shown = dev.json(&["stress", "show", &run]);
-        (shown["operation"]["state"] != "running").then_some(shown)
-    });
+    let shown = ended(&dev, run["id"].as_str().expect("an id"));
     let results = shown["results"].as_array().expect("a list");
     let limited = results
         .iter()

@@ -6,6 +6,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use crate::harness::Dev;
+use crate::stress_run::{ended, outcomes};
 
 const NODES: u32 = 4;
 /// What every link sends: far less than the processors could move, so that it is the links that are measured.
@@ -23,10 +24,7 @@ fn tested(dev: &Dev) -> Value {
     for _ in 0..MOST_RUNS {
         let run = dev.json(&words);
         let run = run["id"].as_str().expect("an id").to_owned();
-        shown = dev.until("the run to end", || {
-            let shown = dev.json(&["stress", "show", &run]);
-            (shown["operation"]["state"] != "running").then_some(shown)
-        });
+        shown = ended(dev, &run);
         let verdict = &shown["network"]["verdict"];
         let undecided = verdict["undecided"].is_string();
         let once = findings(&shown)
@@ -45,10 +43,17 @@ fn findings(shown: &Value) -> &[Value] {
     all.expect("a list")
 }
 
-fn outcomes(shown: &Value) -> Vec<&str> {
-    let results = shown["results"].as_array().expect("a list");
-    let words = results.iter().map(|result| result["outcome"].as_str());
-    words.map(|word| word.expect("a word")).collect()
+/// What was found, which is one thing in what a node sends, for which the node is kept out.
+fn found_in_what_it_sends<'a>(dev: &Dev, shown: &'a Value, node: &str) -> &'a Value {
+    let [finding] = findings(shown) else {
+        panic!("one link is sick: {shown}");
+    };
+    let sick = dev.json(&["node", "show", node]);
+    assert_eq!(finding["place"]["place"], "node_out", "{finding}");
+    assert_eq!(finding["place"]["node"], sick["id"], "{finding}");
+    assert_eq!(finding["certainty"], "confirmed", "{finding}");
+    assert_eq!(sick["health"]["state"], "quarantined", "{sick}");
+    finding
 }
 
 /// Whether a text has something that looks like a key of a pair: 64 hexadecimal digits.
@@ -59,7 +64,7 @@ fn shows_a_key(text: &str) -> bool {
 
 #[test]
 fn a_slow_link_and_a_lossy_one_are_named_with_their_direction_and_their_nodes_are_kept_out() {
-    let Some(dev) = Dev::start_linked(NODES, LINK_MEGABITS_PER_SECOND, &[]) else {
+    let Some(dev) = Dev::start_linked(NODES, LINK_MEGABITS_PER_SECOND) else {
         return;
     };
     let shown = tested(&dev);
@@ -74,14 +79,7 @@ fn a_slow_link_and_a_lossy_one_are_named_with_their_direction_and_their_nodes_ar
 
     dev.limit_link("node-3", 30);
     let shown = tested(&dev);
-    let [finding] = findings(&shown) else {
-        panic!("one link is slow: {shown}");
-    };
-    let sick = dev.json(&["node", "show", "node-3"]);
-    assert_eq!(finding["place"]["place"], "node_out", "{finding}");
-    assert_eq!(finding["place"]["node"], sick["id"], "{finding}");
-    assert_eq!(finding["certainty"], "confirmed", "{finding}");
-    assert_eq!(sick["health"]["state"], "quarantined", "{sick}");
+    found_in_what_it_sends(&dev, &shown, "node-3");
     assert_eq!(
         outcomes(&shown),
         ["passed", "passed", "failed", "passed"],
@@ -118,14 +116,8 @@ fn a_slow_link_and_a_lossy_one_are_named_with_their_direction_and_their_nodes_ar
     dev.limit_link("node-3", LINK_MEGABITS_PER_SECOND);
     lose(&dev, "node-2", 5);
     let shown = tested(&dev);
-    let [finding] = findings(&shown) else {
-        panic!("one link is lossy: {shown}");
-    };
-    let sick = dev.json(&["node", "show", "node-2"]);
-    assert_eq!(finding["place"]["place"], "node_out", "{finding}");
-    assert_eq!(finding["place"]["node"], sick["id"], "{finding}");
+    let finding = found_in_what_it_sends(&dev, &shown, "node-2");
     assert_eq!(finding["fault"], "lossy", "{finding}");
-    assert_eq!(sick["health"]["state"], "quarantined", "{sick}");
 }
 
 /// From now on a node loses so many percent of the packets that it sends.

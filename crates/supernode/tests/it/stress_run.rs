@@ -21,14 +21,14 @@ fn run(dev: &Dev, words: &[&str]) -> String {
 }
 
 /// The run when it has ended.
-fn ended(dev: &Dev, run: &str) -> Value {
+pub(crate) fn ended(dev: &Dev, run: &str) -> Value {
     dev.until(&format!("{run} to end"), || {
         let shown = dev.json(&["stress", "show", run]);
         (shown["operation"]["state"] != "running").then_some(shown)
     })
 }
 
-fn outcomes(shown: &Value) -> Vec<&str> {
+pub(crate) fn outcomes(shown: &Value) -> Vec<&str> {
     let results = shown["results"].as_array().expect("a list");
     let words = results.iter().map(|result| result["outcome"].as_str());
     words.map(|word| word.expect("a word")).collect()

@@ -68,7 +68,7 @@ impl Namespaces {
 #[derive(Debug)]
 struct Plugged {
     namespaces: Arc<Namespaces>,
-    link: Link,
+    address: Ipv4Addr,
     /// The link file as it was last read.
     seen: String,
 }
@@ -127,7 +127,7 @@ impl Network {
             address: address(FIRST_HOST),
             megabits_per_second: 100,
         };
-        network.plug("trial", link, String::new())?;
+        network.plug("trial", &link, String::new())?;
         Ok(())
     }
 
@@ -144,10 +144,10 @@ impl Network {
     ) -> anyhow::Result<(Arc<Namespaces>, Ipv4Addr)> {
         if !self.nodes.contains_key(name) {
             let (link, seen) = self.read_or_make(&directory.join(name).join(LINK_FILE))?;
-            self.plug(name, link, seen)?;
+            self.plug(name, &link, seen)?;
         }
         let node = &self.nodes[name];
-        Ok((Arc::clone(&node.namespaces), node.link.address))
+        Ok((Arc::clone(&node.namespaces), node.address))
     }
 
     fn read_or_make(&self, file: &Path) -> anyhow::Result<(Link, String)> {
@@ -170,8 +170,8 @@ impl Network {
         }
     }
 
-    fn plug(&mut self, name: &str, link: Link, seen: String) -> anyhow::Result<()> {
-        let mut files = self.ask(&link)?.into_iter();
+    fn plug(&mut self, name: &str, link: &Link, seen: String) -> anyhow::Result<()> {
+        let mut files = self.ask(link)?.into_iter();
         let network = files.next().context("the switch gave no namespace")?;
         let namespaces = Arc::new(Namespaces {
             user: self.user.clone(),
@@ -179,7 +179,7 @@ impl Network {
         });
         let plugged = Plugged {
             namespaces,
-            link,
+            address: link.address,
             seen,
         };
         self.nodes.insert(name.to_owned(), plugged);
@@ -196,23 +196,19 @@ impl Network {
                 continue;
             };
             node.seen.clone_from(&text);
-            let address = node.link.address;
-            if let Err(error) = self.limit(&name, address, &text) {
+            let address = node.address;
+            if let Err(error) = self.limit(address, &text) {
                 eprintln!("the link of {name} stays as it was: {error:#}");
             }
         }
     }
 
-    fn limit(&mut self, name: &str, address: Ipv4Addr, text: &str) -> anyhow::Result<()> {
+    fn limit(&mut self, address: Ipv4Addr, text: &str) -> anyhow::Result<()> {
         let link: Link = serde_json::from_str(text).context(LINK_FILE)?;
         if link.address != address {
             bail!("its address is {address} while it runs");
         }
-        self.ask(&link)?;
-        if let Some(node) = self.nodes.get_mut(name) {
-            node.link = link;
-        }
-        Ok(())
+        self.ask(&link).map(drop)
     }
 
     fn ask(&mut self, link: &Link) -> anyhow::Result<Vec<OwnedFd>> {
