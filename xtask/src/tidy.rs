@@ -2,6 +2,7 @@
 //! licences hold. Each check is a pure function from texts to problems, so that it is tested on small inputs.
 //! Direct clock and randomness calls are not checked here: `clippy.toml` forbids them with real name resolution.
 
+mod examples;
 mod headers;
 mod imports;
 mod leftovers;
@@ -50,6 +51,7 @@ pub(crate) fn check_repository() -> Result<Vec<Problem>> {
 
     let mut problems = Vec::new();
     problems.extend(imports::check(&metadata::workspace_only()?));
+    problems.extend(examples::check(&sources));
     problems.extend(headers::check(&sources));
     problems.extend(sql::check(&sources));
     problems.extend(sizes::check(&sources, &exceptions));

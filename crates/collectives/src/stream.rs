@@ -39,6 +39,12 @@ struct Piece {
     source: Source,
 }
 
+impl Piece {
+    const fn is_in_window(&self) -> bool {
+        matches!(self.source, Source::Window)
+    }
+}
+
 /// Where the next bytes to send are.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Next<'a> {
@@ -190,7 +196,7 @@ impl SendStream {
         for piece in &self.pieces {
             if offset >= piece.len {
                 offset -= piece.len;
-                if let Source::Window = piece.source {
+                if piece.is_in_window() {
                     window += piece.len;
                 }
                 continue;
@@ -236,11 +242,18 @@ impl SendStream {
         operator: OperatorId,
         read: impl Fn(Lent, usize) -> &'a [u8],
     ) {
-        if self.lent_by(operator) == 0 {
+        let is_theirs =
+            |piece: &Piece| matches!(piece.source, Source::Lent(lent) if lent.operator == operator);
+        let Some(first) = self.pieces.iter().position(is_theirs) else {
             return;
-        }
-        let pieces = std::mem::take(&mut self.pieces);
-        let mut window = std::mem::take(&mut self.window);
+        };
+        // What is before it stays where it is: a long window is not copied for each operator.
+        let pieces = self.pieces.split_off(first);
+        let before = self.pieces.iter().filter(|piece| piece.is_in_window());
+        let mut window = self
+            .window
+            .split_off(before.map(|piece| piece.len).sum::<usize>());
+        let mut later = &*window.make_contiguous();
         for piece in pieces {
             match piece.source {
                 Source::Lent(lent) if lent.operator == operator => {
@@ -249,8 +262,10 @@ impl SendStream {
                 }
                 Source::Lent(_) => self.pieces.push_back(piece),
                 Source::Window => {
-                    self.window.extend(window.drain(..piece.len));
+                    let (these, rest) = later.split_at(piece.len);
+                    self.window.extend(these);
                     self.add_window_piece(piece.len);
+                    later = rest;
                 }
             }
         }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::change::Counters;
 use crate::histogram::Histogram;
-use crate::sample::{Ended, Event, Metric, Part, Sample, Wrong};
+use crate::sample::{Ended, Event, Metric, Part, Pause, Sample, Wrong};
 
 /// Samples of one kernel that are kept; a kernel makes far fewer.
 const MOST_SAMPLES: usize = 1 << 20;
@@ -25,6 +25,9 @@ pub struct Outcome {
     /// What drivers said of the parts, from before to after.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub moments: Vec<Counters>,
+    /// The longest time in which a process of the test did not run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pause: Option<Pause>,
     /// Processor time that it used.
     pub cpu_seconds: f64,
     /// Time on the clock that it took.
@@ -41,6 +44,7 @@ impl Default for Outcome {
             wrong: Vec::new(),
             remarks: Vec::new(),
             moments: Vec::new(),
+            pause: None,
             cpu_seconds: 0.0,
             seconds: 0.0,
             ended: Ended::Incomplete("it ended without a word".into()),
@@ -72,6 +76,12 @@ impl Outcome {
             } => self.distributions.push((metric, part, histogram)),
             Event::Wrong(wrong) => self.wrong.push(wrong),
             Event::Remark(remark) => self.remarks.push(remark),
+            Event::Paused(pause) => {
+                let longest = self.pause.as_ref().map_or(0.0, |longest| longest.seconds);
+                if pause.seconds > longest {
+                    self.pause = Some(pause);
+                }
+            }
             Event::Used {
                 cpu_seconds,
                 seconds,

@@ -63,8 +63,19 @@ pub enum Event {
         /// Time on the clock.
         seconds: f64,
     },
+    /// A process of the test did not run for a while.
+    Paused(Pause),
     /// The kernel came to its end.
     End(Ended),
+}
+
+/// A process that did not run although it wanted to: stopped by somebody, or with its whole machine.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Pause {
+    /// Whose process.
+    pub part: Part,
+    /// How long, at a time.
+    pub seconds: f64,
 }
 
 /// How a kernel ended.
@@ -85,6 +96,9 @@ pub enum Refusal {
     /// It was told to stop.
     #[error("stopped before its end")]
     Stopped,
+    /// Somebody else who has a share in it does not go on.
+    #[error("{0}")]
+    Interrupted(String),
     /// It cannot run here.
     #[error("{0}")]
     CouldNotRun(String),
@@ -100,7 +114,7 @@ impl Refusal {
 impl From<Refusal> for Ended {
     fn from(refusal: Refusal) -> Self {
         match refusal {
-            Refusal::Stopped => Self::Incomplete(refusal.to_string()),
+            Refusal::Stopped | Refusal::Interrupted(_) => Self::Incomplete(refusal.to_string()),
             Refusal::CouldNotRun(why) => Self::CouldNotRun(why),
         }
     }

@@ -1,12 +1,14 @@
 //! Whether samples may be judged at all. A run beside a neighbour's load, or under a throttle that somebody set, says nothing about the
 //! part: it is invalid, which is neither good nor bad, and is made again.
 
+use std::collections::BTreeSet;
+
 pub use supernode_types::stress::Validity;
 
 use crate::change::Change;
 use crate::number::real;
 use crate::outcome::Outcome;
-use crate::sample::{Ended, Metric};
+use crate::sample::{Ended, Metric, Part};
 use crate::statistics::median;
 
 /// A thread that got less of its processor than this was in somebody's way.
@@ -17,6 +19,8 @@ const LEAST_FLOW_CPU_SHARE: f64 = 0.8;
 const MOST_OTHERS: f64 = 0.05;
 /// The hypervisor may have taken so much.
 const MOST_STEAL: f64 = 0.01;
+/// A process may not run for so long at a time: longer, and samples cover time in which nothing was tested.
+const LONGEST_PAUSE_SECONDS: f64 = 1.0;
 /// Ticks of `/proc/stat` in a second.
 const TICKS: f64 = 100.0;
 
@@ -54,13 +58,20 @@ pub fn flow_validity(outcome: &Outcome, change: &Change) -> Validity {
     if held_back != Validity::Valid {
         return held_back;
     }
-    match cpu_share(outcome).filter(|share| *share < LEAST_FLOW_CPU_SHARE) {
-        Some(share) => Validity::Contended(format!(
-            "its threads waited {:.1} % of the time for a processor",
-            (1.0 - share) * 100.0
-        )),
-        None => Validity::Valid,
+    // Of this end and of the other.
+    let parts: BTreeSet<&Part> = cpu_shares(outcome).map(|(part, _)| part).collect();
+    for part in parts {
+        let of_part = cpu_shares(outcome).filter(|(other, _)| *other == part);
+        let share = median(of_part.map(|(_, share)| share));
+        if let Some(share) = share.filter(|share| *share < LEAST_FLOW_CPU_SHARE) {
+            return Validity::Contended(format!(
+                "{} waited {:.1} % of the time for a processor",
+                of("threads", part),
+                (1.0 - share) * 100.0
+            ));
+        }
     }
+    Validity::Valid
 }
 
 /// What makes any samples worthless; the hypervisor may have taken a share of `most_steal`.
@@ -94,6 +105,15 @@ fn held_back(outcome: &Outcome, change: &Change, most_steal: f64) -> Validity {
             "the control group's limit held it back for {limited} us"
         ));
     }
+    if let Some(pause) = &outcome.pause
+        && pause.seconds > LONGEST_PAUSE_SECONDS
+    {
+        return Validity::Contended(format!(
+            "{} did not run for {:.1} s: somebody stopped it, or its machine",
+            of("process", &pause.part),
+            pause.seconds
+        ));
+    }
     let all = all_ticks(change);
     let steal = ticks(change, "steal") / all.max(1.0);
     if steal > most_steal {
@@ -103,6 +123,13 @@ fn held_back(outcome: &Outcome, change: &Change, most_steal: f64) -> Validity {
         ));
     }
     Validity::Valid
+}
+
+fn of(what: &str, part: &Part) -> String {
+    match part {
+        Part::Host => format!("its {what}"),
+        other => format!("the {what} of {other}"),
+    }
 }
 
 fn ticks(change: &Change, name: &str) -> f64 {
@@ -119,15 +146,19 @@ fn all_ticks(change: &Change) -> f64 {
 }
 
 fn cpu_share(outcome: &Outcome) -> Option<f64> {
+    median(cpu_shares(outcome).map(|(_, share)| share))
+}
+
+fn cpu_shares(outcome: &Outcome) -> impl Iterator<Item = (&Part, f64)> {
     let samples = outcome.samples.iter();
     let shares = samples.filter(|sample| sample.metric == Metric::CpuShare);
-    median(shares.map(|sample| sample.value))
+    shares.map(|sample| (&sample.part, sample.value))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sample::{Part, Sample};
+    use crate::sample::{Event, Pause, Sample};
 
     fn outcome(share: f64) -> Outcome {
         Outcome {
@@ -197,6 +228,18 @@ mod tests {
         assert_eq!(flow_validity(&outcome(0.9), &loaded), Validity::Valid);
         let waited = flow_validity(&outcome(0.7), &loaded);
         assert!(matches!(waited, Validity::Contended(why) if why.contains("30.0 %")));
+        let mut crowded = outcome(0.9);
+        let other_end = Part::Peer("node-2".into());
+        crowded.samples.push(Sample {
+            part: other_end,
+            value: 0.6,
+            ..crowded.samples[0].clone()
+        });
+        let waited = flow_validity(&crowded, &loaded);
+        assert!(
+            matches!(&waited, Validity::Contended(why) if why.contains("peer node-2 waited 40.0 %")),
+            "{waited:?}"
+        );
         let stolen = |ticks| change(&[("cpu/idle", 1000), ("cpu/steal", ticks)]);
         let valid = |ticks| flow_validity(&outcome(1.0), &stolen(ticks)) == Validity::Valid;
         assert_eq!([20, 400].map(valid), [true, false]);
@@ -205,6 +248,22 @@ mod tests {
             flow_validity(&outcome(1.0), &limited),
             Validity::Throttled(_)
         ));
+    }
+
+    #[test]
+    fn a_process_that_was_stopped_says_nothing() {
+        let paused = |seconds| {
+            let mut outcome = outcome(1.0);
+            for seconds in [seconds, 0.1] {
+                let part = Part::Host;
+                outcome.take(Event::Paused(Pause { part, seconds }));
+            }
+            let quiet = Change::default();
+            [validity(&outcome, &quiet), flow_validity(&outcome, &quiet)]
+        };
+        assert_eq!(paused(0.9), [Validity::Valid, Validity::Valid]);
+        let said = |validity: &Validity| matches!(validity, Validity::Contended(why) if why.contains("its process did not run for 2.0 s"));
+        assert!(paused(2.0).iter().all(said), "{:?}", paused(2.0));
     }
 
     #[test]

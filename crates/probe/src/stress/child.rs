@@ -43,6 +43,8 @@ pub struct Running {
     input: Option<ChildStdin>,
     events: Receiver<Event>,
     complaints: std::thread::JoinHandle<String>,
+    /// It ends itself after so long, unless it hangs or somebody stopped it.
+    limit: Duration,
     reaped: bool,
 }
 
@@ -108,6 +110,7 @@ impl Launcher {
             input: Some(input),
             events,
             complaints,
+            limit: Duration::from_secs(u64::from(order.limit_seconds)),
             reaped: false,
         })
     }
@@ -134,14 +137,15 @@ impl Running {
     }
 
     /// Hears the rest and waits for the end. `told` is asked every tenth of a second whether to stop it before. At most
-    /// ten seconds after that it is gone.
+    /// ten seconds after that, or after its limit, it is gone.
     pub fn finish(
         mut self,
         clock: &dyn Clock,
         outcome: &mut Outcome,
         mut told: impl FnMut() -> bool,
     ) {
-        let mut asked = clock.monotonic();
+        let begun = clock.monotonic();
+        let mut asked = begun;
         let mut stopped_at = None;
         let mut died = None;
         loop {
@@ -161,9 +165,13 @@ impl Running {
                     stopped_at = Some(now);
                     outcome.ended = Ended::Incomplete("stopped before its end".into());
                 }
+                None if now.saturating_sub(begun) >= self.limit => {
+                    self.stop();
+                    stopped_at = Some(now);
+                }
                 Some(stopped_at) if now.saturating_sub(stopped_at) >= KILL_AFTER => {
+                    died = Some(self.why_killed());
                     self.kill();
-                    died = Some("killed: it did not stop when told".to_owned());
                     break;
                 }
                 _ => {}
@@ -190,6 +198,21 @@ impl Running {
                 outcome.remarks.push(text);
             }
         }
+    }
+
+    fn why_killed(&self) -> String {
+        let state = std::fs::read_to_string(format!("/proc/{}/stat", self.id()));
+        // The state is the first word behind the name, which may contain anything.
+        let state = state.unwrap_or_default();
+        let state = state
+            .rsplit_once(") ")
+            .and_then(|(_, rest)| rest.chars().next());
+        match state {
+            Some('T' | 't') => "killed: somebody had stopped it",
+            Some('D') => "killed: it hung in the kernel of the machine",
+            _ => "killed: it did not stop when told",
+        }
+        .to_owned()
     }
 
     /// Kills it and whatever it started. A child that hangs in the kernel of the machine is left to it.

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use supernode_probe::stress::child::{Heard, Launcher, Outcome, Running};
 use supernode_probe::stress::compute::{Compute, Precision};
 use supernode_probe::stress::kernel::{Kernel, Order};
@@ -226,6 +227,23 @@ fn a_kernel_whose_parent_is_gone_ends_by_itself() {
 }
 
 #[test]
+fn a_kernel_that_somebody_stopped_is_killed_after_its_limit_and_said_to_be_stopped() {
+    let order = Order {
+        kernel: compute(600),
+        limit_seconds: 1,
+    };
+    let running = launcher().start(&order).expect("the example starts");
+    assert!(matches!(running.next(PATIENCE), Heard::Event(_)));
+    let child = running.id();
+    let pid = i32::try_from(child).ok().and_then(Pid::from_raw);
+    kill_process(pid.expect("a process"), Signal::STOP).expect("it is ours");
+    let mut outcome = Outcome::default();
+    running.finish(&SystemClock, &mut outcome, || false);
+    let why = "killed: somebody had stopped it".to_owned();
+    assert_eq!(outcome.ended, Ended::Incomplete(why));
+}
+
+#[test]
 fn a_program_that_is_no_kernel_is_incomplete_and_its_complaint_is_kept() {
     let launcher = Launcher {
         program: "/bin/sh".into(),
@@ -287,6 +305,18 @@ fn two_ends_with_one_key_measure_both_directions() {
     assert!(outcome.distributions[0].2.count() > 0);
     let mut outcome = Outcome::default();
     listener.finish(&SystemClock, &mut outcome, || true);
+}
+
+#[test]
+fn a_listener_that_somebody_stopped_is_told_from_a_network_that_is_silent() {
+    let (listener, address, key) = listen();
+    let pid = i32::try_from(listener.id()).ok().and_then(Pid::from_raw);
+    kill_process(pid.expect("a process"), Signal::STOP).expect("it is ours");
+    let outcome = run(ask(address, key, 1));
+    assert!(
+        matches!(&outcome.ended, Ended::Incomplete(why) if why.contains("its machine answers")),
+        "{outcome:?}"
+    );
 }
 
 #[test]

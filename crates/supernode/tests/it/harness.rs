@@ -283,7 +283,7 @@ pub(crate) fn binary() -> &'static str {
     env!("CARGO_BIN_EXE_supernode")
 }
 
-fn signal(pid: u32, name: &str) {
+pub(crate) fn signal(pid: u32, name: &str) {
     let signal: nix::sys::signal::Signal = format!("SIG{name}").parse().expect("a signal's name");
     let _ = nix::sys::signal::kill(
         nix::unistd::Pid::from_raw(i32::try_from(pid).expect("a process id")),

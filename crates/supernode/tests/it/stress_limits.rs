@@ -1,78 +1,47 @@
-//! A limit on the processor time of an agent, put there from outside: it is named, and the hardware is not blamed for it. Needs root and a
-//! control group that can be made; what is missing is said, and skipped.
+//! A limit on the processor time of an agent, put there from outside: it is named, and the hardware is not blamed for it.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use serde_json::Value;
 
+use crate::control_group::{ControlGroup, Limit};
 use crate::harness::Dev;
 use crate::stress_run::ended;
 
-/// A control group that may use half of one processor; gone when dropped, after all that was in it.
-struct Limit(PathBuf);
-
-impl Limit {
-    fn new() -> Option<Self> {
-        let name = format!("supernode-test-{}", std::process::id());
-        let first = Path::new("/sys/fs/cgroup/cpu");
-        let (group, file, limit) = if first.is_dir() {
-            (first.join(name), "cpu.cfs_quota_us", "50000")
-        } else {
-            let group = Path::new("/sys/fs/cgroup").join(name);
-            (group, "cpu.max", "50000 100000")
-        };
-        let made = fs::create_dir(&group).and_then(|()| fs::write(group.join(file), limit));
-        if let Err(error) = made {
-            println!("SKIPPED: no control group can be limited here: {error}");
-            let _ = fs::remove_dir(&group);
-            return None;
-        }
-        Some(Self(group))
-    }
-
-    fn take(&self, pid: u32) {
-        fs::write(self.0.join("cgroup.procs"), pid.to_string()).expect("root may move processes");
+/// Half of one processor, in slices so short that the limit is met on a crowded machine, too.
+fn processor_limit() -> Limit {
+    let (quota, period) = ("5000", "10000");
+    Limit {
+        controller: "cpu",
+        first_version: vec![
+            ("cpu.cfs_period_us", period.into()),
+            ("cpu.cfs_quota_us", quota.into()),
+        ],
+        second_version: ("cpu.max", format!("{quota} {period}")),
     }
 }
 
-impl Drop for Limit {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir(&self.0);
-    }
+fn result<'a>(shown: &'a Value, node: &str) -> &'a Value {
+    let results = shown["results"].as_array().expect("a list");
+    let found = results.iter().find(|result| result["node_name"] == node);
+    found.expect("it was tested")
 }
 
 #[test]
 fn an_agent_whose_processor_time_is_limited_is_throttled_and_not_slow() {
-    let Some(limit) = Limit::new() else {
+    let Some(group) = ControlGroup::new(processor_limit()) else {
         return;
     };
     let dev = Dev::start(2);
-    limit.take(dev.pid("node-2"));
-    let words = [
-        "stress",
-        "run",
-        "--node",
-        "node-1,node-2",
-        "--items",
-        "compute",
-    ];
-    let run = dev.json(&[&words[..], &["--kernel-seconds", "1"]].concat());
+    group.take(dev.pid("node-2"));
+    let mut words = vec!["stress", "run", "--node", "node-1,node-2"];
+    words.extend(["--items", "compute", "--kernel-seconds", "1"]);
+    let run = dev.json(&words);
     let shown = ended(&dev, run["id"].as_str().expect("an id"));
-    let results = shown["results"].as_array().expect("a list");
-    let limited = results
-        .iter()
-        .find(|result| result["node_name"] == "node-2");
-    let limited = limited.expect("both nodes were tested");
+    let limited = result(&shown, "node-2");
     assert_eq!(limited["outcome"], "undecided", "{limited}");
-    let text = limited.to_string();
-    assert!(
-        text.contains("the control group's limit held it back"),
-        "{text}"
-    );
-    let free = results
-        .iter()
-        .find(|result| result["node_name"] == "node-1");
-    let free = free.expect("both nodes were tested").to_string();
-    assert!(!free.contains("the control group's limit"), "{free}");
+    let why = "the control group's limit held it back";
+    assert!(limited.to_string().contains(why), "{limited}");
+    let free = result(&shown, "node-1");
+    assert!(!free.to_string().contains(why), "{free}");
     let health = &dev.json(&["node", "show", "node-2"])["health"]["state"];
     assert_eq!(health, "unproven", "nothing is held against the hardware");
 }

@@ -52,7 +52,7 @@ fn is_tested(dev: &Dev, run: &str) -> Option<()> {
 }
 
 /// The kernels that the agent of a node has started.
-fn kernels(dev: &Dev, node: &str) -> Vec<u32> {
+pub(crate) fn kernels(dev: &Dev, node: &str) -> Vec<u32> {
     let agent = dev.pid(node);
     let children = format!("/proc/{agent}/task");
     let mut found = Vec::new();

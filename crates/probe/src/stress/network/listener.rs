@@ -2,14 +2,15 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use supernode_types::Entropy;
 
-use super::session::{self, EchoPort, Echoed, Key, Request};
-use super::{datagram, stream};
+use super::session::{self, Account, EchoPort, Echoed, Key, Request};
+use super::{cpu_share, datagram, stream};
 use crate::stress::context::Context;
 use crate::stress::sample::{Event, Refusal};
 
@@ -28,6 +29,8 @@ pub struct Listen {
 const MOST_CONNECTIONS: u32 = 64;
 /// A peer that says nothing for so long is gone.
 const SILENCE: Duration = Duration::from_secs(5);
+/// Streams that are accounted for at most.
+const MOST_SHARES: usize = 1024;
 /// How often the order to stop is looked at.
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -43,18 +46,27 @@ pub(crate) fn run(
     let address = listener.local_addr().map_err(because)?;
     context.say(Event::Listening(address));
     let connections = AtomicU32::new(0);
+    let account = Mutex::new(Account::default());
     let start = context.moment();
+    let mut before = start;
     std::thread::scope(|scope| {
         while !context.stopped() && context.seconds_since(start) < f64::from(settings.seconds) {
+            let pause = context.seconds_since(before);
+            before = context.moment();
+            {
+                let mut account = account.lock().expect("nobody panics with it");
+                account.longest_pause_seconds = account.longest_pause_seconds.max(pause);
+            }
             match listener.accept() {
                 Ok((stream, peer)) => {
                     if connections.fetch_add(1, Ordering::SeqCst) >= MOST_CONNECTIONS {
                         connections.fetch_sub(1, Ordering::SeqCst);
                         continue;
                     }
-                    let connections = &connections;
+                    let (connections, account) = (&connections, &account);
                     scope.spawn(move || {
-                        if let Err(error) = serve(context, entropy, settings, stream, address) {
+                        let served = serve(context, entropy, settings, stream, address, account);
+                        if let Err(error) = served {
                             context.remark(format!("a connection of {peer} ended: {error}"));
                         }
                         connections.fetch_sub(1, Ordering::SeqCst);
@@ -75,6 +87,7 @@ fn serve(
     settings: &Listen,
     mut stream: TcpStream,
     address: SocketAddr,
+    account: &Mutex<Account>,
 ) -> io::Result<()> {
     stream.set_nonblocking(false)?;
     stream.set_nodelay(true)?;
@@ -82,16 +95,30 @@ fn serve(
     stream.set_write_timeout(Some(SILENCE))?;
     let session = session::answer(&mut stream, &settings.key, entropy)?;
     let longest = Duration::from_secs(u64::from(settings.seconds));
+    let begun = context.moment();
+    let count = || {
+        let mut account = account.lock().expect("nobody panics with it");
+        if account.cpu_shares.len() < MOST_SHARES {
+            account.cpu_shares.extend(cpu_share(context, begun));
+        }
+    };
     match session::read_message(&mut stream)? {
         Request::Upload => {
             stream.set_read_timeout(Some(PAUSE))?;
             let received = stream::drain(context, &mut stream, longest)?;
+            count();
             session::write_message(&mut stream, &received)
         }
         Request::Download { milliseconds } => {
             stream.set_write_timeout(Some(PAUSE))?;
             let time = Duration::from_millis(milliseconds).min(longest);
-            stream::pour(context, &mut stream, time)
+            stream::pour(context, &mut stream, time)?;
+            count();
+            Ok(())
+        }
+        Request::Account => {
+            let account = account.lock().expect("nobody panics with it").clone();
+            session::write_message(&mut stream, &account)
         }
         Request::Echo { milliseconds } => {
             let socket = UdpSocket::bind((address.ip(), 0))?;

@@ -18,11 +18,11 @@ use supernode_types::Entropy;
 pub use self::listener::Listen;
 pub(crate) use self::listener::run as run_listener;
 pub use self::session::Key;
-use self::session::{EchoPort, Echoed, Received, Request};
+use self::session::{Account, EchoPort, Echoed, Received, Request};
 use super::context::Context;
 use super::number::real;
 use super::processor::thread_delay;
-use super::sample::{Event, Metric, Part, Refusal};
+use super::sample::{Event, Metric, Part, Pause, Refusal};
 
 /// Asks a listener.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,6 +71,7 @@ pub(crate) fn run(
     test.datagrams()?;
     test.streams(Direction::Out)?;
     test.streams(Direction::In)?;
+    test.account()?;
     context.check()
 }
 
@@ -94,10 +95,15 @@ impl Test<'_> {
     }
 
     fn refusal(&self, error: io::Error) -> Refusal {
-        Refusal::because(
-            &format!("{} at {}", self.settings.peer, self.settings.address),
-            error,
-        )
+        let Ask { peer, address, .. } = self.settings;
+        let what = format!("{peer} at {address}");
+        // A machine takes connections for a process that does not run: then it is not the network that is silent.
+        if stream::is_pause(&error) && TcpStream::connect_timeout(address, PATIENCE).is_ok() {
+            return Refusal::Interrupted(format!(
+                "{what}: its machine answers, and the process that listens there does not"
+            ));
+        }
+        Refusal::because(&what, error)
     }
 
     fn streams(&self, direction: Direction) -> Result<(), Refusal> {
@@ -125,10 +131,8 @@ impl Test<'_> {
     fn stream(&self, direction: Direction, time: Duration) -> Result<Received, Refusal> {
         let begun = self.context.moment();
         let received = self.received(direction, time)?;
-        if let Some(delay) = thread_delay() {
-            let seconds = self.context.seconds_since(begun).max(f64::MIN_POSITIVE);
-            let share = (1.0 - delay.as_secs_f64() / seconds).clamp(0.0, 1.0);
-            self.context.sample(Metric::CpuShare, self.part(), share);
+        if let Some(share) = cpu_share(&self.context, begun) {
+            self.context.sample(Metric::CpuShare, Part::Host, share);
         }
         Ok(received)
     }
@@ -190,7 +194,32 @@ impl Test<'_> {
         Ok(())
     }
 
+    /// How the other end has run. One of an older version does not say it.
+    fn account(&self) -> Result<(), Refusal> {
+        let (mut stream, _) = self.connect()?;
+        let answer = session::write_message(&mut stream, &Request::Account)
+            .and_then(|()| session::read_message::<Account>(&mut stream));
+        let account = match answer {
+            Err(error) if stream::is_pause(&error) => return Err(self.refusal(error)),
+            answer => answer.unwrap_or_default(),
+        };
+        for share in account.cpu_shares {
+            self.context.sample(Metric::CpuShare, self.part(), share);
+        }
+        self.context.say(Event::Paused(Pause {
+            part: self.part(),
+            seconds: account.longest_pause_seconds,
+        }));
+        Ok(())
+    }
+
     fn part(&self) -> Part {
         Part::Peer(self.settings.peer.clone())
     }
+}
+
+/// Of the time since a moment, what the calling thread, which began then, did not have to wait for a processor.
+fn cpu_share(context: &Context<'_>, begun: Duration) -> Option<f64> {
+    let seconds = context.seconds_since(begun).max(f64::MIN_POSITIVE);
+    Some((1.0 - thread_delay()?.as_secs_f64() / seconds).clamp(0.0, 1.0))
 }

@@ -75,6 +75,8 @@ pub(super) enum Request {
     Download { milliseconds: u64 },
     /// The listener sends datagrams of this session back for so many milliseconds, and answers with [`Echoed`].
     Echo { milliseconds: u64 },
+    /// The listener answers with [`Account`].
+    Account,
 }
 
 /// What the reading end of a stream saw.
@@ -97,6 +99,15 @@ pub(super) struct EchoPort {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Echoed {
     pub(super) datagrams: u64,
+}
+
+/// How the listener's process has run.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Account {
+    /// The longest time in which it did not.
+    pub(super) longest_pause_seconds: f64,
+    /// Of the time of each stream, what its thread did not have to wait for a processor.
+    pub(super) cpu_shares: Vec<f64>,
 }
 
 /// The asker's side: both prove themselves.

@@ -175,10 +175,10 @@ impl Halt {
     /// A device that broke is evidence, and the others still count.
     fn settle(self, context: &Context<'_>, part: Part) -> Result<(), Refusal> {
         match self {
-            Self::Refused(Refusal::Stopped) => Err(Refusal::Stopped),
             Self::Refused(Refusal::CouldNotRun(why)) => {
                 Err(Refusal::CouldNotRun(format!("{part}: {why}")))
             }
+            Self::Refused(refusal) => Err(refusal),
             Self::Broke(failure) => {
                 context.wrong(Wrong {
                     part,
