@@ -18,10 +18,13 @@ fn tested(dev: &Dev, node: &str, item: &str, fault: impl Fn(u32)) -> Value {
     let words = ["stress", "run", "--node", node, "--items", item];
     let run = dev.json(&[&words[..], &["--kernel-seconds", "1"]].concat());
     let run = run["id"].as_str().expect("an id");
+    // Kernels are short: they are looked for much more often than the run is asked about.
+    let mut looked = 0;
     dev.until("the run to end", || {
         kernels(dev, node).into_iter().for_each(&fault);
-        let shown = dev.json(&["stress", "show", run]);
-        (shown["operation"]["state"] != "running").then_some(())
+        looked += 1;
+        let has_ended = || dev.json(&["stress", "show", run])["operation"]["state"] != "running";
+        (looked % 20 == 0 && has_ended()).then_some(())
     });
     ended(dev, run)
 }
@@ -74,7 +77,7 @@ fn a_test_whose_process_was_stopped_for_a_while_says_so_and_blames_no_hardware()
     });
     let result = &shown["results"][0];
     assert_eq!(result["outcome"], "undecided", "{shown}");
-    let why = result["why"].as_str().expect("a text");
+    let why = result["undecided"].to_string();
     assert!(why.contains("its process did not run for"), "{why}");
     let node = dev.json(&["node", "show", "node-1"]);
     assert_eq!(node["health"]["state"], "unproven", "{node}");
