@@ -43,6 +43,10 @@ impl Piece {
     const fn is_in_window(&self) -> bool {
         matches!(self.source, Source::Window)
     }
+
+    fn is_lent_by(&self, operator: OperatorId) -> bool {
+        matches!(self.source, Source::Lent(lent) if lent.operator == operator)
+    }
 }
 
 /// Where the next bytes to send are.
@@ -232,8 +236,11 @@ impl SendStream {
 
     /// Bytes that still lie in the memory of `operator`.
     pub(crate) fn lent_by(&self, operator: OperatorId) -> usize {
-        let lent = |piece: &&Piece| matches!(piece.source, Source::Lent(lent) if lent.operator == operator);
-        self.pieces.iter().filter(lent).map(|piece| piece.len).sum()
+        let lent = self
+            .pieces
+            .iter()
+            .filter(|piece| piece.is_lent_by(operator));
+        lent.map(|piece| piece.len).sum()
     }
 
     /// Copies what lies in the memory of `operator` into the window, so that the memory can go.
@@ -242,9 +249,8 @@ impl SendStream {
         operator: OperatorId,
         read: impl Fn(Lent, usize) -> &'a [u8],
     ) {
-        let is_theirs =
-            |piece: &Piece| matches!(piece.source, Source::Lent(lent) if lent.operator == operator);
-        let Some(first) = self.pieces.iter().position(is_theirs) else {
+        let mut pieces = self.pieces.iter();
+        let Some(first) = pieces.position(|piece| piece.is_lent_by(operator)) else {
             return;
         };
         // What is before it stays where it is: a long window is not copied for each operator.

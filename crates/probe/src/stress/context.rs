@@ -1,7 +1,7 @@
 //! What a kernel gets from whoever runs it: the clock, the order to stop, and somewhere to say what it measured.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use supernode_types::Clock;
@@ -33,6 +33,41 @@ impl Stop {
     }
 }
 
+/// How often it is looked at whether this process runs.
+const TICK: Duration = Duration::from_millis(100);
+
+/// For how long, at a time, this process did not run although it wanted to: it looks at the clock every tick, and whoever asks looks once
+/// more, so that no pause is missed at the end.
+#[derive(Debug, Clone, Default)]
+pub struct Pauses(Arc<Mutex<Looks>>);
+
+#[derive(Debug, Default)]
+struct Looks {
+    last: Option<Duration>,
+    longest: Duration,
+}
+
+impl Pauses {
+    /// Looks until that has taken so long.
+    pub(crate) fn watch(&self, clock: &dyn Clock, duration: Duration) {
+        let begun = clock.monotonic();
+        while clock.monotonic().saturating_sub(begun) < duration {
+            self.longest_seconds(clock);
+            std::thread::sleep(TICK);
+        }
+    }
+
+    /// The longest so far.
+    pub(crate) fn longest_seconds(&self, clock: &dyn Clock) -> f64 {
+        let mut looks = self.0.lock().expect("nobody panics with it");
+        let now = clock.monotonic();
+        let pause = now.saturating_sub(looks.last.unwrap_or(now) + TICK);
+        looks.last = Some(now);
+        looks.longest = looks.longest.max(pause);
+        looks.longest.as_secs_f64()
+    }
+}
+
 /// Takes what a kernel says; called from many threads.
 pub type Say = dyn Fn(Event) + Send + Sync;
 
@@ -42,6 +77,7 @@ pub struct Context<'a> {
     clock: &'a dyn Clock,
     start: Duration,
     stop: &'a Stop,
+    pauses: &'a Pauses,
     say: &'a Say,
 }
 
@@ -57,11 +93,12 @@ impl std::fmt::Debug for Context<'_> {
 
 impl<'a> Context<'a> {
     /// A kernel that begins now.
-    pub fn new(clock: &'a dyn Clock, stop: &'a Stop, say: &'a Say) -> Self {
+    pub fn new(clock: &'a dyn Clock, stop: &'a Stop, pauses: &'a Pauses, say: &'a Say) -> Self {
         Self {
             clock,
             start: clock.monotonic(),
             stop,
+            pauses,
             say,
         }
     }
@@ -79,6 +116,11 @@ impl<'a> Context<'a> {
     /// Seconds since a moment of the clock.
     pub(crate) fn seconds_since(&self, moment: Duration) -> f64 {
         self.clock.monotonic().saturating_sub(moment).as_secs_f64()
+    }
+
+    /// The longest time in which the kernel's process did not run.
+    pub(crate) fn longest_pause_seconds(&self) -> f64 {
+        self.pauses.longest_seconds(self.clock)
     }
 
     /// An error once the kernel was told to stop.

@@ -14,17 +14,16 @@
 
 use std::io::{BufRead, Read, Write};
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, setrlimit};
 use serde::{Deserialize, Serialize};
-use supernode_types::Clock as _;
 use supernode_types::entropy::SystemEntropy;
 use supernode_types::time::SystemClock;
 
 use super::compute::{self, Compute};
-use super::context::{Context, Stop};
+use super::context::{Context, Pauses, Stop};
 use super::link::{self, Links};
 use super::memory::{self, Pattern, Stream};
 use super::network::{self, Ask, Listen};
@@ -68,10 +67,6 @@ pub struct Order {
 
 /// After the order to stop a kernel has so long to end by itself.
 const HARD_STOP: Duration = Duration::from_secs(8);
-/// How often it is looked at whether this process runs.
-const TICK: Duration = Duration::from_millis(100);
-/// What is shorter may be a busy machine.
-const SHORTEST_PAUSE: Duration = Duration::from_millis(500);
 /// Bytes of an order at most.
 const MOST_ORDER: u64 = 64 * 1024;
 /// Files that a kernel may have open: sockets of the network test, and what a driver opens for each of many devices.
@@ -99,24 +94,25 @@ pub fn main() -> ExitCode {
         let _ = std::io::copy(&mut input, &mut std::io::sink());
         end_soon(&stop_at_end);
     });
+    let pauses = Pauses::default();
+    let (watched, stop_at_limit) = (pauses.clone(), stop.clone());
+    let limit = Duration::from_secs(u64::from(order.limit_seconds));
+    std::thread::spawn(move || {
+        watched.watch(&SystemClock, limit);
+        end_soon(&stop_at_limit);
+    });
     let output = Mutex::new(std::io::stdout());
     let unheard = stop.clone();
-    let say = Arc::new(move |event: Event| {
+    let say = move |event: Event| {
         let line = serde_json::to_string(&event).expect("events are plain data") + "\n";
         let mut output = output.lock().expect("nobody panics with it");
         // Nobody listens any more: then there is nothing to do any more.
         if output.write_all(line.as_bytes()).is_err() || output.flush().is_err() {
             unheard.stop();
         }
-    });
-    let limit = Duration::from_secs(u64::from(order.limit_seconds));
-    let (say_pauses, stop_at_limit) = (Arc::clone(&say), stop.clone());
-    std::thread::spawn(move || {
-        say_pauses_until(limit, &*say_pauses);
-        end_soon(&stop_at_limit);
-    });
+    };
     let clock = SystemClock;
-    let context = Context::new(&clock, &stop, &*say);
+    let context = Context::new(&clock, &stop, &pauses, &say);
     let ended = match run(&context, &stop, &order.kernel) {
         Ok(()) => Ended::Complete,
         Err(refusal) => refusal.into(),
@@ -128,26 +124,12 @@ pub fn main() -> ExitCode {
         cpu_seconds: Duration::new(seconds, nanoseconds).as_secs_f64(),
         seconds: context.elapsed().as_secs_f64(),
     });
+    say(Event::Paused(Pause {
+        part: Part::Host,
+        seconds: context.longest_pause_seconds(),
+    }));
     say(Event::End(ended));
     ExitCode::SUCCESS
-}
-
-/// Sleeps until the limit, and says when that took longer than it should at a time: then nothing else in this process has run either.
-fn say_pauses_until(limit: Duration, say: &dyn Fn(Event)) {
-    let begun = SystemClock.monotonic();
-    let mut before = begun;
-    while before.saturating_sub(begun) < limit {
-        std::thread::sleep(TICK);
-        let now = SystemClock.monotonic();
-        let pause = now.saturating_sub(before + TICK);
-        if pause >= SHORTEST_PAUSE {
-            say(Event::Paused(Pause {
-                part: Part::Host,
-                seconds: pause.as_secs_f64(),
-            }));
-        }
-        before = now;
-    }
 }
 
 /// Runs a kernel on the threads of this process.

@@ -3,7 +3,6 @@
 mod collective;
 mod commands;
 mod contract;
-mod control_group;
 mod disk;
 mod documents;
 mod harness;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::harness::{Dev, signal};
-use crate::stress_run::{ended, kernels};
+use crate::stress_run::{if_ended, kernels};
 
 /// Tests one item of a node and does something to its kernels until that has ended.
 fn tested(dev: &Dev, node: &str, item: &str, fault: impl Fn(u32)) -> Value {
@@ -23,10 +23,12 @@ fn tested(dev: &Dev, node: &str, item: &str, fault: impl Fn(u32)) -> Value {
     dev.until("the run to end", || {
         kernels(dev, node).into_iter().for_each(&fault);
         looked += 1;
-        let has_ended = || dev.json(&["stress", "show", run])["operation"]["state"] != "running";
-        (looked % 20 == 0 && has_ended()).then_some(())
-    });
-    ended(dev, run)
+        if looked % 20 == 0 {
+            if_ended(dev, run)
+        } else {
+            None
+        }
+    })
 }
 
 /// Changes eight bytes in the last block of the file without a name in which a kernel tests the disk.

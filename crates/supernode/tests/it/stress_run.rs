@@ -22,10 +22,13 @@ fn run(dev: &Dev, words: &[&str]) -> String {
 
 /// The run when it has ended.
 pub(crate) fn ended(dev: &Dev, run: &str) -> Value {
-    dev.until(&format!("{run} to end"), || {
-        let shown = dev.json(&["stress", "show", run]);
-        (shown["operation"]["state"] != "running").then_some(shown)
-    })
+    dev.until(&format!("{run} to end"), || if_ended(dev, run))
+}
+
+/// The run if it has ended.
+pub(crate) fn if_ended(dev: &Dev, run: &str) -> Option<Value> {
+    let shown = dev.json(&["stress", "show", run]);
+    (shown["operation"]["state"] != "running").then_some(shown)
 }
 
 pub(crate) fn outcomes(shown: &Value) -> Vec<&str> {

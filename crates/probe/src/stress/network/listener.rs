@@ -46,26 +46,19 @@ pub(crate) fn run(
     let address = listener.local_addr().map_err(because)?;
     context.say(Event::Listening(address));
     let connections = AtomicU32::new(0);
-    let account = Mutex::new(Account::default());
+    let cpu_shares = Mutex::new(Vec::new());
     let start = context.moment();
-    let mut before = start;
     std::thread::scope(|scope| {
         while !context.stopped() && context.seconds_since(start) < f64::from(settings.seconds) {
-            let pause = context.seconds_since(before);
-            before = context.moment();
-            {
-                let mut account = account.lock().expect("nobody panics with it");
-                account.longest_pause_seconds = account.longest_pause_seconds.max(pause);
-            }
             match listener.accept() {
                 Ok((stream, peer)) => {
                     if connections.fetch_add(1, Ordering::SeqCst) >= MOST_CONNECTIONS {
                         connections.fetch_sub(1, Ordering::SeqCst);
                         continue;
                     }
-                    let (connections, account) = (&connections, &account);
+                    let (connections, cpu_shares) = (&connections, &cpu_shares);
                     scope.spawn(move || {
-                        let served = serve(context, entropy, settings, stream, address, account);
+                        let served = serve(context, entropy, settings, stream, address, cpu_shares);
                         if let Err(error) = served {
                             context.remark(format!("a connection of {peer} ended: {error}"));
                         }
@@ -87,7 +80,7 @@ fn serve(
     settings: &Listen,
     mut stream: TcpStream,
     address: SocketAddr,
-    account: &Mutex<Account>,
+    cpu_shares: &Mutex<Vec<f64>>,
 ) -> io::Result<()> {
     stream.set_nonblocking(false)?;
     stream.set_nodelay(true)?;
@@ -97,9 +90,9 @@ fn serve(
     let longest = Duration::from_secs(u64::from(settings.seconds));
     let begun = context.moment();
     let count = || {
-        let mut account = account.lock().expect("nobody panics with it");
-        if account.cpu_shares.len() < MOST_SHARES {
-            account.cpu_shares.extend(cpu_share(context, begun));
+        let mut cpu_shares = cpu_shares.lock().expect("nobody panics with it");
+        if cpu_shares.len() < MOST_SHARES {
+            cpu_shares.extend(cpu_share(context, begun));
         }
     };
     match session::read_message(&mut stream)? {
@@ -117,7 +110,10 @@ fn serve(
             Ok(())
         }
         Request::Account => {
-            let account = account.lock().expect("nobody panics with it").clone();
+            let account = Account {
+                longest_pause_seconds: context.longest_pause_seconds(),
+                cpu_shares: cpu_shares.lock().expect("nobody panics with it").clone(),
+            };
             session::write_message(&mut stream, &account)
         }
         Request::Echo { milliseconds } => {

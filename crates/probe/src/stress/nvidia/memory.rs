@@ -194,7 +194,7 @@ fn found(present: &Present<'_>, faults: &Memory<'_>) -> Result<Vec<Fault>, Failu
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stress::context::Stop;
+    use crate::stress::context::{Pauses, Stop};
     use crate::stress::nvidia::driver::{Driver, Gpu};
     use supernode_types::time::SystemClock;
 
@@ -217,9 +217,9 @@ mod tests {
             index: 0,
             gpu: &gpu,
         };
-        let (clock, stop) = (SystemClock, Stop::default());
+        let (clock, stop, pauses) = (SystemClock, Stop::default(), Pauses::default());
         let say = |_| {};
-        let context = Context::new(&clock, &stop, &say);
+        let context = Context::new(&clock, &stop, &pauses, &say);
         let allocate = |bytes| gpu.allocate(bytes).expect("memory");
         let (pieces, faults) = ([allocate(4096), allocate(8192)], allocate(8 + 24 * 8));
         let pass = |step: March, round| {
