@@ -209,10 +209,18 @@ impl Driver {
                 self.node.closed(id, End::Broken);
             }
         }
+        // Whoever waits for one of them must not fall asleep now.
+        self.keep_ended() || is_busy
+    }
+
+    /// Keeps what has ended for those who wait for it; says whether anything has.
+    fn keep_ended(&mut self) -> bool {
+        let mut has_ended = false;
         while let Some((id, ending)) = self.node.take_ended() {
             self.ended.insert(id, ending);
+            has_ended = true;
         }
-        is_busy
+        has_ended
     }
 
     fn act(&mut self, action: Action) {
@@ -287,9 +295,7 @@ impl Driver {
         }
         if moved {
             self.node.settle();
-            while let Some((id, ending)) = self.node.take_ended() {
-                self.ended.insert(id, ending);
-            }
+            self.keep_ended();
         }
         moved
     }
@@ -392,5 +398,48 @@ fn watch_for_what_matters(node: &Node, epoll: impl AsFd, id: ConnectionId, socke
         && epoll::modify(epoll, &socket, EventData::new_u64(id.0), interest).is_ok()
     {
         socket.interest = interest;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::event::{EventfdFlags, eventfd};
+
+    use super::*;
+    use crate::element::DataType;
+    use crate::group::{LIMITS, MAX_RETRIES};
+    use crate::handshake::Secret;
+    use crate::memory::{Buffer, Input, Memory};
+    use crate::node::{Carrier, Config, Route, Timing};
+    use crate::operator::{Kind, Operator};
+    use crate::system;
+
+    /// A group of one has no timers: a thread that slept now would sleep for ever.
+    #[test]
+    fn who_waits_for_an_operator_that_has_ended_does_not_sleep() {
+        let config = Config {
+            rank: 0,
+            routes: vec![Route {
+                lanes: 0,
+                carrier: Carrier::Connections,
+            }],
+            secret: Secret::new(&[1; 32], [1; 16], 1),
+            limits: LIMITS,
+            max_retries: MAX_RETRIES,
+            timing: Timing::usual(),
+        };
+        let node = Node::new(config, system::monotonic(), system::random);
+        let epoll = Arc::new(epoll::create(epoll::CreateFlags::CLOEXEC).expect("a descriptor"));
+        let wake = eventfd(0, EventfdFlags::CLOEXEC).expect("a descriptor");
+        let (roster, outboxes) = (vec![Vec::new()], BTreeMap::new());
+        let mut driver = Driver::new(node, epoll, &wake, Vec::new(), roster, None, outboxes)
+            .expect("nothing is watched yet");
+        assert!(!driver.settle(), "nothing has happened");
+        let operator = Operator::new(Kind::Barrier, DataType::F32, 0);
+        let memory = Memory::new(Input::InPlace, Buffer::owned(Vec::new()), &operator, 0, 1);
+        let id = driver.node.submit(operator, memory.expect("it fits"));
+        assert!(driver.settle(), "it has ended");
+        assert!(driver.ended.contains_key(&id));
+        assert!(!driver.settle(), "nothing else has happened");
     }
 }

@@ -4,13 +4,10 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
-use crate::harness::{Dev, binary};
+use crate::harness::{Dev, binary, output};
 
 fn run(arguments: &[&str]) -> Output {
-    Command::new(binary())
-        .args(arguments)
-        .output()
-        .expect("the binary runs")
+    output(Command::new(binary()).args(arguments))
 }
 
 #[test]

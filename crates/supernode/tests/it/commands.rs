@@ -1,6 +1,6 @@
 //! The commands that the README promises, as they are written there.
 
-use crate::harness::{Dev, binary};
+use crate::harness::{Dev, binary, output};
 
 const RING: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
@@ -213,16 +213,16 @@ fn the_environment_reaches_every_member_and_leaves_with_it() {
 
 #[test]
 fn a_command_without_a_server_says_so() {
-    let output = std::process::Command::new(binary())
+    let mut command = std::process::Command::new(binary());
+    command
         .args(["node", "list"])
         .env("SUPERNODE_SERVER", "https://127.0.0.1:1")
         .env("SUPERNODE_TOKEN", "snp_x")
         .env(
             "SUPERNODE_CA_FILE",
             concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"),
-        )
-        .output()
-        .expect("the binary starts");
+        );
+    let output = output(&mut command);
     assert_ne!(output.status.code(), Some(0));
     assert!(
         String::from_utf8_lossy(&output.stderr).starts_with("error: "),

@@ -6,12 +6,16 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 /// How long a single wait may take; generous, because the machine is shared.
 const PATIENCE: Duration = Duration::from_mins(2);
+/// How long a command may run. Those that wait for something wait for several minutes themselves.
+const LONGEST: Duration = Duration::from_mins(6);
 
 /// A running `supernode dev`.
 pub(crate) struct Dev {
@@ -144,7 +148,7 @@ impl Dev {
 
     /// Runs a command of the command line.
     pub(crate) fn run(&self, arguments: &[&str]) -> Output {
-        self.command(arguments).output().expect("the binary starts")
+        output(&mut self.command(arguments))
     }
 
     /// A command of the command line, to be started by the caller.
@@ -193,14 +197,13 @@ impl Dev {
         let (server, _, ca) = self.access();
         let ca_file = self.path().join("as-ca.pem");
         fs::write(&ca_file, ca).expect("own directory");
-        let output = command
+        command
             .env("SUPERNODE_SERVER", server)
             .env("SUPERNODE_TOKEN", token)
-            .env("SUPERNODE_CA_FILE", ca_file)
-            .output()
-            .expect("the binary starts");
-        let error = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {error}");
+            .env("SUPERNODE_CA_FILE", ca_file);
+        let refused = output(&mut command);
+        let error = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert_eq!(refused.status.code(), Some(code), "{arguments:?}: {error}");
         error
     }
 
@@ -283,6 +286,34 @@ pub(crate) fn binary() -> &'static str {
     env!("CARGO_BIN_EXE_supernode")
 }
 
+/// Runs a command to its end. One that hangs fails its test, with what it printed, instead of keeping all tests waiting.
+pub(crate) fn output(command: &mut Command) -> Output {
+    let child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .spawn()
+        .expect("the program starts");
+    let group = nix::unistd::Pid::from_raw(i32::try_from(child.id()).expect("a process id"));
+    let (ended, end) = mpsc::channel::<()>();
+    let watch = thread::spawn(move || {
+        let hangs = end.recv_timeout(LONGEST) == Err(mpsc::RecvTimeoutError::Timeout);
+        if hangs {
+            let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL);
+        }
+        hangs
+    });
+    let output = child.wait_with_output().expect("a child can be waited for");
+    drop(ended);
+    let hung = watch.join().expect("nothing in it panics");
+    assert!(
+        !hung,
+        "{command:?} was not done after {} s: {output:?}",
+        LONGEST.as_secs()
+    );
+    output
+}
+
 pub(crate) fn signal(pid: u32, name: &str) {
     let signal: nix::sys::signal::Signal = format!("SIG{name}").parse().expect("a signal's name");
     let _ = nix::sys::signal::kill(
@@ -309,7 +340,7 @@ pub(crate) fn until<T>(
             PATIENCE.as_secs(),
             context()
         );
-        std::thread::sleep(Duration::from_millis(25));
+        thread::sleep(Duration::from_millis(25));
     }
 }
 

@@ -4,14 +4,11 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::harness::binary;
+use crate::harness::{binary, output};
 
 fn local(arguments: &[&str]) -> (Option<i32>, String, String) {
-    let output = Command::new(binary())
-        .args(["stress", "local"])
-        .args(arguments)
-        .output()
-        .expect("the binary starts");
+    let words = ["stress", "local"].iter().chain(arguments);
+    let output = output(Command::new(binary()).args(words));
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (
         output.status.code(),
@@ -61,9 +58,7 @@ fn an_item_that_is_none_is_refused_with_the_known_ones() {
 
 #[test]
 fn only_reports_can_be_pages() {
-    let output = Command::new(binary())
-        .args(["node", "list", "--output", "html"])
-        .output()
-        .expect("the binary starts");
+    let words = ["node", "list", "--output", "html"];
+    let output = output(Command::new(binary()).args(words));
     assert_eq!(output.status.code(), Some(2));
 }
