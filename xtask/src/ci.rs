@@ -4,6 +4,7 @@
 pub(crate) mod generated;
 pub(crate) mod python;
 pub(crate) mod setup;
+mod suites;
 mod virtual_machine;
 
 use std::path::PathBuf;
@@ -55,13 +56,8 @@ const STEPS: &[Step] = &[
     },
     Step {
         name: "test",
-        about: "cargo test --workspace --tests",
-        run: test,
-    },
-    Step {
-        name: "python",
-        about: "unit tests of the examples",
-        run: python::run,
+        about: "every test of every crate and example",
+        run: suites::run,
     },
     Step {
         name: "generated",
@@ -179,7 +175,7 @@ fn run_command(mut command: Command, deadline: Duration) -> Result<Outcome> {
     Ok(Outcome::Passed)
 }
 
-fn minutes(count: u64) -> Duration {
+const fn minutes(count: u64) -> Duration {
     Duration::from_mins(count)
 }
 
@@ -244,17 +240,6 @@ fn build() -> Result<Outcome> {
         cargo_step(&["build", "--workspace", "--all-targets"]),
         minutes(30),
     )
-}
-
-fn test() -> Result<Outcome> {
-    // Without documentation's tests: there are none, as `tidy` sees to.
-    let mut command = cargo_step(&["test", "--workspace", "--tests", "--no-fail-fast"]);
-    if std::env::var_os("RUST_TEST_THREADS").is_none() {
-        // Tests of real processes wait for half of their time.
-        let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        command.env("RUST_TEST_THREADS", (2 * processors).to_string());
-    }
-    run_command(command, minutes(40))
 }
 
 /// Its tests are in the ordinary binary of tests in virtual machines, and ignored there.

@@ -10,6 +10,7 @@ mod licences;
 mod links;
 mod sizes;
 mod sql;
+mod untested;
 
 use anyhow::{Context, Result};
 
@@ -55,6 +56,7 @@ pub(crate) fn check_repository() -> Result<Vec<Problem>> {
     problems.extend(headers::check(&sources));
     problems.extend(sql::check(&sources));
     problems.extend(sizes::check(&sources, &exceptions));
+    problems.extend(untested::check(&sources));
     problems.extend(leftovers::check(&sources));
     problems.extend(licences::check(&metadata::with_dependencies()?));
     problems.extend(links::check(&sources, |path| root.join(path).exists()));

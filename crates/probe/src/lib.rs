@@ -9,6 +9,7 @@
 
 pub mod ascend;
 mod command;
+mod control_group;
 mod cpu;
 mod disk;
 mod file_system;

@@ -19,7 +19,7 @@ use crate::history::{
     Acceptance, Baseline, Common, Departure, Repeatability, Thresholds, Verdict, accept, judge,
 };
 use crate::observation::{Feature, Observation};
-use crate::sample::Better;
+use crate::sample::{Better, Metric, Part};
 use crate::statistics::normal_share;
 
 /// Findings that are kept of one run; more say the same.
@@ -270,9 +270,8 @@ impl Sight {
         self.findings.push(Finding {
             item: step.item,
             words: format!(
-                "{}: {} is {:.1} % worse than its {} peers",
-                step.step,
-                measurement.part,
+                "{} is {:.1} % worse than its {} peers",
+                subject(step, measurement.metric, &measurement.part),
                 worse * 100.0,
                 peers.len()
             ),
@@ -366,6 +365,17 @@ fn was(baseline: &Baseline, measurement: &Measurement) -> f64 {
     }
 }
 
+/// What is worse. Steps on one part have its name in theirs.
+fn subject(step: &StepEvidence, metric: Metric, part: &Part) -> String {
+    let metric = metric.name().replace('_', " ");
+    let part = part.to_string();
+    if step.step.ends_with(&part) {
+        format!("{}: {metric}", step.step)
+    } else {
+        format!("{}: {metric} of {part}", step.step)
+    }
+}
+
 fn worse_words(step: &StepEvidence, slower: &Slower) -> String {
     let how = match slower.feature.as_str() {
         "tail" => "stutters",
@@ -373,9 +383,8 @@ fn worse_words(step: &StepEvidence, slower: &Slower) -> String {
         _ => "is slower",
     };
     format!(
-        "{}: {} {how}: {:.1} % worse than in {} runs before, which had {:.4} {}",
-        step.step,
-        slower.part,
+        "{} {how}: {:.1} % worse than in {} runs before, which had {:.4} {}",
+        subject(step, slower.metric, &slower.part),
         slower.worse * 100.0,
         slower.baseline_runs,
         slower.baseline,
@@ -386,7 +395,7 @@ fn worse_words(step: &StepEvidence, slower: &Slower) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use supernode_types::stress::{Metric, Part, Shape};
+    use supernode_types::stress::Shape;
 
     fn step(value: f64, validity: Validity) -> StepEvidence {
         let shape = Shape {

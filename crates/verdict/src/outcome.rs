@@ -28,6 +28,9 @@ pub struct Outcome {
     /// The longest time in which a process of the test did not run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pause: Option<Pause>,
+    /// A limit that somebody has set and that held it back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<String>,
     /// Processor time that it used.
     pub cpu_seconds: f64,
     /// Time on the clock that it took.
@@ -45,6 +48,7 @@ impl Default for Outcome {
             remarks: Vec::new(),
             moments: Vec::new(),
             pause: None,
+            limit: None,
             cpu_seconds: 0.0,
             seconds: 0.0,
             ended: Ended::Incomplete("it ended without a word".into()),
@@ -82,6 +86,7 @@ impl Outcome {
                     self.pause = Some(pause);
                 }
             }
+            Event::Limited(limit) => self.limit = Some(limit),
             Event::Used {
                 cpu_seconds,
                 seconds,

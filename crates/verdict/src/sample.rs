@@ -65,6 +65,8 @@ pub enum Event {
     },
     /// A process of the test did not run for a while.
     Paused(Pause),
+    /// A limit that somebody has set held the test back.
+    Limited(String),
     /// The kernel came to its end.
     End(Ended),
 }

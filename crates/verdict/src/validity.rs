@@ -15,6 +15,8 @@ use crate::statistics::median;
 const LEAST_CPU_SHARE: f64 = 0.97;
 /// A flow whose threads could not run for a larger part of the time was in somebody's way.
 const LEAST_FLOW_CPU_SHARE: f64 = 0.8;
+/// Of the bytes of a disk that is tested, no more may be somebody else's.
+const MOST_OTHERS_OF_DISK: f64 = 0.2;
 /// Of the machine's processor time, others may have used so much while we measured.
 const MOST_OTHERS: f64 = 0.05;
 /// The hypervisor may have taken so much.
@@ -51,8 +53,8 @@ pub fn validity(outcome: &Outcome, change: &Change) -> Validity {
     }
 }
 
-/// Judges a run that measured flows. They need few processors and wait most of the time for the network, so what others use does not
-/// matter unless the threads of the flows had to wait for it.
+/// Judges a run that measured flows, to a peer or to a disk. They need few processors and wait most of the time for the other end, so what
+/// others use of the processors does not matter unless the threads of the flows had to wait for it.
 pub fn flow_validity(outcome: &Outcome, change: &Change) -> Validity {
     let held_back = held_back(outcome, change, 1.0 - LEAST_FLOW_CPU_SHARE);
     if held_back != Validity::Valid {
@@ -70,6 +72,14 @@ pub fn flow_validity(outcome: &Outcome, change: &Change) -> Validity {
                 (1.0 - share) * 100.0
             ));
         }
+    }
+    let shares = of_metric(outcome, Metric::DiskShare).map(|(_, share)| share);
+    let others = 1.0 - shares.fold(1.0, f64::min);
+    if others > MOST_OTHERS_OF_DISK {
+        return Validity::Contended(format!(
+            "others moved {:.0} % of the bytes that the disk moved",
+            others * 100.0
+        ));
     }
     Validity::Valid
 }
@@ -104,6 +114,9 @@ fn held_back(outcome: &Outcome, change: &Change, most_steal: f64) -> Validity {
         return Validity::Throttled(format!(
             "the control group's limit held it back for {limited} us"
         ));
+    }
+    if let Some(limit) = &outcome.limit {
+        return Validity::Throttled(limit.clone());
     }
     if let Some(pause) = &outcome.pause
         && pause.seconds > LONGEST_PAUSE_SECONDS
@@ -150,9 +163,13 @@ fn cpu_share(outcome: &Outcome) -> Option<f64> {
 }
 
 fn cpu_shares(outcome: &Outcome) -> impl Iterator<Item = (&Part, f64)> {
+    of_metric(outcome, Metric::CpuShare)
+}
+
+fn of_metric(outcome: &Outcome, metric: Metric) -> impl Iterator<Item = (&Part, f64)> {
     let samples = outcome.samples.iter();
-    let shares = samples.filter(|sample| sample.metric == Metric::CpuShare);
-    shares.map(|sample| (&sample.part, sample.value))
+    let wanted = samples.filter(move |sample| sample.metric == metric);
+    wanted.map(|sample| (&sample.part, sample.value))
 }
 
 #[cfg(test)]
@@ -248,6 +265,32 @@ mod tests {
             flow_validity(&outcome(1.0), &limited),
             Validity::Throttled(_)
         ));
+    }
+
+    #[test]
+    fn a_disk_that_others_use_is_contended_and_one_with_a_limit_throttled() {
+        let shared = |shares: &[f64]| {
+            let mut outcome = outcome(1.0);
+            for share in shares {
+                outcome.samples.push(Sample {
+                    metric: Metric::DiskShare,
+                    part: Part::Directory("/data".into()),
+                    value: *share,
+                    at_seconds: 0.0,
+                });
+            }
+            flow_validity(&outcome, &Change::default())
+        };
+        assert_eq!(shared(&[]), Validity::Valid, "a file system without a disk");
+        assert_eq!(shared(&[0.95, 1.0]), Validity::Valid);
+        let said = "others moved 40 % of the bytes that the disk moved";
+        assert_eq!(shared(&[1.0, 0.6, 1.0]), Validity::Contended(said.into()));
+        let mut limited = outcome(1.0);
+        limited.take(Event::Limited("a limit".into()));
+        assert_eq!(
+            flow_validity(&limited, &Change::default()),
+            Validity::Throttled("a limit".into())
+        );
     }
 
     #[test]

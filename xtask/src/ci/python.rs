@@ -1,37 +1,28 @@
 //! The unit tests of the Python examples, by a Python that has PyTorch for the one that trains.
 
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::{Outcome, run_command};
 use crate::processes::output_within;
 use crate::workspace;
 
-pub(super) fn run() -> Result<Outcome> {
+/// A command for each directory of tests.
+pub(super) fn suites() -> Result<Vec<(String, Command)>> {
     let sources = workspace::sources(&workspace::root(), &["py"])?;
     let directories = test_directories(sources.iter().map(|source| source.path.as_str()));
-    if directories.is_empty() {
-        return Ok(Outcome::Note("no test_*.py under examples/".to_owned()));
-    }
     let python = with("torch").context("no Python here has PyTorch: run the step `setup`")?;
-    for directory in directories {
+    let suite = |directory: String| {
         let mut command = Command::new(python);
         command
-            .args([
-                "-m",
-                "unittest",
-                "discover",
-                "--start-directory",
-                &directory,
-            ])
+            .args(["-m", "unittest", "discover", "--start-directory"])
+            .arg(&directory)
             .env("PYTHONDONTWRITEBYTECODE", "1")
-            .current_dir(workspace::root())
-            .stdin(Stdio::null());
-        run_command(command, Duration::from_mins(5))?;
-    }
-    Ok(Outcome::Passed)
+            .current_dir(workspace::root());
+        (directory, command)
+    };
+    Ok(directories.into_iter().map(suite).collect())
 }
 
 /// A Python that can import this module: the one of PATH, or Debian's, whose packages another one does not see.

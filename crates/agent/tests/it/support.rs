@@ -14,14 +14,14 @@ pub(crate) fn now() -> Duration {
     SystemClock.monotonic()
 }
 
-/// Waits until `condition` gives something; panics after 20 seconds.
+/// Waits until `condition` gives something; panics after a minute.
 pub(crate) fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
-    let deadline = now() + Duration::from_secs(20);
+    let deadline = now() + Duration::from_mins(1);
     loop {
         if let Some(found) = condition() {
             return found;
         }
-        assert!(now() < deadline, "waited 20 s for {what}");
+        assert!(now() < deadline, "waited a minute for {what}");
         std::thread::sleep(Duration::from_millis(2));
     }
 }

@@ -222,7 +222,7 @@ fn a_slow_part_is_tested_again_and_then_the_node_is_quarantined(engine: Engine) 
     world.settle();
     let reason = world.queue_reason(&job.id);
     assert!(
-        reason.contains("1 quarantined (n1: matrices of f32: core 3"),
+        reason.contains("1 quarantined (n1: matrices of f32: gemm f32 of core 3"),
         "{reason}"
     );
     let run = begun(&mut world, &["n1"]);

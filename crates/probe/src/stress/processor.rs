@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use rustix::thread::{ClockId, CpuSet, sched_getaffinity, sched_setaffinity};
 
+use super::context::Context;
 use super::sample::Refusal;
 
 /// The processors that this process may use, in order.
@@ -60,8 +61,32 @@ pub(crate) fn thread_time() -> Duration {
     )
 }
 
+/// A thread that mostly waits for something else, and how much it has to wait for a processor.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    begun: Duration,
+    delay: Option<Duration>,
+}
+
+impl Waiting {
+    /// The calling thread, from now on.
+    pub(crate) fn begin(context: &Context<'_>) -> Self {
+        Self {
+            begun: context.moment(),
+            delay: thread_delay(),
+        }
+    }
+
+    /// Of the time since then, the share in which the same thread did not wait for a processor; nothing where the kernel does not say.
+    pub(crate) fn cpu_share(&self, context: &Context<'_>) -> Option<f64> {
+        let seconds = context.seconds_since(self.begun).max(f64::MIN_POSITIVE);
+        let delay = thread_delay()?.saturating_sub(self.delay?);
+        Some((1.0 - delay.as_secs_f64() / seconds).clamp(0.0, 1.0))
+    }
+}
+
 /// For how long the calling thread was kept from running although it wanted to; nothing where the kernel does not say.
-pub(crate) fn thread_delay() -> Option<Duration> {
+fn thread_delay() -> Option<Duration> {
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
     let waited = text.split_whitespace().nth(1)?.parse().ok()?;
     Some(Duration::from_nanos(waited))

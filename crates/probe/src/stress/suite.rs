@@ -328,7 +328,7 @@ pub fn run(
     let change = Change::over(&moments).and(Change::over(&outcome.moments));
     Record {
         validity: match step.item {
-            Item::Network => flow_validity(&outcome, &change),
+            Item::Network | Item::Storage => flow_validity(&outcome, &change),
             _ => validity(&outcome, &change),
         },
         failures: hard::failures(&outcome, &change, &[]),

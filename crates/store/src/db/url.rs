@@ -56,6 +56,11 @@ impl DatabaseUrl {
         matches!(self.target, Target::SqliteMemory)
     }
 
+    /// Whether the connection is encrypted and its other end verified; one without the other does not exist.
+    pub fn is_verified(&self) -> bool {
+        matches!(&self.target, Target::Postgres(target) if matches!(target.tls, Tls::Verified { .. }))
+    }
+
     /// The database in the file `path`.
     pub fn sqlite_file(path: impl Into<PathBuf>) -> Self {
         let path = path.into();
@@ -283,94 +288,4 @@ fn percent_decoded(text: &str) -> Result<String, DatabaseUrlError> {
         };
     }
     String::from_utf8(bytes).map_err(|_| wrong())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[track_caller]
-    fn tls_of(text: &str) -> Tls {
-        match text.parse::<DatabaseUrl>().expect("a good address").target {
-            Target::Postgres(target) => target.tls,
-            _ => panic!("not PostgreSQL"),
-        }
-    }
-
-    #[test]
-    fn sqlite_forms() {
-        for (text, shown) in [
-            ("sqlite:state.db", "sqlite:state.db"),
-            ("sqlite:/var/lib/state.db", "sqlite:/var/lib/state.db"),
-            ("sqlite:///var/lib/state.db", "sqlite:/var/lib/state.db"),
-            ("sqlite::memory:", "sqlite::memory:"),
-        ] {
-            assert_eq!(
-                text.parse::<DatabaseUrl>()
-                    .expect("a good address")
-                    .to_string(),
-                shown
-            );
-        }
-        for text in [
-            "sqlite:",
-            "sqlite://a.db",
-            "sqlite:a.db?mode=rwc",
-            "sqlite::memory",
-            "mysql://a/b",
-            "a.db",
-            "",
-        ] {
-            assert!(text.parse::<DatabaseUrl>().is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn no_message_has_the_password() {
-        for text in [
-            "postgres://admin:s3cret@db.example/supernode",
-            "postgres://admin@db.example:6432/supernode?password=s3cret",
-            "postgres://admin:x@s3cret@db.example/supernode",
-            "postgres://admin:s3cret@db.example:s3cret/supernode",
-            "postgres://admin:s3cret@db.example/supernode?sslmode=prefer",
-            "postgres://admin@db.example/supernode?password=s3cret@x",
-            "postgres://admin:s3cret@db.example/supernode?colour=blue",
-        ] {
-            let shown = match text.parse::<DatabaseUrl>() {
-                Ok(url) => format!("{url} {url:?}"),
-                Err(error) => format!("{error} {error:?}"),
-            };
-            assert!(!shown.contains("s3cret"), "{shown}");
-        }
-    }
-
-    #[test]
-    fn a_connection_that_leaves_the_host_is_verified_unless_told_otherwise() {
-        let verified = Tls::Verified {
-            root_certificates: None,
-        };
-        assert_eq!(tls_of("postgres://a@db.example/n"), verified);
-        assert_eq!(tls_of("postgres://a@10.1.2.3/n"), verified);
-        assert_eq!(tls_of("postgres://a@localhost/n?sslmode=require"), verified);
-        assert_eq!(
-            tls_of("postgres://a@localhost/n?sslmode=verify-full"),
-            verified
-        );
-        assert_eq!(tls_of("postgres://a@localhost,db.example/n"), verified);
-        assert_eq!(tls_of("postgres://a@localhost/n"), Tls::Off);
-        assert_eq!(tls_of("postgres://a@127.0.0.1:6432/n"), Tls::Off);
-        assert_eq!(tls_of("postgres://a@[::1]/n"), Tls::Off);
-        assert_eq!(tls_of("postgres://a@/n?host=/run/postgresql"), Tls::Off);
-        assert_eq!(tls_of("postgres:///n"), Tls::Off);
-        assert_eq!(
-            tls_of("postgres://a@db.example/n?sslmode=disable"),
-            Tls::Off
-        );
-        assert_eq!(
-            tls_of("postgres://a@localhost/n?sslrootcert=%2Fetc%2Fca.pem"),
-            Tls::Verified {
-                root_certificates: Some(PathBuf::from("/etc/ca.pem"))
-            }
-        );
-    }
 }

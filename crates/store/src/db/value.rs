@@ -139,31 +139,3 @@ macro_rules! params {
         (&[$($crate::Value::from($value)),*] as &[$crate::Value])
     };
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_number_that_does_not_fit_is_kept_and_refused() {
-        assert_eq!(Value::from(u64::MAX), Value::TooLarge(u64::MAX));
-        assert!(
-            Value::from(u64::MAX)
-                .refusal()
-                .expect("too large")
-                .contains("18446744073709551615")
-        );
-        assert_eq!(Value::from(i64::MAX as u64), Value::Int(i64::MAX));
-        assert_eq!(Value::from(i64::MAX as u64).refusal(), None);
-    }
-
-    #[test]
-    fn an_option_is_null_or_its_value() {
-        assert_eq!(Value::from(None::<u32>), Value::Null);
-        assert_eq!(Value::from(Some("a")), Value::Text("a".to_owned()));
-        assert_eq!(
-            params![1_i64, true, "x"],
-            &[Value::Int(1), Value::Int(1), Value::Text("x".to_owned())]
-        );
-    }
-}

@@ -13,3 +13,4 @@ mod sqlite_faults;
 mod statements;
 mod tls;
 mod transactions;
+mod url;

@@ -304,18 +304,3 @@ fn size(text: &str) -> Result<usize, String> {
         .filter(|bytes| (4..=1 << 30).contains(bytes))
         .ok_or_else(|| "a size is 4 to 1024M bytes, such as 4, 64K or 16M".to_owned())
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_are_read() {
-        assert_eq!(size("4"), Ok(4));
-        assert_eq!(size("64K"), Ok(65_536));
-        assert_eq!(size(" 16M"), Ok(16 << 20));
-        for wrong in ["", "K", "3", "4G", "2000M", "-4"] {
-            assert!(size(wrong).is_err(), "{wrong}");
-        }
-    }
-}

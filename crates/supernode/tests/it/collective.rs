@@ -57,6 +57,16 @@ fn a_bench_gives_a_line_for_each_size() {
 }
 
 #[test]
+fn a_size_that_is_none_is_refused() {
+    for wrong in ["K", "3", "4G", "2000M"] {
+        let output = run(&["collective", "bench", "--sizes", wrong]);
+        assert_eq!(output.status.code(), Some(2), "{wrong}");
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(text.contains("such as 4, 64K or 16M"), "{text}");
+    }
+}
+
+#[test]
 fn an_algorithm_that_cannot_do_the_operator_is_refused() {
     let output = run(&[
         "collective",

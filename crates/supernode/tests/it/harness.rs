@@ -36,6 +36,12 @@ impl Dev {
         Self::start_in(nodes, more, &[])
     }
 
+    /// [`Dev::start`] with everything that it keeps below a directory.
+    pub(crate) fn start_below(directory: &Path, nodes: u32) -> Self {
+        let directory = tempfile::tempdir_in(directory);
+        Self::start_at(directory.expect("it is there"), nodes, &[], &[])
+    }
+
     /// [`Dev::start_with`] with a link of its own for each node, which sends so many megabits per second; `None`, said aloud, where that cannot be.
     /// All that this thread starts gets a high priority where it may: what else the machine does must not matter to what is measured.
     pub(crate) fn start_linked(nodes: u32, megabits_per_second: u32) -> Option<Self> {
@@ -60,6 +66,15 @@ impl Dev {
     /// [`Dev::start_with`] in an environment that differs in these variables.
     pub(crate) fn start_in(nodes: u32, more: &[&str], variables: &[(&str, &str)]) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
+        Self::start_at(directory, nodes, more, variables)
+    }
+
+    fn start_at(
+        directory: tempfile::TempDir,
+        nodes: u32,
+        more: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Self {
         // Jobs run as an unprivileged user when the tests run as root.
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755))
             .expect("own directory");

@@ -3,6 +3,7 @@
 mod collective;
 mod commands;
 mod contract;
+mod control_group;
 mod disk;
 mod documents;
 mod harness;
@@ -12,6 +13,7 @@ mod notify;
 mod outage;
 mod retry_policy;
 mod stress;
+mod stress_disk;
 mod stress_faults;
 mod stress_limits;
 mod stress_network;

@@ -1,52 +1,26 @@
-//! A limit on the processor time of an agent, put there from outside: it is named, and the hardware is not blamed for it. Needs root and a
-//! control group that can be made; what is missing is said, and skipped.
-
-use std::fs;
-use std::path::{Path, PathBuf};
+//! A limit on the processor time of an agent, put there from outside: it is named, and the hardware is not blamed for it.
 
 use serde_json::Value;
 
+use crate::control_group::{ControlGroup, Limit};
 use crate::harness::Dev;
 use crate::stress_run::ended;
-
-/// A control group that may use half of one processor, in slices so short that it meets its limit on a crowded machine, too; gone when
-/// dropped, after all that was in it.
-struct Limit(PathBuf);
 
 const QUOTA_MICROSECONDS: u32 = 5_000;
 const PERIOD_MICROSECONDS: u32 = 10_000;
 
-impl Limit {
-    fn new() -> Option<Self> {
-        let name = format!("supernode-test-{}", std::process::id());
-        let first = Path::new("/sys/fs/cgroup/cpu");
-        let (group, limits) = if first.is_dir() {
-            let period = ("cpu.cfs_period_us", PERIOD_MICROSECONDS.to_string());
-            let quota = ("cpu.cfs_quota_us", QUOTA_MICROSECONDS.to_string());
-            (first.join(name), vec![period, quota])
-        } else {
-            let limit = format!("{QUOTA_MICROSECONDS} {PERIOD_MICROSECONDS}");
-            let group = Path::new("/sys/fs/cgroup").join(name);
-            (group, vec![("cpu.max", limit)])
-        };
-        let write = |(file, value): &(&str, String)| fs::write(group.join(file), value);
-        let made = fs::create_dir(&group).and_then(|()| limits.iter().try_for_each(write));
-        if let Err(error) = made {
-            println!("SKIPPED: no control group can be limited here: {error}");
-            let _ = fs::remove_dir(&group);
-            return None;
-        }
-        Some(Self(group))
-    }
-
-    fn take(&self, pid: u32) {
-        fs::write(self.0.join("cgroup.procs"), pid.to_string()).expect("root may move processes");
-    }
-}
-
-impl Drop for Limit {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir(&self.0);
+/// Half of one processor, in slices so short that the limit is met on a crowded machine, too.
+fn half_of_a_processor() -> Limit {
+    Limit {
+        controller: "cpu",
+        first_version: vec![
+            ("cpu.cfs_period_us", PERIOD_MICROSECONDS.to_string()),
+            ("cpu.cfs_quota_us", QUOTA_MICROSECONDS.to_string()),
+        ],
+        second_version: (
+            "cpu.max",
+            format!("{QUOTA_MICROSECONDS} {PERIOD_MICROSECONDS}"),
+        ),
     }
 }
 
@@ -58,11 +32,11 @@ fn result<'a>(shown: &'a Value, node: &str) -> &'a Value {
 
 #[test]
 fn an_agent_whose_processor_time_is_limited_is_throttled_and_not_slow() {
-    let Some(limit) = Limit::new() else {
+    let Some(group) = ControlGroup::new(&half_of_a_processor()) else {
         return;
     };
     let dev = Dev::start(2);
-    limit.take(dev.pid("node-2"));
+    group.take(dev.pid("node-2"));
     let mut words = vec!["stress", "run", "--node", "node-1,node-2"];
     words.extend(["--items", "compute", "--kernel-seconds", "1"]);
     let run = dev.json(&words);

@@ -109,8 +109,9 @@ impl Machine {
                 "tcg,thread=multi",
                 "-M",
                 "q35",
+                // The plainest: what it has more would be emulated, too.
                 "-cpu",
-                "max",
+                "qemu64",
                 "-m",
                 "512",
             ])

@@ -159,6 +159,8 @@ pub enum Metric {
     FlushLatency,
     /// Share of the time in which a thread that wanted to run was running.
     CpuShare,
+    /// Share of the bytes that a disk moved which were the test's own.
+    DiskShare,
     /// Power that a device draws.
     Power,
     /// Temperature.
@@ -201,7 +203,7 @@ impl Metric {
             | Self::RandomWriteLatency
             | Self::RandomReadLatency
             | Self::FlushLatency => "us",
-            Self::LossOut | Self::LossIn | Self::CpuShare => "share",
+            Self::LossOut | Self::LossIn | Self::CpuShare | Self::DiskShare => "share",
             Self::SequentialWrite | Self::SequentialRead => "MB/s",
             Self::RandomWrite | Self::RandomRead => "IO/s",
             Self::Power => "W",
@@ -220,7 +222,11 @@ impl Metric {
             | Self::RandomWriteLatency
             | Self::RandomReadLatency
             | Self::FlushLatency => Better::Less,
-            Self::CpuShare | Self::Power | Self::Temperature | Self::DeviceClock => Better::Neither,
+            Self::CpuShare
+            | Self::DiskShare
+            | Self::Power
+            | Self::Temperature
+            | Self::DeviceClock => Better::Neither,
             _ => Better::More,
         }
     }

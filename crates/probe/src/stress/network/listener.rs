@@ -10,8 +10,9 @@ use serde::{Deserialize, Serialize};
 use supernode_types::Entropy;
 
 use super::session::{self, Account, EchoPort, Echoed, Key, Request};
-use super::{cpu_share, datagram, stream};
+use super::{datagram, stream};
 use crate::stress::context::Context;
+use crate::stress::processor::Waiting;
 use crate::stress::sample::{Event, Refusal};
 
 /// Waits for a peer.
@@ -88,11 +89,11 @@ fn serve(
     stream.set_write_timeout(Some(SILENCE))?;
     let session = session::answer(&mut stream, &settings.key, entropy)?;
     let longest = Duration::from_secs(u64::from(settings.seconds));
-    let begun = context.moment();
+    let waiting = Waiting::begin(context);
     let count = || {
         let mut cpu_shares = cpu_shares.lock().expect("nobody panics with it");
         if cpu_shares.len() < MOST_SHARES {
-            cpu_shares.extend(cpu_share(context, begun));
+            cpu_shares.extend(waiting.cpu_share(context));
         }
     };
     match session::read_message(&mut stream)? {

@@ -21,7 +21,7 @@ pub use self::session::Key;
 use self::session::{Account, EchoPort, Echoed, Received, Request};
 use super::context::Context;
 use super::number::real;
-use super::processor::thread_delay;
+use super::processor::Waiting;
 use super::sample::{Event, Metric, Part, Pause, Refusal};
 
 /// Asks a listener.
@@ -129,9 +129,9 @@ impl Test<'_> {
     }
 
     fn stream(&self, direction: Direction, time: Duration) -> Result<Received, Refusal> {
-        let begun = self.context.moment();
+        let waiting = Waiting::begin(&self.context);
         let received = self.received(direction, time)?;
-        if let Some(share) = cpu_share(&self.context, begun) {
+        if let Some(share) = waiting.cpu_share(&self.context) {
             self.context.sample(Metric::CpuShare, Part::Host, share);
         }
         Ok(received)
@@ -216,10 +216,4 @@ impl Test<'_> {
     fn part(&self) -> Part {
         Part::Peer(self.settings.peer.clone())
     }
-}
-
-/// Of the time since a moment, what the calling thread, which began then, did not have to wait for a processor.
-fn cpu_share(context: &Context<'_>, begun: Duration) -> Option<f64> {
-    let seconds = context.seconds_since(begun).max(f64::MIN_POSITIVE);
-    Some((1.0 - thread_delay()?.as_secs_f64() / seconds).clamp(0.0, 1.0))
 }

@@ -1,6 +1,7 @@
 //! Where the kernel keeps its counters.
 
 use super::Counters;
+use crate::control_group;
 use crate::files::Files;
 
 /// Counters of a network interface that are zero on a sound one.
@@ -90,16 +91,8 @@ fn processor(files: Files<'_>, found: &mut Counters) {
 
 /// How often and for how long a limit held back the control group that we are in, of version 2 or 1.
 fn control_group(files: Files<'_>, found: &mut Counters) {
-    let groups = files.text("proc/self/cgroup").unwrap_or_default();
-    for line in groups.lines().filter(|line| !line.contains("..")) {
-        let mut parts = line.splitn(3, ':').skip(1);
-        let (Some(controllers), Some(group)) = (parts.next(), parts.next()) else {
-            continue;
-        };
-        if !controllers.is_empty() && !controllers.split(',').any(|one| one == "cpu") {
-            continue;
-        }
-        let path = format!("sys/fs/cgroup/{controllers}{group}/cpu.stat");
+    for directory in control_group::directories(files, "cpu") {
+        let path = format!("{directory}/cpu.stat");
         for (name, value) in pairs(&files.text(&path).unwrap_or_default()) {
             let (name, value) = match name {
                 // Version 1 counts nanoseconds.

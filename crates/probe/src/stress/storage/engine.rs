@@ -12,6 +12,8 @@ use io_uring::{IoUring, opcode, types};
 use serde::{Deserialize, Serialize};
 
 use crate::stress::context::Context;
+use crate::stress::processor::Waiting;
+use crate::stress::sample::{Metric, Part};
 
 /// Direct access needs memory at such addresses.
 const ALIGNMENT: usize = 4096;
@@ -85,13 +87,24 @@ impl Buffer {
 }
 
 impl Engine {
-    /// Runs a job to its end. Whatever happens, nothing is under way any more when it returns.
+    /// Runs a job to its end, and says how much its threads had to wait for a processor. Whatever happens, nothing is under way any more
+    /// when it returns.
     pub(super) fn run(self, context: &Context<'_>, job: &mut Job<'_>) -> io::Result<()> {
         match self {
-            Self::Ring => ring(context, job),
+            Self::Ring => waiting(context, || ring(context, job)),
             Self::Threads => threads(context, job),
         }
     }
+}
+
+/// Does something on this thread, and says how much it had to wait for a processor.
+fn waiting<T>(context: &Context<'_>, work: impl FnOnce() -> T) -> T {
+    let waiting = Waiting::begin(context);
+    let done = work();
+    if let Some(share) = waiting.cpu_share(context) {
+        context.sample(Metric::CpuShare, Part::Host, share);
+    }
+    done
 }
 
 /// An operation under way, in the slot that owns its buffer.
@@ -189,34 +202,34 @@ fn threads(context: &Context<'_>, job: &mut Job<'_>) -> io::Result<()> {
     let failure = Mutex::new(None);
     let (file, length) = (job.file, job.length);
     let (prepare, done) = (job.prepare, job.done);
+    let work = || {
+        let mut buffer = Buffer::new(length);
+        while !context.stopped() && failure.lock().expect("nobody panics with it").is_none() {
+            let operation = next.lock().expect("nobody panics with it")();
+            let Some(operation) = operation else { return };
+            if let Operation::Write(_) = operation {
+                prepare(operation, buffer.bytes());
+            }
+            let started = context.moment();
+            let moved = match operation {
+                Operation::Read(offset) => file.read_exact_at(buffer.bytes(), offset),
+                Operation::Write(offset) => file.write_all_at(buffer.bytes(), offset),
+            };
+            let taken = context.moment().saturating_sub(started);
+            match moved {
+                Ok(()) => done(operation, buffer.bytes(), taken),
+                Err(error) => {
+                    failure
+                        .lock()
+                        .expect("nobody panics with it")
+                        .get_or_insert(error);
+                }
+            }
+        }
+    };
     std::thread::scope(|scope| {
         for _ in 0..job.depth {
-            scope.spawn(|| {
-                let mut buffer = Buffer::new(length);
-                while !context.stopped() && failure.lock().expect("nobody panics with it").is_none()
-                {
-                    let operation = next.lock().expect("nobody panics with it")();
-                    let Some(operation) = operation else { return };
-                    if let Operation::Write(_) = operation {
-                        prepare(operation, buffer.bytes());
-                    }
-                    let started = context.moment();
-                    let moved = match operation {
-                        Operation::Read(offset) => file.read_exact_at(buffer.bytes(), offset),
-                        Operation::Write(offset) => file.write_all_at(buffer.bytes(), offset),
-                    };
-                    let taken = context.moment().saturating_sub(started);
-                    match moved {
-                        Ok(()) => done(operation, buffer.bytes(), taken),
-                        Err(error) => {
-                            failure
-                                .lock()
-                                .expect("nobody panics with it")
-                                .get_or_insert(error);
-                        }
-                    }
-                }
-            });
+            scope.spawn(|| waiting(context, work));
         }
     });
     failure

@@ -5,11 +5,12 @@
 //! of the file system is free: a full disk is slow by itself, and ours must not fill it.
 
 mod content;
+mod disk;
 mod engine;
 mod order;
 
 use std::fs::File;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -19,6 +20,7 @@ use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
 use self::content::{BLOCK, Depth};
+use self::disk::Disk;
 pub use self::engine::Engine;
 use self::engine::{Job, Operation};
 use self::order::Shuffled;
@@ -26,6 +28,7 @@ use super::context::Context;
 use super::histogram::Histogram;
 use super::number::{real, split_mix};
 use super::sample::{Event, Metric, Part, Refusal, Wrong};
+use crate::files::Files;
 
 /// What to do to a disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,9 +70,12 @@ pub(crate) fn run(context: &Context<'_>, settings: &Storage) -> Result<(), Refus
         }
         engine
     });
+    let files = Files::below(Path::new("/"));
+    let metadata = file.metadata().ok();
     let mut test = Test {
         context: *context,
         settings,
+        disk: metadata.and_then(|metadata| Disk::beneath(files, metadata.dev())),
         file,
         engine,
         part: Part::Directory(settings.directory.display().to_string()),
@@ -137,11 +143,23 @@ struct Test<'a> {
     context: Context<'a>,
     settings: &'a Storage,
     file: File,
+    /// What the file lies on, where that is known.
+    disk: Option<Disk>,
     engine: Engine,
     part: Part,
     /// How often each block was written; the length is what has been written at all.
     generations: Vec<AtomicU32>,
     wrong: AtomicU32,
+}
+
+/// What one pattern has moved, and in what time.
+#[derive(Debug, Clone, Copy)]
+struct Count {
+    read_bytes: u64,
+    written_bytes: u64,
+    reads: u64,
+    writes: u64,
+    seconds: f64,
 }
 
 /// What a pattern is called in the samples.
@@ -236,7 +254,7 @@ impl Test<'_> {
         self.job(EXTENT, self.settings.sequential_depth, &mut next, &done)
     }
 
-    /// Runs one pattern: a rate for each interval, and all latencies at the end.
+    /// Runs one pattern: a rate for each interval, and all latencies at the end; and whether it had the disk to itself.
     fn pattern(
         &self,
         names: &Names,
@@ -247,8 +265,14 @@ impl Test<'_> {
         let latencies = Mutex::new(Histogram::default());
         let begun = Mutex::new(self.context.moment());
         let finished = AtomicU64::new(0);
+        let (reads, writes) = (AtomicU64::new(0), AtomicU64::new(0));
         let done = |operation: Operation, bytes: &[u8], taken: Duration| {
             self.check(operation, bytes, Depth::Ends);
+            match operation {
+                Operation::Read(_) => &reads,
+                Operation::Write(_) => &writes,
+            }
+            .fetch_add(1, Ordering::Relaxed);
             if names.latency.is_some() {
                 let mut latencies = latencies.lock().expect("nobody panics with it");
                 latencies.add(taken.as_secs_f64() * 1e6);
@@ -263,7 +287,20 @@ impl Test<'_> {
                 self.context.sample(names.rate, self.part.clone(), rate);
             }
         };
+        let start = self.context.moment();
+        let before = self.moved_bytes();
         self.job(length, depth, next, &done)?;
+        let (reads, writes) = (reads.into_inner(), writes.into_inner());
+        self.account(
+            before,
+            &Count {
+                read_bytes: reads * length as u64,
+                written_bytes: writes * length as u64,
+                reads,
+                writes,
+                seconds: self.context.seconds_since(start),
+            },
+        );
         if let Some(metric) = names.latency {
             self.context.say(Event::Distribution {
                 metric,
@@ -272,6 +309,25 @@ impl Test<'_> {
             });
         }
         Ok(())
+    }
+
+    fn moved_bytes(&self) -> Option<u64> {
+        self.disk.as_ref().and_then(Disk::moved_bytes)
+    }
+
+    /// Says which share of what the disk has moved was ours, and whether a limit held us back.
+    fn account(&self, before: Option<u64>, count: &Count) {
+        let Some(disk) = &self.disk else { return };
+        let moved = before.zip(disk.moved_bytes());
+        if let Some(moved) = moved.and_then(|(before, after)| after.checked_sub(before)) {
+            let own = count.read_bytes + count.written_bytes;
+            let share = real(own) / real(own.max(moved).max(1));
+            self.context
+                .sample(Metric::DiskShare, self.part.clone(), share);
+        }
+        if let Some(limit) = disk.limit(Files::below(Path::new("/")), count) {
+            self.context.say(Event::Limited(limit));
+        }
     }
 
     fn job(
