@@ -1,5 +1,5 @@
-//! All tests. What computes for minutes runs beside what mostly waits, and gives way to it, so that the processors always have something to
-//! do; otherwise one suite after the other, as `cargo test` does it. A suite that fails does not keep the others from running.
+//! All tests. First suites that mostly wait, with what computes and needs no real time beside them; then the others alone, one after the
+//! other, as `cargo test` does it: they measure this machine, or emulate others. A suite that fails does not keep the others from running.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -13,8 +13,17 @@ use serde::Deserialize;
 use super::{Outcome, cargo_step, minutes, python};
 use crate::processes::{output_within, text_within, wait_within};
 
-/// Suites that compute all the time, in the order in which they run.
-const BUSY: &[(&str, &str)] = &[("sim", "it"), ("supernode", "virtual_machine")];
+/// The suite that computes all the time. The unit tests of the examples do, too.
+const COMPUTING: &str = "sim/it";
+/// Suites that wait for processes, sockets and disks more than for processors.
+const WAITING: &[&str] = &[
+    "agent/it",
+    "cli/it",
+    "client/it",
+    "control/it",
+    "http/it",
+    "store/it",
+];
 /// For building what the step `build` has not built yet.
 const BUILD_LIMIT: Duration = minutes(30);
 /// For one suite.
@@ -30,13 +39,10 @@ struct Suite {
 }
 
 impl Suite {
-    fn folder(&self) -> &str {
-        let name = self.directory.file_name();
-        name.and_then(|name| name.to_str()).unwrap_or_default()
-    }
-
+    /// The folder of its crate and its own name.
     fn name(&self) -> String {
-        format!("{}/{}", self.folder(), self.target)
+        let folder = self.directory.file_name().unwrap_or_default();
+        format!("{}/{}", folder.display(), self.target)
     }
 
     /// Runs it with so many tests at a time for each processor, unless the caller's environment says how many. Tests of real processes wait for
@@ -54,50 +60,45 @@ impl Suite {
         }
         command
     }
-
-    fn busy_position(&self) -> Option<usize> {
-        let own = (self.folder(), &*self.target);
-        BUSY.iter().position(|busy| *busy == own)
-    }
 }
 
 pub(super) fn run() -> Result<Outcome> {
     // Without documentation's tests: there are none, as `tidy` sees to.
     let mut command = cargo_step(&["test", "--workspace", "--tests", "--no-run"]);
     command.arg("--message-format=json-render-diagnostics");
-    let (mut busy, waiting): (Vec<Suite>, Vec<Suite>) =
-        suites(&text_within(&mut command, BUILD_LIMIT)?)?
-            .into_iter()
-            .partition(|suite| suite.busy_position().is_some());
-    busy.sort_by_key(Suite::busy_position);
-    let named = |suite: &Suite, threads| (suite.name(), suite.command(threads));
-    let mut beside: Vec<_> = busy.iter().map(|suite| named(suite, 1)).collect();
-    // Nobody waits for these in real time, as machines' guests do.
-    beside.splice(1..1, python::suites()?);
+    let all = suites(&text_within(&mut command, BUILD_LIMIT)?)?;
+    let (computing, others): (Vec<_>, Vec<_>) =
+        all.iter().partition(|suite| suite.name() == COMPUTING);
+    let (waiting, alone): (Vec<_>, Vec<_>) = others
+        .into_iter()
+        .partition(|suite| WAITING.contains(&&*suite.name()));
+    let computing = computing
+        .into_iter()
+        .map(|suite| (suite.name(), suite.command(1)));
+    let beside: Vec<_> = computing.chain(python::suites()?).collect();
     let failed = Mutex::new(Vec::new());
-    let note = |name: String, ended: Result<bool>| {
+    let note = |name: &str, ended: Result<bool>| {
         let why = match ended {
             Ok(true) => return,
-            Ok(false) => name,
+            Ok(false) => name.to_owned(),
             Err(error) => format!("{name} ({error:#})"),
         };
-        failed
-            .lock()
-            .expect("no holder of this lock panics")
-            .push(why);
+        let mut failed = failed.lock().expect("no holder of this lock panics");
+        failed.push(why);
     };
     thread::scope(|scope| {
         scope.spawn(|| {
-            for (name, command) in beside {
-                let ended = run_beside(&name, &command);
-                note(name, ended);
+            for (name, command) in &beside {
+                note(name, run_beside(name, command));
             }
         });
-        for (name, command) in waiting.iter().map(|suite| named(suite, 2)) {
-            let ended = run_aloud(&name, command);
-            note(name, ended);
+        for suite in waiting {
+            note(&suite.name(), run_aloud(suite));
         }
     });
+    for suite in alone {
+        note(&suite.name(), run_aloud(suite));
+    }
     let failed = failed.into_inner().expect("no holder of this lock panics");
     if failed.is_empty() {
         Ok(Outcome::Passed)
@@ -107,10 +108,10 @@ pub(super) fn run() -> Result<Outcome> {
 }
 
 /// Runs one, and shows what it prints while it does.
-fn run_aloud(name: &str, mut command: Command) -> Result<bool> {
-    println!("    {name}");
-    let mut child = command.stdin(Stdio::null()).spawn()?;
-    Ok(wait_within(&mut child, name, SUITE_LIMIT)?.success())
+fn run_aloud(suite: &Suite) -> Result<bool> {
+    println!("    {}", suite.name());
+    let mut child = suite.command(2).stdin(Stdio::null()).spawn()?;
+    Ok(wait_within(&mut child, &suite.name(), SUITE_LIMIT)?.success())
 }
 
 /// Runs one that gives way to all others, and shows what it has printed at its end.
@@ -211,16 +212,16 @@ mod tests {
         let names: Vec<String> = found.iter().map(Suite::name).collect();
         assert_eq!(names, ["sim/it", "supernode/virtual_machine"]);
         assert_eq!(found[0].program, PathBuf::from("/t/it-1"));
-        assert_eq!(found[1].busy_position(), Some(1));
         assert!(suites(&lines[4]).is_err());
     }
 
-    /// A busy suite that got another name would be one of those that wait.
+    /// A suite that got another name would run alone, and nobody would notice.
     #[test]
-    fn the_busy_suites_exist() {
-        let root = crate::workspace::root();
-        for (folder, target) in BUSY {
-            let tests = root.join("crates").join(folder).join("tests").join(target);
+    fn the_suites_that_are_named_exist() {
+        let crates = crate::workspace::root().join("crates");
+        for name in WAITING.iter().chain([&COMPUTING]) {
+            let (folder, target) = name.split_once('/').expect("a folder and a name");
+            let tests = crates.join(folder).join("tests").join(target);
             assert!(tests.join("main.rs").exists(), "{}", tests.display());
         }
     }

@@ -31,7 +31,6 @@ fn steps_are_listed_in_their_order() {
             "tidy",
             "build",
             "test",
-            "python",
             "generated",
             "acknowledged",
             "demo",

@@ -14,7 +14,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::control_group::{ControlGroup, Limit};
-use crate::harness::{Dev, output};
+use crate::harness::{Dev, come_first, output};
 use crate::stress_run::ended;
 
 const SIZE_BYTES: u64 = 4 << 30;
@@ -133,6 +133,8 @@ fn health(dev: &Dev) -> String {
 /// A node alone on a disk that moves so many bytes a second for it.
 fn node_on(disk: &Disk, bytes_per_second: u32) -> Option<(Dev, ControlGroup)> {
     let beneath = ControlGroup::new(&limit(disk.lower.as_ref(), bytes_per_second))?;
+    // What else this machine does must not matter.
+    come_first();
     let dev = Dev::start_below(Path::new(&disk.path()), 1);
     beneath.take(dev.pid("node-1"));
     Some((dev, beneath))
