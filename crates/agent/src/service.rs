@@ -43,6 +43,8 @@ const LOOK_PERIOD: Duration = Duration::from_secs(5);
 const DISCOVERY_PERIOD: Duration = Duration::from_mins(1);
 /// How often it is looked how full the system disk is.
 const USAGE_PERIOD: Duration = Duration::from_secs(5);
+/// How long an agent that ends waits for its ledger.
+const STORE_PATIENCE: Duration = Duration::from_secs(2);
 /// How many events of the session may wait.
 const EVENTS: usize = 64;
 
@@ -317,7 +319,7 @@ impl Agent {
                 .act()
                 .min(next_look.saturating_duration_since(Instant::now()));
             tokio::select! {
-                () = &mut shutdown => return,
+                () = &mut shutdown => return self.store(sources.done).await,
                 Some(done) = sources.done.recv() => self.take_done(done),
                 Some(event) = sources.events.recv() => self.take_event(event),
                 Some(inventory) = sources.inventories.recv() => self.take_inventory(inventory),
@@ -343,6 +345,23 @@ impl Agent {
                     self.executor.look(&key, true);
                 }
                 self.executor.read_retries(self.core.retry_logs());
+            }
+        }
+    }
+
+    /// Before the end: what was reported is on the disk, or the next agent would not know it. Nothing else is begun, and a disk that does not
+    /// answer is not waited for.
+    async fn store(mut self, mut done: mpsc::UnboundedReceiver<Done>) {
+        let until = Instant::now() + STORE_PATIENCE;
+        while !self.core.is_stored() {
+            for effect in self.core.effects(self.clock.monotonic()) {
+                if let Effect::StoreLedger { .. } = effect {
+                    self.executor.perform(effect, self.clock.now());
+                }
+            }
+            match tokio::time::timeout_at(until, done.recv()).await {
+                Ok(Some(done)) => self.take_done(done),
+                Ok(None) | Err(_) => return,
             }
         }
     }

@@ -87,11 +87,9 @@ pub(super) fn run() -> Result<Outcome> {
         failed.push(why);
     };
     thread::scope(|scope| {
-        scope.spawn(|| {
-            for (name, command) in &beside {
-                note(name, run_beside(name, command));
-            }
-        });
+        for (name, command) in &beside {
+            scope.spawn(|| note(name, run_beside(name, command)));
+        }
         for suite in waiting {
             note(&suite.name(), run_aloud(suite));
         }

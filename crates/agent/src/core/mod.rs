@@ -443,6 +443,11 @@ impl AgentCore {
         [self.stress.wake(), lease].into_iter().flatten().min()
     }
 
+    /// Whether everything that it knows is on the disk.
+    pub fn is_stored(&self) -> bool {
+        self.stored_version >= self.version
+    }
+
     /// Whether everything that was decided is on the disk.
     fn settled(&self) -> bool {
         self.stored_version >= self.intent_version
@@ -462,7 +467,7 @@ impl AgentCore {
 
     fn store(&mut self, now: Duration, effects: &mut Vec<Effect>) {
         let waits = self.store_after.is_some_and(|after| now < after);
-        if self.stored_version >= self.version || self.storing.is_some() || waits {
+        if self.is_stored() || self.storing.is_some() || waits {
             return;
         }
         self.store_after = None;
