@@ -42,9 +42,10 @@ fn tool(words: &[&str]) -> Result<String, String> {
 
 impl Disk {
     fn new() -> Option<Self> {
-        // In memory if it can be: what others do to this machine's disk is not to be measured here.
+        // In memory if there is room: what others do to this machine's disk is not to be measured here.
         let memory = Path::new("/dev/shm");
-        let directory = if memory.is_dir() {
+        let room = rustix::fs::statvfs(memory).map(|memory| memory.f_bavail * memory.f_frsize);
+        let directory = if room.is_ok_and(|bytes| bytes >= SIZE_BYTES) {
             tempfile::tempdir_in(memory)
         } else {
             tempfile::tempdir()
