@@ -101,3 +101,11 @@ fn is_pci_address(name: &str) -> bool {
         && name.contains('.')
         && crate::ascend::normalise_bus_address(name).as_deref() == Some(name)
 }
+
+/// Writes a file of a machine that is written down for a test.
+#[cfg(test)]
+pub(crate) fn write(root: &Path, path: &str, text: &str) {
+    let file = root.join(path);
+    std::fs::create_dir_all(file.parent().expect("has one")).expect("own directory");
+    std::fs::write(file, text).expect("own directory");
+}

@@ -23,7 +23,7 @@ pub(super) const VERIFY_PERIOD: Duration = Duration::from_secs(30);
 /// When an executor that could not work at all is tried again.
 const RETRY_PERIOD: Duration = Duration::from_secs(5);
 /// How long a repair waits for the server to hear what was found.
-const REPORT_PATIENCE: Duration = Duration::from_secs(30);
+const REPORT_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What was done with the environment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

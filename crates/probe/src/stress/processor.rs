@@ -6,7 +6,7 @@ use std::time::Duration;
 use rustix::thread::{ClockId, CpuSet, sched_getaffinity, sched_setaffinity};
 
 use super::context::Context;
-use super::sample::Refusal;
+use super::sample::{Metric, Part, Refusal};
 
 /// The processors that this process may use, in order.
 pub(crate) fn allowed() -> Result<Vec<u32>, Refusal> {
@@ -83,6 +83,16 @@ impl Waiting {
         let delay = thread_delay()?.saturating_sub(self.delay?);
         Some((1.0 - delay.as_secs_f64() / seconds).clamp(0.0, 1.0))
     }
+}
+
+/// Does something on this thread, and says how much it had to wait for a processor.
+pub(crate) fn counting_waits<T>(context: &Context<'_>, work: impl FnOnce() -> T) -> T {
+    let waiting = Waiting::begin(context);
+    let done = work();
+    if let Some(share) = waiting.cpu_share(context) {
+        context.sample(Metric::CpuShare, Part::Host, share);
+    }
+    done
 }
 
 /// For how long the calling thread was kept from running although it wanted to; nothing where the kernel does not say.

@@ -112,6 +112,22 @@ fn every_type_comes_back(engine: Engine) {
     assert_eq!(rows[2].get::<Option<Vec<u8>>>("data"), Ok(None));
 }
 
+#[test]
+fn a_number_that_does_not_fit_is_kept() {
+    assert_eq!(Value::from(u64::MAX), Value::TooLarge(u64::MAX));
+    assert_eq!(Value::from(i64::MAX as u64), Value::Int(i64::MAX));
+}
+
+#[test]
+fn an_option_is_null_or_its_value() {
+    assert_eq!(Value::from(None::<u32>), Value::Null);
+    assert_eq!(Value::from(Some("a")), Value::Text("a".to_owned()));
+    assert_eq!(
+        params![1_i64, true, "x"],
+        &[Value::Int(1), Value::Int(1), Value::Text("x".to_owned())]
+    );
+}
+
 fn numbers_that_do_not_fit_are_refused(engine: Engine) {
     let (_database, store) = store(engine);
     let error = error_of(&store, |tx| {

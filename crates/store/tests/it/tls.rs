@@ -75,12 +75,14 @@ fn a_verified_server_is_used_and_an_unverified_one_is_not() {
     );
     let plain = open("localhost", "").expect_err("this server takes no plain connections");
     assert!(matches!(plain, StoreError::Open { .. }), "{plain:?}");
-    let no_file =
-        open("localhost", "sslrootcert=/nowhere/ca.pem").expect_err("there is no such file");
-    assert!(
-        no_file
-            .to_string()
-            .contains("sslrootcert /nowhere/ca.pem cannot be used"),
-        "{no_file}"
-    );
+    for written in ["/nowhere/ca.pem", "%2Fnowhere%2Fca.pem"] {
+        let no_file = open("localhost", &format!("sslrootcert={written}"))
+            .expect_err("there is no such file");
+        assert!(
+            no_file
+                .to_string()
+                .contains("sslrootcert /nowhere/ca.pem cannot be used"),
+            "{no_file}"
+        );
+    }
 }

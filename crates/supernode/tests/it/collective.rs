@@ -58,8 +58,8 @@ fn a_bench_gives_a_line_for_each_size() {
 
 #[test]
 fn a_size_that_is_none_is_refused() {
-    for wrong in ["K", "3", "4G", "2000M"] {
-        let output = run(&["collective", "bench", "--sizes", wrong]);
+    for wrong in ["", "K", "3", "4G", "2000M", "-4"] {
+        let output = run(&["collective", "bench", &format!("--sizes={wrong}")]);
         assert_eq!(output.status.code(), Some(2), "{wrong}");
         let text = String::from_utf8_lossy(&output.stderr);
         assert!(text.contains("such as 4, 64K or 16M"), "{text}");

@@ -124,12 +124,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    fn write(root: &std::path::Path, path: &str, text: &str) {
-        let file = root.join(path);
-        std::fs::create_dir_all(file.parent().expect("has one")).expect("own directory");
-        std::fs::write(file, text).expect("own directory");
-    }
+    use crate::files::write;
 
     #[test]
     fn lists_of_processors() {

@@ -21,7 +21,7 @@ pub use self::session::Key;
 use self::session::{Account, EchoPort, Echoed, Received, Request};
 use super::context::Context;
 use super::number::real;
-use super::processor::Waiting;
+use super::processor::counting_waits;
 use super::sample::{Event, Metric, Part, Pause, Refusal};
 
 /// Asks a listener.
@@ -129,12 +129,7 @@ impl Test<'_> {
     }
 
     fn stream(&self, direction: Direction, time: Duration) -> Result<Received, Refusal> {
-        let waiting = Waiting::begin(&self.context);
-        let received = self.received(direction, time)?;
-        if let Some(share) = waiting.cpu_share(&self.context) {
-            self.context.sample(Metric::CpuShare, Part::Host, share);
-        }
-        Ok(received)
+        counting_waits(&self.context, || self.received(direction, time))
     }
 
     fn received(&self, direction: Direction, time: Duration) -> Result<Received, Refusal> {

@@ -239,6 +239,7 @@ fn heat(files: Files<'_>, found: &mut Counters) {
 
 #[cfg(test)]
 mod tests {
+    use crate::files::write;
     use crate::stress::passive::counters;
 
     #[test]
@@ -252,9 +253,7 @@ mod tests {
                 "nr_periods 9\nnr_throttled 4\nthrottled_time 2500000\n",
             ),
         ] {
-            let file = machine.path().join(path);
-            std::fs::create_dir_all(file.parent().expect("has one")).expect("own directory");
-            std::fs::write(file, text).expect("own directory");
+            write(machine.path(), path, text);
         }
         let found = counters(machine.path());
         assert_eq!(found.counters.get("cgroup/nr_throttled"), Some(&4));
@@ -295,9 +294,7 @@ mod tests {
             ),
             ("sys/class/thermal/thermal_zone0/temp", "45500\n"),
         ] {
-            let file = machine.path().join(path);
-            std::fs::create_dir_all(file.parent().expect("has one")).expect("own directory");
-            std::fs::write(file, text).expect("own directory");
+            write(machine.path(), path, text);
         }
         let found = counters(machine.path());
         for (name, value) in [

@@ -58,11 +58,11 @@ impl Disk {
     }
 
     /// The limit of our control group that held us back while we read and wrote so much.
-    pub(super) fn limit(&self, files: Files<'_>, count: &Count) -> Option<String> {
+    pub(super) fn limit(&self, files: Files<'_>, count: Count) -> Option<String> {
         let bites = |name: &str, most: u64| {
             let counted = match name {
-                "rbps" => count.read_bytes,
-                "wbps" => count.written_bytes,
+                "rbps" => count.reads * count.bytes,
+                "wbps" => count.writes * count.bytes,
                 "riops" => count.reads,
                 "wiops" => count.writes,
                 _ => return false,
@@ -126,21 +126,22 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
+    use crate::files::write;
 
     /// A machine with a disk that has a partition, under a volume on it.
     fn machine() -> tempfile::TempDir {
         let machine = tempfile::tempdir().expect("a directory");
         let sda = "sys/devices/pci/block/sda";
         let volume = "sys/devices/virtual/block/dm-0";
-        write(&machine, &format!("{sda}/dev"), "8:0\n");
+        write(machine.path(), &format!("{sda}/dev"), "8:0\n");
         write(
-            &machine,
+            machine.path(),
             &format!("{sda}/stat"),
             "5 0 100 9 7 0 30 9 0 0 0\n",
         );
-        write(&machine, &format!("{sda}/sda1/partition"), "1\n");
-        write(&machine, &format!("{sda}/sda1/dev"), "8:1\n");
-        write(&machine, &format!("{volume}/dev"), "253:0\n");
+        write(machine.path(), &format!("{sda}/sda1/partition"), "1\n");
+        write(machine.path(), &format!("{sda}/sda1/dev"), "8:1\n");
+        write(machine.path(), &format!("{volume}/dev"), "253:0\n");
         for directory in ["sys/dev/block", &format!("{volume}/slaves")] {
             fs::create_dir_all(machine.path().join(directory)).expect("own directory");
         }
@@ -151,12 +152,6 @@ mod tests {
             symlink(machine.path().join(target), machine.path().join(link)).expect("own directory");
         }
         machine
-    }
-
-    fn write(machine: &tempfile::TempDir, path: &str, text: &str) {
-        let file = machine.path().join(path);
-        fs::create_dir_all(file.parent().expect("has one")).expect("own directory");
-        fs::write(file, text).expect("own directory");
     }
 
     #[test]
@@ -172,19 +167,18 @@ mod tests {
     #[test]
     fn a_limit_that_bites_is_named_and_another_is_not() {
         let count = Count {
-            read_bytes: 9_500_000,
-            written_bytes: 0,
             reads: 100,
             writes: 0,
+            bytes: 95_000,
             seconds: 1.0,
         };
         let limit = |path: &str, text: &str, groups: &str| {
             let machine = machine();
-            write(&machine, "proc/self/cgroup", groups);
-            write(&machine, path, text);
+            write(machine.path(), "proc/self/cgroup", groups);
+            write(machine.path(), path, text);
             let files = Files::below(machine.path());
             let disk = Disk::beneath(files, rustix::fs::makedev(253, 0)).expect("it has one");
-            disk.limit(files, &count)
+            disk.limit(files, count)
         };
         let bites = "a limit of its control group held it back: rbps=10000000 at disk 8:0";
         let first = |text| {

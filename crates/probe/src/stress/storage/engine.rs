@@ -12,8 +12,7 @@ use io_uring::{IoUring, opcode, types};
 use serde::{Deserialize, Serialize};
 
 use crate::stress::context::Context;
-use crate::stress::processor::Waiting;
-use crate::stress::sample::{Metric, Part};
+use crate::stress::processor::counting_waits;
 
 /// Direct access needs memory at such addresses.
 const ALIGNMENT: usize = 4096;
@@ -91,20 +90,10 @@ impl Engine {
     /// when it returns.
     pub(super) fn run(self, context: &Context<'_>, job: &mut Job<'_>) -> io::Result<()> {
         match self {
-            Self::Ring => waiting(context, || ring(context, job)),
+            Self::Ring => counting_waits(context, || ring(context, job)),
             Self::Threads => threads(context, job),
         }
     }
-}
-
-/// Does something on this thread, and says how much it had to wait for a processor.
-fn waiting<T>(context: &Context<'_>, work: impl FnOnce() -> T) -> T {
-    let waiting = Waiting::begin(context);
-    let done = work();
-    if let Some(share) = waiting.cpu_share(context) {
-        context.sample(Metric::CpuShare, Part::Host, share);
-    }
-    done
 }
 
 /// An operation under way, in the slot that owns its buffer.
@@ -229,7 +218,7 @@ fn threads(context: &Context<'_>, job: &mut Job<'_>) -> io::Result<()> {
     };
     std::thread::scope(|scope| {
         for _ in 0..job.depth {
-            scope.spawn(|| waiting(context, work));
+            scope.spawn(|| counting_waits(context, work));
         }
     });
     failure

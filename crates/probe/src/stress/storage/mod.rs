@@ -155,10 +155,10 @@ struct Test<'a> {
 /// What one pattern has moved, and in what time.
 #[derive(Debug, Clone, Copy)]
 struct Count {
-    read_bytes: u64,
-    written_bytes: u64,
     reads: u64,
     writes: u64,
+    /// Of one read or write.
+    bytes: u64,
     seconds: f64,
 }
 
@@ -290,14 +290,12 @@ impl Test<'_> {
         let start = self.context.moment();
         let before = self.moved_bytes();
         self.job(length, depth, next, &done)?;
-        let (reads, writes) = (reads.into_inner(), writes.into_inner());
         self.account(
             before,
-            &Count {
-                read_bytes: reads * length as u64,
-                written_bytes: writes * length as u64,
-                reads,
-                writes,
+            Count {
+                reads: reads.into_inner(),
+                writes: writes.into_inner(),
+                bytes: length as u64,
                 seconds: self.context.seconds_since(start),
             },
         );
@@ -316,11 +314,11 @@ impl Test<'_> {
     }
 
     /// Says which share of what the disk has moved was ours, and whether a limit held us back.
-    fn account(&self, before: Option<u64>, count: &Count) {
+    fn account(&self, before: Option<u64>, count: Count) {
         let Some(disk) = &self.disk else { return };
         let moved = before.zip(disk.moved_bytes());
         if let Some(moved) = moved.and_then(|(before, after)| after.checked_sub(before)) {
-            let own = count.read_bytes + count.written_bytes;
+            let own = (count.reads + count.writes) * count.bytes;
             let share = real(own) / real(own.max(moved).max(1));
             self.context
                 .sample(Metric::DiskShare, self.part.clone(), share);
