@@ -179,6 +179,8 @@ const fn minutes(count: u64) -> Duration {
     Duration::from_mins(count)
 }
 
+const BUILD_LIMIT: Duration = minutes(30);
+
 /// A cargo command for a step: no progress bars, colours only as asked for, and with `CI` set an unchanged lock file.
 fn cargo_step(arguments: &[&str]) -> Command {
     let mut command = cargo();
@@ -235,11 +237,24 @@ fn tidy_step() -> Result<Outcome> {
     }
 }
 
+/// Builds everything that any step runs. With `CI` set, tests that do not compute themselves are not optimized.
+fn build_command() -> Command {
+    // Not `--all-targets`: that would build tests for libraries that have none, too.
+    let targets = ["--lib", "--bins", "--tests", "--examples"];
+    let mut command = cargo_step(&[&["build", "--workspace"][..], &targets].concat());
+    if is_ci() {
+        let level = |of: &str, level: u8| format!("profile.test.{of}opt-level={level}");
+        command.args(["--config", &level("", 0)]);
+        for package in ["collectives", "probe", "verdict"] {
+            let of = format!("package.supernode-{package}.");
+            command.args(["--config", &level(&of, 1)]);
+        }
+    }
+    command
+}
+
 fn build() -> Result<Outcome> {
-    run_command(
-        cargo_step(&["build", "--workspace", "--all-targets"]),
-        minutes(30),
-    )
+    run_command(build_command(), BUILD_LIMIT)
 }
 
 /// Its tests are in the ordinary binary of tests in virtual machines, and ignored there.

@@ -92,11 +92,10 @@ mod tests {
 
     #[test]
     fn a_long_request_is_shortened() {
-        let record: AuditRecord = serde_json::from_value(json!({
+        let record: AuditRecord = crate::sample::answer(&json!({
             "sequence": 7, "at": "2025-11-23T12:13:10Z", "actor": "ada", "action": "node_cordon", "subject": "n1",
             "request": {"reason": "é".repeat(100)}, "request_id": "r"
-        }))
-        .expect("a record");
+        }));
         let text = list(
             &[record],
             &Look {

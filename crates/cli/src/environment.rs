@@ -342,14 +342,10 @@ mod tests {
     use serde_json::json;
     use supernode_types::Timestamp;
 
-    fn document(value: serde_json::Value) -> EnvironmentDocument {
-        serde_json::from_value(value).expect("a document")
-    }
-
     #[test]
     fn changes_replace_what_they_name_and_keep_the_rest() {
         let owned = |text: &str| text.to_owned();
-        let present = document(json!({
+        let present: EnvironmentDocument = crate::sample::answer(&json!({
             "variables": {"A": "1", "B": "2"}, "sysctls": {"x.y": "1"},
             "files": [{"path": "/etc/a", "content": "old"}, {"path": "/etc/b", "content": "b"}, {"path": "/etc/c", "content": "c"}]
         }));
@@ -366,7 +362,7 @@ mod tests {
             mode: owned("0600"),
             content: owned("new"),
         }];
-        let expected = document(json!({
+        let expected = crate::sample::answer(&json!({
             "variables": {"B": "3", "C": "4"}, "required_versions": {"kernel": "6.8"},
             "files": [{"path": "/etc/b", "content": "b"}, {"path": "/etc/a", "content": "new", "mode": "0600"}]
         }));
@@ -376,14 +372,13 @@ mod tests {
 
     #[test]
     fn the_detail_shows_who_is_behind() {
-        let detail: EnvironmentDetail = serde_json::from_value(json!({
+        let detail: EnvironmentDetail = crate::sample::answer(&json!({
             "revision": 2, "document": {"variables": {"A": "1"}, "files": [{"path": "/etc/a", "content": "abc"}]}, "actor": "ada",
             "created_at": "2025-11-23T12:13:20Z", "generation": 5, "members": [
                 {"node": "n1", "applied_generation": 5, "problems": []},
                 {"node": "n2", "applied_generation": 4, "problems": []},
                 {"node": "n3", "applied_generation": 5, "problems": ["file /etc/a drifted: changed"]}]
-        }))
-        .expect("an environment");
+        }));
         let text = show(
             &detail,
             &Look {

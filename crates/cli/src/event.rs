@@ -159,11 +159,10 @@ mod tests {
 
     #[test]
     fn an_event_is_a_line() {
-        let event: Event = serde_json::from_value(json!({
+        let event: Event = crate::sample::answer(&json!({
             "sequence": 7, "at": "2025-11-23T12:13:10Z", "kind": "node.lost", "severity": "warning", "message": "n2 is silent",
             "node": "node-01kb000000000000000000000a"
-        }))
-        .expect("an event");
+        }));
         assert_eq!(
             line(&event),
             "2025-11-23T12:13:10.000000Z warning node.lost n2 is silent\n"

@@ -114,11 +114,10 @@ mod tests {
     #[test]
     fn the_list_tells_usable_tokens_from_others() {
         let token = |uses: u32, expires: &str| -> JoinTokenView {
-            serde_json::from_value(json!({
+            crate::sample::answer(&json!({
                 "id": "join-01kb000000000000000000000a", "uses_left": uses, "expires_at": expires, "revoked_at": null,
                 "labels": {"rack": "r1"}, "position": {}, "created_at": "2025-11-23T12:13:10Z"
             }))
-            .expect("a join token")
         };
         let tokens = [
             token(1, "2025-11-23T13:13:20Z"),

@@ -28,6 +28,8 @@ mod output;
 mod progress;
 mod retry_policy;
 mod run;
+#[cfg(test)]
+mod sample;
 mod session;
 mod spec;
 mod stress;

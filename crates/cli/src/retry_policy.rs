@@ -297,10 +297,9 @@ mod tests {
 
     #[test]
     fn numbers_that_are_not_given_stay() {
-        let present: RetryPolicy = serde_json::from_value(
-            json!({"mode": "enabled", "retry_timeout_seconds": 60, "levels": ["L1", "L2"]}),
-        )
-        .expect("a policy");
+        let present: RetryPolicy = crate::sample::answer(
+            &json!({"mode": "enabled", "retry_timeout_seconds": 60, "levels": ["L1", "L2"]}),
+        );
         let settings = arguments(false)
             .onto(Some(&present))
             .expect("it is enabled");
@@ -318,14 +317,13 @@ mod tests {
 
     #[test]
     fn the_detail_shows_budget_and_findings() {
-        let detail: RetryPolicyDetail = serde_json::from_value(json!({
+        let detail: RetryPolicyDetail = crate::sample::answer(&json!({
             "super_node_name": "train", "generation": 4, "policy": {"mode": "enabled"}, "library": "hccl",
             "variables": {"HCCL_OP_RETRY_ENABLE": "L1:1,L2:0"},
             "times": [{"what": "waiting", "milliseconds": 7000}, {"what": "a step", "milliseconds": 1500}],
             "limits": ["only so"],
             "findings": [{"kind": "product", "effect": "prevents", "message": "no A3"}]
-        }))
-        .expect("a detail");
+        }));
         let look = Look {
             now: Timestamp(0),
             color: false,
@@ -343,11 +341,10 @@ mod tests {
 
     #[test]
     fn a_job_shows_what_it_got_and_what_it_set_itself() {
-        let retry: AttemptRetry = serde_json::from_value(json!({
+        let retry: AttemptRetry = crate::sample::answer(&json!({
             "policy": {"mode": "disabled"}, "library": "nccl", "variables": {"A": "1"},
             "overridden": [{"variable": "B", "policy_value": "2", "by": "job"}, {"variable": "C", "policy_value": "3", "by": "environment"}]
-        }))
-        .expect("a retry");
+        }));
         assert_eq!(
             attempt(&retry),
             "\nre-execution disabled (NCCL)\nA=1\nB is set by the job, not by the policy (which says 2)\n\

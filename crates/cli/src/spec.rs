@@ -216,12 +216,11 @@ mod tests {
 
     #[test]
     fn a_spec_says_what_it_asks_in_words() {
-        let view: SpecView = serde_json::from_value(json!({
+        let view: SpecView = crate::sample::answer(&json!({
             "id": "spec-01kb000000000000000000000a", "name": "a3", "maximum_nodes": 48, "maximum_disk_gib": 1024, "matching_nodes": 2, "generation": 1,
             "created_at": "2025-11-23T12:13:10Z",
             "definition": {"accelerator": {"vendor": "ascend", "count": 16}, "memory": {"size_bytes": 2_199_023_255_552_u64}}
-        }))
-        .expect("a spec");
+        }));
         let look = Look {
             now: Timestamp(1_763_900_000_000_000),
             color: false,

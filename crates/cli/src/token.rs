@@ -134,11 +134,10 @@ mod tests {
     #[test]
     fn the_list_tells_active_from_ended() {
         let token = |expires: Option<&str>, revoked: Option<&str>| -> TokenView {
-            serde_json::from_value(json!({
+            crate::sample::answer(&json!({
                 "id": "token-01kb000000000000000000000a", "name": "ada", "role": "admin", "created_at": "2025-11-23T12:13:10Z",
                 "expires_at": expires, "revoked_at": revoked
             }))
-            .expect("a token")
         };
         let tokens = [
             token(None, None),

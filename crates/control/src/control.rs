@@ -193,7 +193,7 @@ impl<F> Transaction<F> {
             && let Some(remembered) = idempotency_get(tx, &request.actor, &idempotency.key)?
         {
             return if remembered.digest == idempotency.digest {
-                recall(remembered)
+                recall(&remembered)
             } else {
                 Err(Refusal::IdempotencyKeyReused)
             };
@@ -210,7 +210,7 @@ impl<F> Transaction<F> {
         };
         audit_insert(tx, &entry)?;
         if let Some(idempotency) = &request.idempotency {
-            let response = serde_json::to_value(&answer).map_err(|error| {
+            let response = serde_json::to_string(&answer).map_err(|error| {
                 Refusal::Invalid(format!("the answer cannot be stored: {error}"))
             })?;
             let remembered = Remembered {
@@ -229,8 +229,8 @@ impl<F> Transaction<F> {
     }
 }
 
-fn recall<T: DeserializeOwned>(remembered: Remembered) -> Result<T, Refusal> {
-    serde_json::from_value(remembered.response).map_err(|_| {
+fn recall<T: DeserializeOwned>(remembered: &Remembered) -> Result<T, Refusal> {
+    serde_json::from_str(&remembered.response).map_err(|_| {
         Refusal::Conflict("this idempotency key was answered by an older version of the server; look at the object and take a new key".into())
     })
 }

@@ -2,15 +2,15 @@
 
 use supernode_types::Timestamp;
 
-use crate::{StoreError, Tx, Value, params};
+use crate::{StoreError, Tx, params};
 
 /// What was stored under a key.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Remembered {
     /// Of the request.
     pub digest: String,
-    /// What was answered.
-    pub response: serde_json::Value,
+    /// What was answered, as JSON.
+    pub response: String,
 }
 
 /// What was answered to this key of this actor.
@@ -26,7 +26,7 @@ pub fn idempotency_get(
     .map(|row| {
         Ok(Remembered {
             digest: row.get("digest")?,
-            response: row.json("response")?,
+            response: row.get("response")?,
         })
     })
     .transpose()
@@ -42,7 +42,7 @@ pub fn idempotency_put(
 ) -> Result<(), StoreError> {
     tx.execute(
         "INSERT INTO idempotency (actor, key, digest, response, created_at) VALUES ($1, $2, $3, $4, $5)",
-        params![actor, key, remembered.digest.as_str(), Value::json(&remembered.response)?, now.0],
+        params![actor, key, remembered.digest.as_str(), remembered.response.as_str(), now.0],
     )?;
     Ok(())
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
-use super::{Outcome, cargo_step, minutes, python};
+use super::{BUILD_LIMIT, Outcome, build_command, minutes, python};
 use crate::processes::{output_within, text_within, wait_within};
 
 /// The suite that computes all the time. The unit tests of the examples do, too.
@@ -24,8 +24,6 @@ const WAITING: &[&str] = &[
     "http/it",
     "store/it",
 ];
-/// For building what the step `build` has not built yet.
-const BUILD_LIMIT: Duration = minutes(30);
 /// For one suite.
 const SUITE_LIMIT: Duration = minutes(20);
 
@@ -64,7 +62,7 @@ impl Suite {
 
 pub(super) fn run() -> Result<Outcome> {
     // Without documentation's tests: there are none, as `tidy` sees to.
-    let mut command = cargo_step(&["test", "--workspace", "--tests", "--no-run"]);
+    let mut command = build_command();
     command.arg("--message-format=json-render-diagnostics");
     let all = suites(&text_within(&mut command, BUILD_LIMIT)?)?;
     let (computing, others): (Vec<_>, Vec<_>) =

@@ -116,7 +116,7 @@ mod tests {
 
     #[test]
     fn a_disk_is_a_tree_with_a_verdict() {
-        let view: DiskView = serde_json::from_value(json!({
+        let view: DiskView = crate::sample::answer(&json!({
             "node": "node-01kb000000000000000000000a", "node_name": "n1", "super_node_name": "train", "pressure": "filling",
             "usage": {"size_bytes": 40_u64 << 30, "used_bytes": 33_u64 << 30}, "operation": null,
             "system_disk": {"mount_point": "/", "disk": "vda", "size_bytes": 40_u64 << 30,
@@ -125,8 +125,7 @@ mod tests {
                     {"depth": 0, "name": "vda", "kind": "disk", "size_bytes": 40_u64 << 30, "carries_system": true},
                     {"depth": 1, "name": "vda1", "kind": "partition", "size_bytes": 39_u64 << 30, "content": "ext4", "mount_point": "/", "carries_system": true}
                 ]}
-        }))
-        .expect("a disk");
+        }));
         assert_eq!(
             list(&[view], &LOOK),
             "node n1 of train\n  used       82 % (33 GiB of 40 GiB)\n  can grow   no: vda1 is not the last partition on vda\n\
@@ -138,12 +137,11 @@ mod tests {
 
     #[test]
     fn a_plan_lists_the_steps_of_each_node() {
-        let planned: DiskExpandPlan = serde_json::from_value(json!({
+        let planned: DiskExpandPlan = crate::sample::answer(&json!({
             "size_bytes": 500_u64 << 30,
             "nodes": [{"node_name": "n1", "disk": "vda", "present_bytes": 40_u64 << 30, "at_size": false, "jobs": ["job-01kb000000000000000000000a"],
                 "steps": [{"layer": "device", "disk": "vda", "bus": "virtio"}, {"layer": "file_system", "kind": "xfs", "name": "vda", "mount_point": "/"}, {"layer": "verify"}]}]
-        }))
-        .expect("a plan");
+        }));
         assert_eq!(
             plan(&planned, &LOOK),
             "NODE  DISK  NOW     THEN     STEPS\n\

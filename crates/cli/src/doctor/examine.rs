@@ -247,13 +247,12 @@ mod tests {
     }
 
     fn super_node(generation: i64) -> SuperNodeView {
-        serde_json::from_value(json!({
+        crate::sample::answer(&json!({
             "id": "sn-01kb000000000000000000000a", "name": "train", "spec": "spec-01kb000000000000000000000a", "spec_name": "cpu2",
             "hyperplane": null, "labels": {}, "environment_revision": 1, "environment_generation": generation, "deleting": null,
             "generation": 2, "created_at": "2025-11-23T12:12:00Z", "members": 1, "ready": 1, "joining": 0, "leaving": 0,
             "running_jobs": 0, "queued_jobs": 0
         }))
-        .expect("a super node")
     }
 
     #[test]

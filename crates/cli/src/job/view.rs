@@ -213,7 +213,7 @@ mod tests {
     };
 
     fn sample(job_state: &Value) -> JobDetail {
-        serde_json::from_value(json!({
+        crate::sample::answer(&json!({
             "id": "job-01kb000000000000000000000a", "name": "ring", "owner": "ada", "super_node": "sn-01kb000000000000000000000a",
             "super_node_name": "train", "spec": {"nodes": 2, "devices": null, "arguments": ["python3", "a b.py"], "workdir": "/x", "priority": 5,
             "time_limit_seconds": 90, "requeue_limit": 1, "grace_seconds": 10, "run_as_root": false},
@@ -223,7 +223,6 @@ mod tests {
                 "local_rank": 0, "node": "node-01kb000000000000000000000a", "node_name": "n1", "device": 0, "boot_id": "b",
                 "state": {"state": "ended", "end": {"how": "exited", "code": 3}, "last_lines": []}}]
         }))
-        .expect("a job")
     }
 
     fn failed(code: i32) -> Value {

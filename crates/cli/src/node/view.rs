@@ -239,7 +239,7 @@ pub(crate) mod tests {
             .as_object_mut()
             .expect("written above")
             .extend(changes.as_object().expect("an object").clone());
-        serde_json::from_value(value).expect("the sample is a node")
+        crate::sample::answer(&value)
     }
 
     const LOOK: Look = Look {
@@ -277,8 +277,8 @@ pub(crate) mod tests {
         let inventory = json!({"host_name": "h", "memory_bytes": 8_589_934_592_u64, "disks": [{"name": "sda", "size_bytes": 1024}]});
         let detail = NodeDetail {
             view,
-            inventory: serde_json::from_value(inventory).expect("an inventory"),
-            leases: vec![serde_json::from_value(lease).expect("a lease")],
+            inventory: crate::sample::answer(&inventory),
+            leases: vec![crate::sample::answer(&lease)],
         };
         let text = show(&detail, &LOOK);
         for expected in [

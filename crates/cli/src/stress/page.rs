@@ -325,7 +325,7 @@ mod tests {
     const AT: &str = "2025-11-23T12:13:20Z";
 
     fn evidence(number: usize, speed: f64) -> StressEvidence {
-        serde_json::from_value(json!({
+        crate::sample::answer(&json!({
             "node": NODES[number], "node_name": format!("n{number}"), "result": result(number),
             "rounds": [[{
                 "item": "compute", "step": "matrices of f32", "settings": "{}", "fingerprint": "1", "seconds": 1.5, "validity": "valid",
@@ -336,7 +336,6 @@ mod tests {
                 ]
             }]]
         }))
-        .expect("evidence")
     }
 
     fn result(number: usize) -> Value {
@@ -352,7 +351,7 @@ mod tests {
         for (number, result) in results.iter_mut().enumerate() {
             result["node_name"] = format!("n{number}").into();
         }
-        serde_json::from_value(json!({
+        crate::sample::answer(&json!({
             "operation": {
                 "id": RUN, "kind": "stress_run", "tier": "quick", "items": ["compute", "network"], "parallel": 2, "window_ends": AT,
                 "super_node": null, "super_node_name": "train", "state": "succeeded", "targets": [], "target_names": [], "targets_done": 2,
@@ -372,7 +371,6 @@ mod tests {
                 }]
             }
         }))
-        .expect("a run")
     }
 
     #[test]
@@ -399,7 +397,7 @@ mod tests {
         let numbers = |view: &mut StressNetworkView, change: &dyn Fn(&mut Value)| {
             let mut value = serde_json::to_value(&*view).expect("plain data");
             change(&mut value["pairs"][0]);
-            *view = serde_json::from_value(value).expect("a test");
+            *view = crate::sample::answer(&value);
         };
         numbers(&mut view, &|pair| pair["back_gbps"] = 99.9.into());
         let heat = &heats(&view)[..];

@@ -243,7 +243,7 @@ mod tests {
             "op-01kb000000000000000000000a",
             "node-01kb000000000000000000000a",
         );
-        serde_json::from_value(json!({
+        crate::sample::answer(&json!({
             "operation": {
                 "id": run, "kind": "stress_run", "tier": "quick", "items": ["compute"], "parallel": 1, "window_ends": "2025-11-23T12:13:20Z",
                 "super_node": null, "super_node_name": "train", "state": "running", "waits_for": "node n2: is tested: matrices of f32 (1 of 2)",
@@ -260,7 +260,6 @@ mod tests {
                 "findings": [{"item": "compute", "words": "core 1: digest", "kind": {"kind": "hard"}, "confidence": 1.0}]
             }]
         }))
-        .expect("a run")
     }
 
     #[test]

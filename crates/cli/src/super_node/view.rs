@@ -148,12 +148,11 @@ mod tests {
     };
 
     fn sample() -> SuperNodeView {
-        serde_json::from_value(json!({
+        crate::sample::answer(&json!({
             "id": "sn-01kb000000000000000000000a", "name": "train", "spec": "spec-01kb000000000000000000000a", "spec_name": "cpu2",
             "hyperplane": null, "labels": {}, "environment_revision": 1, "environment_generation": 4, "deleting": null, "generation": 2,
             "created_at": "2025-11-23T12:12:00Z", "members": 2, "ready": 1, "joining": 1, "leaving": 0, "running_jobs": 1, "queued_jobs": 0
         }))
-        .expect("a super node")
     }
 
     #[test]
@@ -187,11 +186,10 @@ mod tests {
 
     #[test]
     fn a_plan_says_why_and_whom_it_disturbs() {
-        let plan: ScalePlan = serde_json::from_value(json!({
+        let plan: ScalePlan = crate::sample::answer(&json!({
             "nodes": [{"name": "n2", "chosen_because": "no job runs on it"}], "provisioned": 0, "members_before": 3, "members_after": 2,
             "affected_jobs": ["job-01kb000000000000000000000a"]
-        }))
-        .expect("a plan");
+        }));
         assert_eq!(
             show_plan(&plan, "leaves", &LOOK),
             "members: 3 -> 2\n\nNODE          BECAUSE\nn2    leaves  no job runs on it\n\njobs that run on these nodes\njob-01kb000000000000000000000a\n"

@@ -32,7 +32,7 @@ impl Promises {
     pub(crate) fn take(&mut self, request: &Request, answer: &Value) {
         match request {
             Request::Cordon { .. } | Request::Uncordon { .. } => {
-                if let Ok(node) = serde_json::from_value::<Node>(answer.clone()) {
+                if let Ok(node) = serde_json::from_str::<Node>(&answer.to_string()) {
                     self.cordons.insert(node.id.clone(), cordon(&node.policy));
                 }
             }
@@ -42,7 +42,7 @@ impl Promises {
                     .extend(id.parse().ok().map(|id| (id, name.clone())));
             }
             Request::CancelJob { .. } => {
-                if let Ok(job) = serde_json::from_value::<Job>(answer.clone()) {
+                if let Ok(job) = serde_json::from_str::<Job>(&answer.to_string()) {
                     self.cancelled_jobs.insert(job.id, job.attempts);
                 }
             }

@@ -15,7 +15,7 @@ use super::error::StoreError;
 /// The held lock; released on drop.
 #[derive(Debug)]
 pub(crate) struct FileLock {
-    _file: File,
+    file: File,
 }
 
 impl FileLock {
@@ -43,7 +43,7 @@ impl FileLock {
                     .set_len(0)
                     .and_then(|()| file.rewind())
                     .and_then(|()| file.write_all(std::process::id().to_string().as_bytes()));
-                Ok(Self { _file: file })
+                Ok(Self { file })
             }
             Err(TryLockError::WouldBlock) => {
                 let mut holder = String::new();
@@ -60,6 +60,13 @@ impl FileLock {
             }
             Err(TryLockError::Error(error)) => Err(unusable(error)),
         }
+    }
+}
+
+impl Drop for FileLock {
+    /// Closing is not enough: a child that another thread has just forked has the file open until it becomes another program.
+    fn drop(&mut self) {
+        let _ = self.file.unlock();
     }
 }
 

@@ -32,17 +32,20 @@ impl Row {
     ///
     /// Fails with [`StoreError::Decode`] as [`Row::get`] does, and when the text is not the JSON of a `T`.
     pub fn json<T: DeserializeOwned>(&self, column: &str) -> Result<T, StoreError> {
-        let decoded = match self.value(column)? {
-            Value::Text(text) => serde_json::from_str(text)
-                .map_err(|error| format!("not the expected JSON: {error}")),
-            Value::Null => serde_json::from_value(serde_json::Value::Null)
-                .map_err(|_| "null where JSON is expected".to_owned()),
-            other => Err(format!("{} where JSON text is expected", other.kind())),
-        };
-        decoded.map_err(|reason| StoreError::Decode {
+        let wrong = |reason| StoreError::Decode {
             column: column.to_owned(),
             reason,
-        })
+        };
+        let text = match self.value(column)? {
+            Value::Text(text) => text,
+            // As text, too: another kind of deserializer would be compiled again for every type.
+            Value::Null => "null",
+            other => {
+                let kind = other.kind();
+                return Err(wrong(format!("{kind} where JSON text is expected")));
+            }
+        };
+        serde_json::from_str(text).map_err(|error| wrong(format!("not the expected JSON: {error}")))
     }
 
     /// The names of the columns, in the order of the query.

@@ -4,11 +4,11 @@
 //! The ranks of the job enter a network namespace each. Two bridges in a third one are their lanes; a bridge that is down carries nothing, and
 //! nobody sees a link go.
 
+use std::collections::VecDeque;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 use crate::harness::Dev;
 
 const LANES: usize = 2;
-/// Steps before which the training waits. The second keeps it from ending before everything was broken.
-const GATES: [u32; 2] = [5, 40];
+/// How often the training waits. The last time keeps it from ending before everything was broken.
+const GATES: usize = 6;
 const WAIT: Duration = Duration::from_mins(2);
 const REPOSITORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 
@@ -132,18 +132,16 @@ fn library() -> PathBuf {
     library
 }
 
-/// What a training ended with.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Weights {
-    digest: String,
-    /// Streams that went on over a new connection, on both ranks.
-    resumed: u64,
-}
-
 /// A training that runs.
 struct Training {
     child: Child,
     lines: Receiver<String>,
+    /// Lines that came while nobody wanted them.
+    early: VecDeque<String>,
+    /// The gate that opens next.
+    gate: usize,
+    /// What was resumed before it.
+    resumed: u64,
     /// Where the files are that it waits for.
     gates: tempfile::TempDir,
 }
@@ -199,29 +197,51 @@ impl Training {
         Self {
             child,
             lines,
+            early: VecDeque::new(),
+            gate: 0,
+            resumed: 0,
             gates,
         }
     }
 
-    /// Waits for a line with `word`.
-    fn line(&self, word: &str) -> String {
-        loop {
-            let line = self.lines.recv_timeout(WAIT).expect("the job says more");
-            if line.contains(word) {
-                return line;
+    /// A line of each rank with `word`, and the sum of what they have resumed.
+    fn both(&mut self, word: &str) -> ([String; 2], u64) {
+        let lines = [(); 2].map(|()| {
+            loop {
+                let early = self.early.pop_front();
+                let line = early.or_else(|| self.lines.recv_timeout(WAIT).ok());
+                let line = line.unwrap_or_else(|| panic!("no rank says `{word}`"));
+                if line.contains(word) {
+                    return line;
+                }
             }
-        }
+        });
+        let resumed = lines.iter().map(|line| {
+            let number = field(line, "resumed=").parse::<u64>();
+            number.expect("a number")
+        });
+        let resumed = resumed.sum();
+        (lines, resumed)
     }
 
-    /// Waits until both ranks are at a gate.
-    fn reached(&self, gate: u32) {
-        for _ in 0..2 {
-            self.line(&format!("gate={gate}"));
-        }
+    /// Lets both ranks go on to the next gate.
+    fn open(&mut self) {
+        fs::write(self.gates.path().join(self.gate.to_string()), "").expect("there is room");
+        self.gate += 1;
     }
 
-    fn open(&self, gate: u32) {
-        fs::write(self.gates.path().join(gate.to_string()), "").expect("there is room");
+    /// Waits until both ranks are at the next gate; answers how many streams were resumed on the way.
+    fn reached(&mut self) -> u64 {
+        let (_, resumed) = self.both(&format!("gate={}", self.gate));
+        resumed - std::mem::replace(&mut self.resumed, resumed)
+    }
+
+    /// Does something to both ranks on their way to the next gate, which it opens, and makes sure that they noticed.
+    fn disturb(&mut self, what: &str, disturb: impl FnOnce(&mut Self)) {
+        disturb(self);
+        let resumed = self.reached();
+        println!("{what}: {resumed} streams were resumed");
+        assert!(resumed > 0, "{what}: nothing was disturbed");
     }
 
     /// For so long; nobody gets to the end meanwhile.
@@ -229,38 +249,39 @@ impl Training {
         clippy::disallowed_methods,
         reason = "an outage lasts as long as it lasts"
     )]
-    fn wait(&self, long: Duration) {
+    fn wait(&mut self, long: Duration) {
         let over = Instant::now() + long;
         while let Some(left) = over.checked_duration_since(Instant::now()) {
             match self.lines.recv_timeout(left) {
-                Ok(line) => assert!(!line.contains("weights="), "it ended too early: {line}"),
+                Ok(line) => {
+                    assert!(!line.contains("weights="), "it ended too early: {line}");
+                    self.early.push_back(line);
+                }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => panic!("the job ended"),
             }
         }
     }
 
-    /// The end of both ranks, with the same weights.
-    fn end(mut self) -> Weights {
-        let field = |line: &str, name: &str| {
-            let words = line.split_whitespace();
-            let mut values = words.filter_map(|word| word.strip_prefix(name));
-            values.next().expect("it says that").to_owned()
-        };
-        let lines = [self.line("weights="), self.line("weights=")];
+    /// The end of both ranks: the digest of their weights, which are the same, and how many streams were resumed in all.
+    fn end(mut self) -> (String, u64) {
+        while self.gate < GATES {
+            self.open();
+        }
+        let (lines, resumed) = self.both("weights=");
         let status = self.child.wait().expect("it can be waited for");
         assert!(status.success(), "{status}: {lines:?}");
-        let digests = lines.each_ref().map(|line| field(line, "weights="));
-        assert_eq!(digests[0], digests[1], "ranks have different weights");
-        let resumed = lines.iter().map(|line| {
-            let number = field(line, "resumed=").parse::<u64>();
-            number.expect("a number")
-        });
-        Weights {
-            resumed: resumed.sum(),
-            digest: digests[0].clone(),
-        }
+        let [first, second] = lines.each_ref().map(|line| field(line, "weights="));
+        assert_eq!(first, second, "ranks have different weights");
+        (first.to_owned(), resumed)
     }
+}
+
+/// What a line says behind `name`.
+fn field<'a>(line: &'a str, name: &str) -> &'a str {
+    let mut words = line.split_whitespace();
+    let found = words.find_map(|word| word.strip_prefix(name));
+    found.expect("it says that")
 }
 
 impl Drop for Training {
@@ -272,97 +293,87 @@ impl Drop for Training {
 }
 
 /// Trains while `disturb` does something, and compares with a training in which nothing happens.
-fn check(disturb: impl FnOnce(&Net, &Training)) {
-    static UNDISTURBED: OnceLock<String> = OnceLock::new();
+fn check(disturb: impl FnOnce(&Net, &mut Training)) {
     let (Some(python), Some(net)) = (python(), Net::new()) else {
         return;
     };
     let dev = Dev::start_with(2, &["--allow-root-jobs"]);
     dev.ok(&["super-node", "create", "train", "--nodes", "2", "--wait"]);
-    let wanted = UNDISTURBED.get_or_init(|| {
-        let training = Training::start(&dev, &net, python);
-        for gate in GATES {
-            training.open(gate);
-        }
-        let weights = training.end();
-        assert_eq!(weights.resumed, 0, "nothing was disturbed");
-        weights.digest
+    let (wanted, resumed) = Training::start(&dev, &net, python).end();
+    assert_eq!(resumed, 0, "nothing was disturbed");
+    let mut training = Training::start(&dev, &net, python);
+    training.reached();
+    disturb(&net, &mut training);
+    let (found, _) = training.end();
+    assert_eq!(found, wanted, "other weights than without faults");
+}
+
+/// No link works on the way to the next gate until later.
+fn outage(net: &Net, training: &mut Training, long: Duration) {
+    training.disturb(&format!("{long:?} without a link"), |training| {
+        net.set_lanes("down");
+        training.open();
+        training.wait(long);
+        net.set_lanes("up");
     });
-    let training = Training::start(&dev, &net, python);
-    training.reached(GATES[0]);
-    disturb(&net, &training);
-    let found = training.end();
-    println!("{found:?}");
-    assert_eq!(found.digest, *wanted, "other weights than without faults");
-    assert!(found.resumed > 0, "nothing was disturbed");
 }
 
-/// No link works from before a step until later.
-fn outage(net: &Net, training: &Training, long: Duration) {
-    net.set_lanes("down");
-    training.open(GATES[0]);
-    training.wait(long);
-    net.set_lanes("up");
-    training.open(GATES[1]);
-}
-
+/// One training for all of it: to start PyTorch costs more than to train.
 #[test]
-fn training_survives_15_seconds_without_a_link() {
-    check(|net, training| outage(net, training, Duration::from_secs(15)));
+fn training_survives_15_seconds_without_a_link_flaps_dead_lanes_and_dropped_packets() {
+    check(|net, training| {
+        outage(net, training, Duration::from_secs(15));
+        training.disturb("a link that flaps", |training| {
+            training.open();
+            for _ in 0..5 {
+                net.set_lanes("down");
+                training.wait(Duration::from_millis(600));
+                net.set_lanes("up");
+                training.wait(Duration::from_millis(300));
+            }
+        });
+        // Whichever lane the streams are on: first one is dead, then the other.
+        let before = training.resumed;
+        for lane in 0..LANES {
+            net.set_lane(lane, "down");
+            training.open();
+            training.reached();
+            net.set_lane(lane, "up");
+        }
+        assert!(training.resumed > before, "no stream changed its lane");
+        if has_nft() {
+            training.disturb("packets that are dropped", |training| {
+                drop_packets(net, training);
+            });
+        }
+    });
+}
+
+fn has_nft() -> bool {
+    let version = Command::new("nft").arg("--version").output();
+    let found = version.is_ok_and(|output| output.status.success());
+    if !found {
+        println!("SKIPPED: dropped packets: no nft; on Debian: apt-get install nftables");
+    }
+    found
+}
+
+/// Most acknowledgements are among them, so that paths look dead again and again.
+fn drop_packets(net: &Net, training: &mut Training) {
+    let nft = |words: &str| {
+        let output = net.inside(0, &format!("nft {words}"));
+        assert!(output.status.success(), "nft {words}: {output:?}");
+    };
+    nft("add table inet outage");
+    nft("add chain inet outage input { type filter hook input priority 0 ; }");
+    nft("add rule inet outage input iifname eth* numgen random mod 10 < 6 drop");
+    training.open();
+    training.wait(Duration::from_secs(3));
+    nft("delete table inet outage");
 }
 
 #[test]
 #[ignore = "takes more than a minute; `cargo xtask ci --only outages` runs it"]
 fn training_survives_60_seconds_without_a_link() {
     check(|net, training| outage(net, training, Duration::from_mins(1)));
-}
-
-#[test]
-fn training_survives_a_link_that_flaps() {
-    check(|net, training| {
-        training.open(GATES[0]);
-        for _ in 0..5 {
-            net.set_lanes("down");
-            training.wait(Duration::from_millis(600));
-            net.set_lanes("up");
-            training.wait(Duration::from_millis(300));
-        }
-        training.open(GATES[1]);
-    });
-}
-
-#[test]
-fn training_goes_on_over_another_lane() {
-    check(|net, training| {
-        // Whichever lane the streams are on: first one is dead, then the other.
-        net.set_lane(0, "down");
-        training.open(GATES[0]);
-        training.reached(GATES[1]);
-        net.set_lane(0, "up");
-        net.set_lane(1, "down");
-        training.open(GATES[1]);
-    });
-}
-
-#[test]
-fn training_survives_packets_that_are_dropped() {
-    let has_nft = Command::new("nft").arg("--version").output();
-    if !has_nft.is_ok_and(|output| output.status.success()) {
-        println!("SKIPPED: no nft; on Debian: apt-get install nftables");
-        return;
-    }
-    check(|net, training| {
-        let nft = |words: &str| {
-            let output = net.inside(0, &format!("nft {words}"));
-            assert!(output.status.success(), "nft {words}: {output:?}");
-        };
-        nft("add table inet outage");
-        nft("add chain inet outage input { type filter hook input priority 0 ; }");
-        // Most acknowledgements are among them, so that paths look dead again and again.
-        nft("add rule inet outage input iifname eth* numgen random mod 10 < 6 drop");
-        training.open(GATES[0]);
-        training.wait(Duration::from_secs(3));
-        nft("delete table inet outage");
-        training.open(GATES[1]);
-    });
 }

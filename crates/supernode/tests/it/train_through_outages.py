@@ -1,5 +1,5 @@
 """Data-parallel training for tests that break links meanwhile. Before some steps it waits until a file appears, so that a test knows what it
-breaks. At the end: a digest of the weights, and what was resumed."""
+breaks, and says what was resumed so far. At the end: a digest of the weights."""
 
 import hashlib
 import os
@@ -10,7 +10,11 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-STEPS, BATCH, GATES = 80, 8, (5, 40)
+STEPS, BATCH, GATES = 80, 8, (5, 20, 30, 40, 50, 65)
+
+
+def resumed():
+    return dist.distributed_c10d._get_default_group()._group.resumed()
 
 
 def main():
@@ -23,8 +27,9 @@ def main():
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
     for step in range(STEPS):
         if step in GATES:
-            print(f"rank={rank} gate={step}", flush=True)
-            while not os.path.exists(f"{os.environ['GATES']}/{step}"):
+            gate = GATES.index(step)
+            print(f"rank={rank} gate={gate} resumed={resumed()}", flush=True)
+            while not os.path.exists(f"{os.environ['GATES']}/{gate}"):
                 time.sleep(0.01)
         generator = torch.Generator().manual_seed(1000 * step + rank)
         source = torch.randn(BATCH, 64, generator=generator)
@@ -34,8 +39,7 @@ def main():
         optimizer.step()
         time.sleep(0.05)
     weights = b"".join(parameter.detach().numpy().tobytes() for parameter in network.parameters())
-    resumed = dist.distributed_c10d._get_default_group()._group.resumed()
-    print(f"rank={rank} weights={hashlib.sha256(weights).hexdigest()} resumed={resumed}", flush=True)
+    print(f"rank={rank} weights={hashlib.sha256(weights).hexdigest()} resumed={resumed()}", flush=True)
     dist.destroy_process_group()
 
 

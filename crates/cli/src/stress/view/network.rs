@@ -126,7 +126,7 @@ mod tests {
             pair
         };
         let at = "2025-11-23T12:13:50Z";
-        let view: StressNetworkView = serde_json::from_value(json!({
+        let view: StressNetworkView = crate::sample::answer(&json!({
             "run": run, "nodes": [one, other], "leaves": [null, null], "began_at": at, "state": "judged",
             "verdict": {
                 "rounds": 3, "undecided": null, "unjudged": [],
@@ -142,8 +142,7 @@ mod tests {
                 })),
                 pair(2, json!({"state": "ended", "outcome": "skipped", "why": "the window is over", "ended_at": at}))
             ]
-        }))
-        .expect("a test");
+        }));
         let look = Look {
             now: Timestamp(1_763_900_000_000_000),
             color: false,

@@ -16,7 +16,7 @@ on_every_engine!(
 fn remembered(digest: &str) -> Remembered {
     Remembered {
         digest: digest.into(),
-        response: serde_json::json!({ "id": digest, "list": [1, null] }),
+        response: serde_json::json!({ "id": digest, "list": [1, null] }).to_string(),
     }
 }
 
