@@ -1,7 +1,8 @@
 //! The guest: a small system of busybox, the disk tools of this host and the real agent, and images of it in every layout.
 //!
 //! An image is made by the guest itself, because this host may have neither the rights nor the device mapper for it. Images
-//! hold no agent: that comes with the kernel's first file system, so an image stays good until a tool or a script changes.
+//! hold no agent: that is on a disk of its own, which every guest reads, so an image stays good until a tool or a script changes. In the kernel's
+//! first file system it would be unpacked and copied by an emulated processor at each start.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -43,6 +44,8 @@ pub(crate) struct Guest {
     pub(crate) tools: Tools,
     /// The first file system of a guest that runs.
     pub(crate) run_archive: PathBuf,
+    /// A disk with the agent.
+    pub(crate) agent_disk: PathBuf,
     /// The same, with what makes and checks images.
     pub(crate) make_archive: PathBuf,
     fingerprint: u64,
@@ -69,26 +72,16 @@ impl Guest {
         }
         let binary = Path::new(env!("CARGO_BIN_EXE_supernode"));
         making.below("system", &system(&tools, binary));
-        let mut starting = starting(&tools);
+        let starting = starting(&tools).bytes();
         let mut hasher = DefaultHasher::new();
-        let (making, without_agent) = (making.bytes(), starting.bytes());
-        (&making, &without_agent).hash(&mut hasher);
-        let stripped = directory.path().join("supernode");
-        let status = Command::new("strip")
-            .arg("-o")
-            .args([&stripped, binary])
-            .status();
-        assert!(status.expect("strip comes with the linker").success());
-        starting.file(
-            "supernode",
-            fs::read(&stripped).expect("it was just written"),
-        );
-        let starting = starting.bytes();
+        let making = making.bytes();
+        (&making, &starting).hash(&mut hasher);
         fs::write(&run_archive, &starting).expect("own directory");
-        fs::write(&make_archive, [without_agent, making].concat()).expect("own directory");
+        fs::write(&make_archive, [starting, making].concat()).expect("own directory");
         Self {
             tools,
             run_archive,
+            agent_disk: agent_disk(binary, directory.path()),
             make_archive,
             fingerprint: hasher.finish(),
             directory,
@@ -122,6 +115,23 @@ impl Guest {
         machine.wait_for_end();
         fs::rename(&image, kept).expect("the same file system");
     }
+}
+
+/// A disk with a file system of which the only file is the agent.
+fn agent_disk(binary: &Path, directory: &Path) -> PathBuf {
+    let content = directory.join("agent");
+    fs::create_dir(&content).expect("own directory");
+    let mut strip = Command::new("strip");
+    strip.arg("-o").args([&content.join("supernode"), binary]);
+    assert!(strip.status().expect("it comes with the linker").success());
+    let disk = directory.join("agent.raw");
+    let file = fs::File::create(&disk).expect("own directory");
+    file.set_len(IMAGE_BYTES).expect("a sparse file");
+    let mut make = Command::new(found("mkfs.ext4"));
+    make.args(["-q", "-O", "^has_journal", "-d"])
+        .args([&content, &disk]);
+    assert!(make.status().expect("it was looked for before").success());
+    disk
 }
 
 fn found(name: &str) -> PathBuf {

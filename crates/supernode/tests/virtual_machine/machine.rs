@@ -141,7 +141,7 @@ impl Machine {
         command
             .args(["-blockdev", &disk, "-device"])
             .arg(match self.bus {
-                Bus::Virtio => "virtio-blk-pci,drive=system",
+                Bus::Virtio => "virtio-blk-pci,drive=system,serial=system",
                 Bus::Nvme => "nvme,drive=system,serial=system",
             });
         match start {
@@ -168,6 +168,12 @@ impl Machine {
                 if let Some(cut) = cut {
                     words.push(format!("cut={cut}"));
                 }
+                let agent = guest.agent_disk.display();
+                let disk = format!(
+                    "driver=raw,node-name=agent,read-only=on,file.driver=file,file.filename={agent}"
+                );
+                let device = "virtio-blk-pci,drive=agent,serial=agent";
+                command.args(["-blockdev", &disk, "-device", device]);
                 for (name, file) in [("ca", ca), ("token", token)] {
                     command
                         .arg("-fw_cfg")
