@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use supernode_types::node::Node;
-use supernode_types::super_node::{DrainMode, SuperNode};
+use supernode_types::super_node::{DrainMode, Replacement, SuperNode};
 use supernode_types::{JobId, Name};
 
 use crate::operation::OperationView;
@@ -106,12 +106,31 @@ pub struct ScaleDownRequest {
     pub deadline_seconds: Option<u64>,
 }
 
+/// Puts a spare in the place of a member.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NodeReplaceRequest {
+    /// The member, by name or id.
+    pub node: String,
+    /// The spare, by name or id; chosen when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub with: Option<String>,
+    /// How running jobs on the member are treated.
+    pub drain: DrainMode,
+    /// The spare joins without the test that the server's settings ask for.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub skip_admission: bool,
+    /// Seconds until the operation is given up; 900 when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline_seconds: Option<u64>,
+}
+
 /// The deadline of an operation when the request does not say, in seconds.
 pub const DEFAULT_DEADLINE_SECONDS: u64 = 900;
 /// The longest deadline, in seconds: 30 days.
 pub const MAXIMUM_DEADLINE_SECONDS: u64 = 30 * 24 * 3600;
 
-/// Renames or labels. Absent fields stay.
+/// Changes what a super node is called and how it is kept. Absent fields stay.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SuperNodeUpdate {
@@ -121,6 +140,9 @@ pub struct SuperNodeUpdate {
     /// Replaces all labels.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub labels: Option<BTreeMap<String, String>>,
+    /// Who puts spares in the place of members that a test has quarantined.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replacement: Option<Replacement>,
 }
 
 /// What an operation would do.
@@ -152,10 +174,12 @@ operations! {
     SuperNodeShow = "super_node_show" Get "/api/v1/super-nodes/{super_node}" 200 Viewer (Watch, Nothing) -> SuperNodeDetail, "Show a super node with its members and open operations.";
     SuperNodeCreate = "super_node_create" Post "/api/v1/super-nodes" 202 Operator (Nothing, SuperNodeCreateRequest) -> OperationView, "Create a super node from spares of one spec.";
     SuperNodeCreatePlan = "super_node_create_plan" Post "/api/v1/super-nodes/plan" 200 Viewer (Nothing, SuperNodeCreateRequest) -> ScalePlan, "Show what creating a super node would do; changes nothing.";
-    SuperNodePatch = "super_node_update" Patch "/api/v1/super-nodes/{super_node}" 200 Operator (Nothing, SuperNodeUpdate) -> SuperNodeView, "Rename or label a super node.";
+    SuperNodePatch = "super_node_update" Patch "/api/v1/super-nodes/{super_node}" 200 Operator (Nothing, SuperNodeUpdate) -> SuperNodeView, "Rename or label a super node, or say who replaces quarantined members.";
     SuperNodeDelete = "super_node_delete" Delete "/api/v1/super-nodes/{super_node}" 202 Operator (Nothing, Nothing) -> OperationView, "Delete a super node; refused while jobs run on it.";
     ScaleUp = "super_node_scale_up" Post "/api/v1/super-nodes/{super_node}/scale-up" 202 Operator (Nothing, ScaleUpRequest) -> OperationView, "Add nodes to a super node.";
     ScaleUpPlan = "super_node_scale_up_plan" Post "/api/v1/super-nodes/{super_node}/scale-up/plan" 200 Viewer (Nothing, ScaleUpRequest) -> ScalePlan, "Show what a scale-up would do; changes nothing.";
     ScaleDown = "super_node_scale_down" Post "/api/v1/super-nodes/{super_node}/scale-down" 202 Operator (Nothing, ScaleDownRequest) -> OperationView, "Remove nodes from a super node.";
     ScaleDownPlan = "super_node_scale_down_plan" Post "/api/v1/super-nodes/{super_node}/scale-down/plan" 200 Viewer (Nothing, ScaleDownRequest) -> ScalePlan, "Show what a scale-down would do; changes nothing.";
+    NodeReplace = "super_node_replace" Post "/api/v1/super-nodes/{super_node}/replace" 202 Operator (Nothing, NodeReplaceRequest) -> OperationView, "Put a spare in the place of a member.";
+    NodeReplacePlan = "super_node_replace_plan" Post "/api/v1/super-nodes/{super_node}/replace/plan" 200 Viewer (Nothing, NodeReplaceRequest) -> ScalePlan, "Show which spare would take the place of a member; changes nothing.";
 }

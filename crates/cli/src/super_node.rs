@@ -5,13 +5,14 @@ mod view;
 use std::time::Duration;
 
 use supernode_api::super_node::{
-    ScaleDown, ScaleDownPlan, ScaleDownRequest, ScaleUp, ScaleUpPlan, ScaleUpRequest,
-    SuperNodeCreate, SuperNodeCreatePlan, SuperNodeCreateRequest, SuperNodeDelete, SuperNodeList,
-    SuperNodePatch, SuperNodeShow, SuperNodeUpdate, SuperNodeView,
+    NodeReplace, NodeReplacePlan, NodeReplaceRequest, ScaleDown, ScaleDownPlan, ScaleDownRequest,
+    ScaleUp, ScaleUpPlan, ScaleUpRequest, SuperNodeCreate, SuperNodeCreatePlan,
+    SuperNodeCreateRequest, SuperNodeDelete, SuperNodeList, SuperNodePatch, SuperNodeShow,
+    SuperNodeUpdate, SuperNodeView,
 };
 use supernode_api::{Nothing, Watch};
 use supernode_client::{CallOptions, Client};
-use supernode_types::super_node::DrainMode;
+use supernode_types::super_node::{DrainMode, Replacement};
 
 use crate::change::{
     DeadlineOption, KeyOption, LabelChange, Precondition, WaitOption, apply_labels, label_change,
@@ -39,6 +40,18 @@ pub enum SuperNodeCommand {
     ScaleUp(Box<ScaleUpArguments>),
     /// Remove nodes
     ScaleDown(Box<ScaleDownArguments>),
+    /// Put a spare in the place of a member, which leaves when the spare has joined
+    Replace(Box<ReplaceArguments>),
+    /// Say who replaces members that a test has quarantined
+    Replacement {
+        /// Its name or id
+        super_node: String,
+        /// Who does it
+        #[arg(value_enum)]
+        by: ReplacedBy,
+        #[command(flatten)]
+        precondition: Precondition,
+    },
     /// Give it another name
     Rename {
         /// Its name or id
@@ -160,6 +173,39 @@ pub struct ScaleDownArguments {
     scale: ScaleOptions,
 }
 
+/// How to replace a member.
+#[derive(Debug, clap::Args)]
+pub struct ReplaceArguments {
+    /// The super node's name or id
+    super_node: String,
+    /// The member that leaves, by name or id
+    #[arg(long, value_name = "NAME")]
+    node: String,
+    /// The spare that joins, by name or id; chosen when not given
+    #[arg(long, value_name = "NAME")]
+    with: Option<String>,
+    /// How running jobs on the member are treated
+    #[arg(long, value_enum, default_value_t = Mode::Refuse)]
+    mode: Mode,
+    /// With `--mode evict`: time between the signal and the kill [default: 30s]
+    #[arg(long, value_name = "TIME", value_parser = supernode_types::time::parse_duration)]
+    grace: Option<Duration>,
+    /// Let the spare join without the test that the server asks for; an event and the audit log say who did
+    #[arg(long)]
+    skip_admission: bool,
+    #[command(flatten)]
+    scale: ScaleOptions,
+}
+
+/// Who replaces members that a test has quarantined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum ReplacedBy {
+    /// An operator, with `supernode super-node replace`
+    Manual,
+    /// The server: a spare that fits joins as soon as there is one; jobs on the member finish
+    Automatic,
+}
+
 const DEFAULT_GRACE: Duration = Duration::from_secs(30);
 
 pub(crate) async fn run(session: &Session<'_>, command: SuperNodeCommand) -> Result<(), Failure> {
@@ -185,6 +231,31 @@ pub(crate) async fn run(session: &Session<'_>, command: SuperNodeCommand) -> Res
         SuperNodeCommand::Create(arguments) => create(session, *arguments).await,
         SuperNodeCommand::ScaleUp(arguments) => scale_up(session, *arguments).await,
         SuperNodeCommand::ScaleDown(arguments) => scale_down(session, *arguments).await,
+        SuperNodeCommand::Replace(arguments) => replace(session, *arguments).await,
+        SuperNodeCommand::Replacement {
+            super_node,
+            by,
+            precondition,
+        } => {
+            let request = SuperNodeUpdate {
+                replacement: Some(match by {
+                    ReplacedBy::Manual => Replacement::Manual,
+                    ReplacedBy::Automatic => Replacement::Automatic,
+                }),
+                ..SuperNodeUpdate::default()
+            };
+            let client = session.client()?;
+            let view = client
+                .call::<SuperNodePatch>(&[&super_node], &Nothing {}, &request, &precondition.call())
+                .await?;
+            session.print(&view, |_| {
+                format!(
+                    "replacement of quarantined members of {} is {}\n",
+                    view.super_node.name,
+                    view.super_node.replacement.word()
+                )
+            })
+        }
         SuperNodeCommand::Rename {
             super_node,
             name,
@@ -192,7 +263,7 @@ pub(crate) async fn run(session: &Session<'_>, command: SuperNodeCommand) -> Res
         } => {
             let request = SuperNodeUpdate {
                 name: Some(name),
-                labels: None,
+                ..SuperNodeUpdate::default()
             };
             let client = session.client()?;
             let view = client
@@ -323,6 +394,36 @@ async fn scale_down(session: &Session<'_>, arguments: ScaleDownArguments) -> Res
     operation::finish(session, &client, started, scale.wait.wait).await
 }
 
+async fn replace(session: &Session<'_>, arguments: ReplaceArguments) -> Result<(), Failure> {
+    let ReplaceArguments {
+        super_node,
+        node,
+        with,
+        mode,
+        grace,
+        skip_admission,
+        scale,
+    } = arguments;
+    let request = NodeReplaceRequest {
+        node,
+        with,
+        drain: drain(mode, grace)?,
+        skip_admission,
+        deadline_seconds: scale.deadline.seconds(),
+    };
+    let client = session.client()?;
+    if scale.plan {
+        let plan = client
+            .call::<NodeReplacePlan>(&[&super_node], &Nothing {}, &request, &scale.key.call())
+            .await?;
+        return session.print(&plan, |look| view::show_plan(&plan, "joins", look));
+    }
+    let started = client
+        .call::<NodeReplace>(&[&super_node], &Nothing {}, &request, &scale.key.call())
+        .await?;
+    operation::finish(session, &client, started, scale.wait.wait).await
+}
+
 pub(crate) fn drain(mode: Mode, grace: Option<Duration>) -> Result<DrainMode, Failure> {
     match (mode, grace) {
         (Mode::Refuse, None) => Ok(DrainMode::Refuse),
@@ -350,8 +451,8 @@ async fn label(
             .view
             .super_node;
         let request = SuperNodeUpdate {
-            name: None,
             labels: Some(apply_labels(present.labels, labels)),
+            ..SuperNodeUpdate::default()
         };
         let generation = precondition.if_generation.unwrap_or(present.generation);
         let options = CallOptions {

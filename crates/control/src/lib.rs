@@ -20,6 +20,7 @@ mod intent;
 pub mod job;
 pub mod metrics;
 pub mod node;
+pub mod node_replace;
 mod notify;
 pub mod operation;
 pub mod provisioner;

@@ -31,7 +31,7 @@ use supernode_types::{
     Entropy, JobId, Name, NodeId, OperationId, ProvisionId, StressPlanId, SuperNodeId, Timestamp,
 };
 
-use crate::{Intent, notify};
+use crate::{Intent, node_replace, notify};
 
 /// The planner is asked again until it has nothing to add; more rounds than this in one transaction mean that it does not converge,
 /// and what is left waits for the next wake-up.
@@ -338,6 +338,21 @@ impl<'r, 't> Round<'r, 't> {
             } => {
                 self.settle_stress_plan(&plan, settled, next_due, missed, &why)?;
                 begins.map_or(Ok(()), |_| self.begin_planned(&plan))
+            }
+            Action::BeginReplacement {
+                super_node,
+                node,
+                because,
+                spare,
+                admission,
+            } => {
+                let (now, entropy) = (self.snapshot.now, Arc::clone(&self.entropy));
+                let operation = node_replace::automatic(now, &*entropy, super_node, admission);
+                node_replace::begin(self, operation, &spare, node, because).map(drop)
+            }
+            Action::SetReplacement { node, tried } => {
+                self.node(&node)?.stress.replacement = Some(tried);
+                Ok(())
             }
             Action::SetHealth {
                 node,

@@ -102,26 +102,42 @@ fn choose(
         Selection::Named(names) => choose_named(snapshot, super_node, names, before)?,
     };
     let ids: Vec<NodeId> = nodes.iter().map(|choice| choice.node.clone()).collect();
-    let blocking = blocking_jobs(snapshot, &ids);
-    if mode == DrainMode::Refuse && !blocking.is_empty() {
-        let list: Vec<String> = blocking
-            .iter()
-            .take(5)
-            .map(|job| format!("{} ({})", job.job, job.name))
-            .collect();
-        return Err(Refusal::JobsRunning {
-            message: format!(
-                "{} job(s) run on nodes that would leave: {}. Wait for them, or use --mode wait or --mode evict",
-                blocking.len(),
-                list.join(", ")
-            ),
-            jobs: blocking.into_iter().map(|job| job.job).collect(),
-        });
-    }
+    let affected_jobs = refuse_busy(snapshot, &ids, mode)?;
     Ok(Plan {
         nodes,
         members_before: u32::try_from(before).unwrap_or(u32::MAX),
-        affected_jobs: blocking.into_iter().map(|job| job.job).collect(),
+        affected_jobs,
+    })
+}
+
+/// The jobs on nodes that leave; refused where they may not be disturbed.
+pub(crate) fn refuse_busy(
+    snapshot: &Snapshot,
+    leaving: &[NodeId],
+    mode: DrainMode,
+) -> Result<Vec<JobId>, Refusal> {
+    let blocking = blocking_jobs(snapshot, leaving);
+    let jobs = || {
+        blocking
+            .iter()
+            .map(|blocking| blocking.job.clone())
+            .collect()
+    };
+    if mode != DrainMode::Refuse || blocking.is_empty() {
+        return Ok(jobs());
+    }
+    let list: Vec<String> = blocking
+        .iter()
+        .take(5)
+        .map(|job| format!("{} ({})", job.job, job.name))
+        .collect();
+    Err(Refusal::JobsRunning {
+        message: format!(
+            "{} job(s) run on nodes that would leave: {}. Wait for them, or use --mode wait or --mode evict",
+            blocking.len(),
+            list.join(", ")
+        ),
+        jobs: jobs(),
     })
 }
 

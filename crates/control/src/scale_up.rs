@@ -3,14 +3,15 @@
 use std::time::Duration;
 
 use supernode_plan::Snapshot;
-use supernode_plan::choose::{Choice, check_named, choose_spares};
-use supernode_store::Tx;
+use supernode_plan::choose::{Choice, Shortage, check_named, choose_spares};
 use supernode_store::provision::provision_insert;
+use supernode_store::{StoreError, Tx};
 use supernode_types::event::{Severity, Subjects};
 use supernode_types::node::Node;
 use supernode_types::operation::{
     Admission, Operation, OperationKind, Provision, ProvisionState, TargetState,
 };
+use supernode_types::super_node::SuperNode;
 use supernode_types::{OperationId, ProvisionId, SpecId, SuperNodeId};
 
 use crate::provisioner::Provisioner;
@@ -36,6 +37,16 @@ pub enum Test {
     AsSet,
     /// They are not.
     Skipped,
+}
+
+impl Test {
+    /// What the nodes have to pass.
+    pub(crate) fn admission(self, settings: &Settings) -> Admission {
+        match self {
+            Self::AsSet => settings.admission,
+            Self::Skipped => Admission::None,
+        }
+    }
 }
 
 /// What a scale-up would do.
@@ -90,10 +101,7 @@ pub fn scale_up(
     deadline: Duration,
 ) -> Result<Operation, Refusal> {
     let super_node = find_for_change(tx, intent, id_or_name)?;
-    let admission = match test {
-        Test::AsSet => intent.settings.admission,
-        Test::Skipped => Admission::None,
-    };
+    let admission = test.admission(&intent.settings);
     let mut round = Round::of(tx, intent)?;
     let plan = choose(
         &round.snapshot,
@@ -110,25 +118,33 @@ pub fn scale_up(
         &plan,
         deadline,
     )?;
-    if admission != intent.settings.admission {
-        let message = format!(
-            "nodes join super node {} untested, because {} asked for it",
-            super_node.name, intent.actor
-        );
-        let subjects = Subjects {
-            super_node: Some(super_node.id.clone()),
-            operation: Some(operation.id.clone()),
-            ..Subjects::default()
-        };
-        round.tell(
-            "super_node.admission_skipped",
-            Severity::Warning,
-            message,
-            subjects,
-        )?;
-    }
+    tell_untested(&mut round, intent, &super_node, &operation, test)?;
     round.finish()?;
     Ok(operation)
+}
+
+/// Tells people of nodes that join without the test that the settings ask for.
+pub(crate) fn tell_untested(
+    round: &mut Round<'_, '_>,
+    intent: &Intent,
+    super_node: &SuperNode,
+    operation: &Operation,
+    test: Test,
+) -> Result<(), StoreError> {
+    if test.admission(&intent.settings) == intent.settings.admission {
+        return Ok(());
+    }
+    let message = format!(
+        "nodes join super node {} untested, because {} asked for it",
+        super_node.name, intent.actor
+    );
+    let subjects = Subjects {
+        super_node: Some(super_node.id.clone()),
+        operation: Some(operation.id.clone()),
+        ..Subjects::default()
+    };
+    let kind = "super_node.admission_skipped";
+    round.tell(kind, Severity::Warning, message, subjects)
 }
 
 /// Chooses the nodes. Pure: `--plan` and the real thing cannot differ.
@@ -250,21 +266,24 @@ fn choose_by_count(
         Err(shortage) => shortage,
     };
     if settings.provisioner == Provisioner::Pool {
-        return Err(Refusal::NotEnoughNodes {
-            message: format!(
-                "not enough spares: {shortage}. Enrol more nodes (supernode join-token create), or ask for fewer"
-            ),
-            excluded: shortage
-                .excluded
-                .iter()
-                .map(|(name, why)| format!("{name} {why}"))
-                .collect(),
-        });
+        return Err(not_enough(&shortage));
     }
     let choices =
         choose_spares(snapshot, spec, hyperplane, existing, shortage.found).unwrap_or_default();
     let provisioned = wanted.saturating_sub(u32::try_from(choices.len()).unwrap_or(u32::MAX));
     Ok((choices, provisioned))
+}
+
+pub(crate) fn not_enough(shortage: &Shortage) -> Refusal {
+    let excluded = shortage.excluded.iter();
+    Refusal::NotEnoughNodes {
+        message: format!(
+            "not enough spares: {shortage}. Enrol more nodes (supernode join-token create), or ask for fewer"
+        ),
+        excluded: excluded
+            .map(|(name, why)| format!("{name} {why}"))
+            .collect(),
+    }
 }
 
 /// Writes the operation, claims the spares and writes the wishes for the provisioner.

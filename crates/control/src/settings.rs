@@ -65,6 +65,7 @@ impl Settings {
             master_ports: self.master_ports,
             queue_depth: 1000,
             quarantine_percent: self.quarantine_percent,
+            admission: self.admission,
         }
     }
 }

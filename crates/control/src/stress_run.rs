@@ -302,6 +302,7 @@ pub fn release(
     };
     notify::tell(tx, &event, intent.now)?;
     node.stress.network_doubt = None;
+    node.stress.replacement = None;
     if repaired {
         stress_baseline_delete(tx, &node.id)?;
     }

@@ -10,10 +10,11 @@ use supernode_store::job::job_list_active_of;
 use supernode_store::super_node::{super_node_find, super_node_update};
 use supernode_types::environment::EnvironmentDocument;
 use supernode_types::operation::{Operation, OperationKind};
-use supernode_types::super_node::SuperNode;
+use supernode_types::super_node::{Replacement, SuperNode};
 use supernode_types::{JobId, Name, NodeId, SpecId, SuperNodeId};
 
 use crate::intent::{check_labels, check_name};
+use crate::node_replace::set_replacement;
 use crate::round::Round;
 use crate::scale_up::{self, Selection};
 use crate::{Intent, Refusal, operation, spec};
@@ -106,6 +107,7 @@ pub fn create(tx: &mut Tx<'_>, intent: &Intent, wish: &Create) -> Result<Operati
         environment_revision: 1,
         environment_generation: environment_generation_next(round.tx())?,
         retry_policy: None,
+        replacement: Replacement::default(),
         deleting: None,
         generation: 1,
         created_at: intent.now,
@@ -171,20 +173,33 @@ fn choose_spec(tx: &mut Tx<'_>, wish: &Create) -> Result<SpecId, Refusal> {
     }
 }
 
-/// Renames or labels.
+/// What is to change; what is absent stays.
+#[derive(Debug, Clone, Default)]
+pub struct Update {
+    /// The new name.
+    pub name: Option<Name>,
+    /// All labels from now on.
+    pub labels: Option<BTreeMap<String, String>>,
+    /// Who replaces quarantined members from now on.
+    pub replacement: Option<Replacement>,
+}
+
+/// Changes what a super node is called and how it is kept.
 pub fn update(
     tx: &mut Tx<'_>,
     intent: &Intent,
     id_or_name: &str,
-    name: Option<&Name>,
-    labels: Option<&BTreeMap<String, String>>,
+    wish: &Update,
 ) -> Result<SuperNode, Refusal> {
     let mut super_node = find_for_change(tx, intent, id_or_name)?;
-    if let Some(labels) = labels {
+    if let Some(replacement) = wish.replacement {
+        set_replacement(tx, intent, &mut super_node, replacement)?;
+    }
+    if let Some(labels) = &wish.labels {
         check_labels(labels)?;
         super_node.labels.clone_from(labels);
     }
-    if let Some(name) = name
+    if let Some(name) = &wish.name
         && *name != super_node.name
     {
         check_free(tx, name)?;

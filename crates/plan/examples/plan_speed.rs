@@ -10,8 +10,9 @@ use supernode_types::job::{Job, JobSpec, JobState, Lease, LeaseHolder, Rank, Ran
 use supernode_types::node::{
     Membership, Node, NodeCondition, NodeHealth, NodePolicy, Position, SpecMatch,
 };
+use supernode_types::operation::Admission;
 use supernode_types::stress::NodeStress;
-use supernode_types::super_node::SuperNode;
+use supernode_types::super_node::{Replacement, SuperNode};
 use supernode_types::time::SystemClock;
 use supernode_types::{AttemptId, Clock, JobId, Name, NodeId, SpecId, SuperNodeId, Timestamp};
 
@@ -71,6 +72,7 @@ fn cluster(nodes: u32, devices: u32, entropy: &SeededEntropy) -> (Snapshot, Supe
         environment_revision: 1,
         environment_generation: 1,
         retry_policy: None,
+        replacement: Replacement::Manual,
         deleting: None,
         generation: 1,
         created_at: now,
@@ -222,6 +224,7 @@ fn main() {
         master_ports: (29_500, 29_999),
         queue_depth: 1_000,
         quarantine_percent: 20,
+        admission: Admission::None,
     };
     for devices in [1, 8] {
         let (mut snapshot, super_node) = cluster(5_000, devices, &entropy);

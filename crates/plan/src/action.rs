@@ -4,11 +4,13 @@ use supernode_types::disk::{DiskWork, StepReport};
 use supernode_types::event::NewEvent;
 use supernode_types::job::{JobOutcome, RankEnd, StopReason};
 use supernode_types::node::{NodeCondition, NodeHealth, NodePolicy};
-use supernode_types::operation::{OperationState, ProvisionState, TargetState};
-use supernode_types::stress::{StressOutcome, StressWork};
+use supernode_types::operation::{Admission, OperationState, ProvisionState, TargetState};
+use supernode_types::stress::{ReplacementTry, StressOutcome, StressWork};
 use supernode_types::{
     AttemptId, JobId, NodeId, OperationId, ProvisionId, StressPlanId, SuperNodeId, Timestamp,
 };
+
+use crate::choose::Choice;
 
 /// One rank of a placement; ranks are numbered in the order of the list, nodes in the order of their first rank.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +52,26 @@ pub enum Action {
         node: NodeId,
         /// Its new condition.
         condition: NodeCondition,
+    },
+    /// Begins an operation that puts a spare in the place of a quarantined member.
+    BeginReplacement {
+        /// The super node.
+        super_node: SuperNodeId,
+        /// The member.
+        node: NodeId,
+        /// Why it has to leave.
+        because: String,
+        /// The spare, and why this one.
+        spare: Choice,
+        /// What the spare has to pass.
+        admission: Admission,
+    },
+    /// Records what became of a try to replace a member.
+    SetReplacement {
+        /// The member.
+        node: NodeId,
+        /// What became of it.
+        tried: ReplacementTry,
     },
     /// Changes what is wanted of a node: an operation begins to drain it, or has ended or was cancelled and gives it back.
     SetPolicy {

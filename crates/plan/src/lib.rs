@@ -15,6 +15,7 @@ mod job;
 pub mod notify;
 pub mod operation;
 pub mod rank_table;
+mod replacement;
 pub mod retry_policy;
 mod schedule;
 pub mod snapshot;
@@ -26,6 +27,7 @@ pub use action::Action;
 pub use snapshot::{Contact, Limits, RunNetwork, Snapshot, SpecLimit};
 
 use index::Index;
+use supernode_types::node::NodePolicy;
 
 /// Everything that should change now. Empty when observed state follows intent as far as it can.
 ///
@@ -38,16 +40,19 @@ pub fn reconcile(snapshot: &Snapshot, limits: &Limits) -> Vec<Action> {
     let index = Index::new(snapshot);
     let mut actions = job::plan(&index, limits);
     actions.extend(stress_plan::plan(snapshot));
+    actions.extend(replacement::plan(snapshot, limits));
     actions.extend(operation::plan(&index, limits));
-    // A test has just taken nodes that a job could be placed on: that is for the next round, which sees it.
-    if actions.iter().any(|action| {
-        matches!(
-            action,
-            Action::BeginStress { .. } | Action::BeginPair { .. }
-        )
-    }) {
-        return actions;
+    // Something has just taken nodes that a job could be placed on: that is for the next round, which sees it.
+    if !actions.iter().any(takes_a_node) {
+        actions.extend(schedule::plan(&index, limits));
     }
-    actions.extend(schedule::plan(&index, limits));
     actions
+}
+
+fn takes_a_node(action: &Action) -> bool {
+    match action {
+        Action::BeginStress { .. } | Action::BeginPair { .. } => true,
+        Action::SetPolicy { policy, .. } => matches!(policy, NodePolicy::Draining { .. }),
+        _ => false,
+    }
 }

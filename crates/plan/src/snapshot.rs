@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use supernode_types::job::{Job, Lease, Rank};
 use supernode_types::node::Node;
-use supernode_types::operation::{Operation, Provision};
+use supernode_types::operation::{Admission, Operation, Provision};
 use supernode_types::stress::{StressNetwork, StressOutcome, StressPair, StressPlan};
 use supernode_types::super_node::SuperNode;
 use supernode_types::{
@@ -44,6 +44,8 @@ pub struct Limits {
     pub queue_depth: usize,
     /// Of a hundred nodes of a super node, how many may be quarantined at once.
     pub quarantine_percent: u32,
+    /// What a spare has to pass before it takes a quarantined member's place by itself.
+    pub admission: Admission,
 }
 
 /// How far an open stress run is that tests the network between its nodes.

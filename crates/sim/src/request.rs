@@ -166,13 +166,13 @@ impl Request {
             } => value(&environment::set(
                 tx, intent, super_node, document, *deadline,
             )?),
-            Self::Rename { super_node, name } => value(&super_node::update(
-                tx,
-                intent,
-                super_node,
-                Some(&parsed(name)?),
-                None,
-            )?),
+            Self::Rename { super_node, name } => {
+                let wish = super_node::Update {
+                    name: Some(parsed(name)?),
+                    ..super_node::Update::default()
+                };
+                value(&super_node::update(tx, intent, super_node, &wish)?)
+            }
             Self::Submit {
                 super_node,
                 name,

@@ -31,6 +31,13 @@ pub enum OperationKind {
         /// How running jobs are treated.
         mode: DrainMode,
     },
+    /// Puts a spare in the place of a member. Its first target is the spare, which joins; its second the member, which leaves then.
+    NodeReplace {
+        /// What the spare has to pass before it joins.
+        admission: Admission,
+        /// How jobs that run on the member are treated.
+        mode: DrainMode,
+    },
     /// Removes all nodes and the super node itself.
     SuperNodeDelete,
     /// Rolls a new environment revision out to all members.
@@ -93,7 +100,7 @@ impl OperationKind {
     /// The seconds between signal and kill of jobs on the nodes that it drains, if it evicts them.
     pub fn eviction_grace_seconds(&self) -> Option<u32> {
         let drain = match self {
-            Self::ScaleDown { mode } => mode,
+            Self::ScaleDown { mode } | Self::NodeReplace { mode, .. } => mode,
             Self::DiskExpand(DiskExpansion {
                 restart: RestartConsent::Allowed { drain },
                 ..
@@ -112,6 +119,7 @@ impl OperationKind {
             Self::SuperNodeCreate => "super_node_create",
             Self::ScaleUp { .. } => "scale_up",
             Self::ScaleDown { .. } => "scale_down",
+            Self::NodeReplace { .. } => "node_replace",
             Self::SuperNodeDelete => "super_node_delete",
             Self::EnvironmentChange { .. } => "environment_change",
             Self::NodeRemove => "node_remove",

@@ -157,6 +157,27 @@ pub struct NodeStress {
     /// says nothing against that.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub network_doubt: Option<OperationId>,
+    /// What became of the last try to put a spare in its place; absent while none was made since it was quarantined.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replacement: Option<ReplacementTry>,
+}
+
+/// What became of a try to put a spare in the place of a quarantined member.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "try", rename_all = "snake_case")]
+pub enum ReplacementTry {
+    /// There was no spare that fits, and people were told; it is begun as soon as there is one.
+    NoSpare,
+    /// No spare joined.
+    Failed {
+        /// When the next try may begin.
+        again_at: Timestamp,
+    },
+    /// A spare joined, and the member did not leave: no other one joins for it.
+    Joined {
+        /// The operation.
+        operation: OperationId,
+    },
 }
 
 impl NodeStress {

@@ -28,12 +28,41 @@ pub struct SuperNode {
     /// What becomes of its jobs' operators when a link breaks; nothing is set for them while nobody has said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_policy: Option<RetryPolicy>,
+    /// Who puts spares in the place of members that a test has quarantined.
+    #[serde(default, skip_serializing_if = "Replacement::is_manual")]
+    pub replacement: Replacement,
     /// The operation that deletes it, if one does.
     pub deleting: Option<OperationId>,
     /// Increases with every change of this record.
     pub generation: Generation,
     /// When it was created.
     pub created_at: Timestamp,
+}
+
+/// Who puts spares in the place of members that a test has quarantined.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Replacement {
+    /// An operator.
+    #[default]
+    Manual,
+    /// The control plane: as soon as there is a spare that fits. Jobs that run on the member finish.
+    Automatic,
+}
+
+impl Replacement {
+    /// Whether it is an operator's business.
+    pub fn is_manual(&self) -> bool {
+        *self == Self::Manual
+    }
+
+    /// The word for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Manual => "manual",
+            Self::Automatic => "automatic",
+        }
+    }
 }
 
 /// How a drain treats running jobs.

@@ -134,6 +134,7 @@ impl Round<'_, '_> {
         };
         let node = self.node(id)?;
         node.membership = Membership::Spare;
+        node.stress.replacement = None;
         node.spec = spec.unwrap_or_else(|| node.spec.clone());
         let message = format!("{} left and is a spare now", node.name);
         self.told.insert(id.clone());

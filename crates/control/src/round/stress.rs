@@ -139,6 +139,9 @@ impl Round<'_, '_> {
         if matches!(health, NodeHealth::Proven { .. }) {
             node.stress.network_doubt = None;
         }
+        if !matches!(health, NodeHealth::Quarantined { .. }) {
+            node.stress.replacement = None;
+        }
         let was = std::mem::replace(&mut node.health, health.clone());
         let (kind, severity, message) = match health {
             NodeHealth::Quarantined { finding } => (

@@ -12,6 +12,7 @@ mod job;
 mod job_loss;
 mod metrics;
 mod node;
+mod node_replace;
 mod notify;
 mod provision;
 mod provisioner;

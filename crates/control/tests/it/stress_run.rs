@@ -236,6 +236,13 @@ fn a_slow_part_is_tested_again_and_then_the_node_is_quarantined(engine: Engine) 
     assert_eq!(world.job(&job.id).state.word(), "running");
 }
 
+/// A test finds a node plainly wrong.
+pub(crate) fn quarantine(world: &mut World, node: &str) {
+    begun(world, &[node]);
+    ends(world, node, wrong());
+    assert_eq!(world.node(node).health.word(), "quarantined");
+}
+
 fn a_wrong_result_quarantines_and_an_operator_answers_for_the_release(engine: Engine) {
     let mut world = World::with_spares(engine, 1);
     let run = begun(&mut world, &["n1"]);

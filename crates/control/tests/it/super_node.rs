@@ -271,9 +271,12 @@ fn members_learn_of_a_new_name(engine: Engine) {
     world.created("train", 1);
     world.created("other", 1);
     let rename = |world: &World, to: &str| {
-        let to = name(to);
+        let wish = super_node::Update {
+            name: Some(name(to)),
+            ..super_node::Update::default()
+        };
         world.change("super_node_update", move |tx, intent| {
-            super_node::update(tx, intent, "train", Some(&to), None).map(|found| found.name)
+            super_node::update(tx, intent, "train", &wish).map(|found| found.name)
         })
     };
     assert!(matches!(
@@ -310,12 +313,14 @@ fn labels_are_replaced_and_checked(engine: Engine) {
     let mut world = World::with_spares(engine, 1);
     world.created("train", 1);
     let label = |key: &str, if_match: Option<i64>| {
-        let labels: BTreeMap<String, String> = [(key.to_owned(), "1".to_owned())].into();
+        let wish = super_node::Update {
+            labels: Some([(key.to_owned(), "1".to_owned())].into()),
+            ..super_node::Update::default()
+        };
         let mut request = request("super_node_update");
         request.if_match = if_match;
         world.change_as(request, move |tx, intent| {
-            super_node::update(tx, intent, "train", None, Some(&labels))
-                .map(|found| found.generation)
+            super_node::update(tx, intent, "train", &wish).map(|found| found.generation)
         })
     };
     let before = world.super_node("train").generation;

@@ -3,14 +3,17 @@
 use std::time::Duration;
 
 use supernode_api::super_node::{
-    DEFAULT_DEADLINE_SECONDS, MAXIMUM_DEADLINE_SECONDS, PlannedNode, ScaleDown, ScaleDownPlan,
-    ScaleDownRequest, ScalePlan, ScaleUp, ScaleUpPlan, ScaleUpRequest, SuperNodeCreate,
-    SuperNodeCreatePlan, SuperNodeCreateRequest, SuperNodeDelete, SuperNodeDetail, SuperNodeList,
-    SuperNodePatch, SuperNodeShow, SuperNodeView,
+    DEFAULT_DEADLINE_SECONDS, MAXIMUM_DEADLINE_SECONDS, NodeReplace, NodeReplacePlan,
+    NodeReplaceRequest, PlannedNode, ScaleDown, ScaleDownPlan, ScaleDownRequest, ScalePlan,
+    ScaleUp, ScaleUpPlan, ScaleUpRequest, SuperNodeCreate, SuperNodeCreatePlan,
+    SuperNodeCreateRequest, SuperNodeDelete, SuperNodeDetail, SuperNodeList, SuperNodePatch,
+    SuperNodeShow, SuperNodeView,
 };
 use supernode_control::scale_up::{Selection, Test};
-use supernode_control::super_node::Create;
-use supernode_control::{Intent, Refusal, Tx, query, scale_down, scale_up, super_node};
+use supernode_control::super_node::{Create, Update};
+use supernode_control::{
+    Intent, Refusal, Tx, node_replace, query, scale_down, scale_up, super_node,
+};
 use supernode_types::job::JobState;
 use supernode_types::node::{Membership, NodeCondition};
 use supernode_types::super_node::SuperNode;
@@ -22,7 +25,8 @@ use super::operation;
 use crate::{Edge, Failure, Request};
 
 pub(super) fn mount(edge: Edge, context: &Context) -> Edge {
-    mount_scale(mount_records(edge, context), context)
+    let edge = mount_scale(mount_records(edge, context), context);
+    mount_replace(edge, context)
 }
 
 fn mount_records(edge: Edge, context: &Context) -> Edge {
@@ -85,12 +89,14 @@ fn mount_records(edge: Edge, context: &Context) -> Edge {
         let context = patch.clone();
         async move {
             let id = request.path.get("super_node").to_owned();
-            let name = request.body.name.as_deref().map(parse_name).transpose()?;
-            let labels = request.body.labels.clone();
+            let wish = Update {
+                name: request.body.name.as_deref().map(parse_name).transpose()?,
+                labels: request.body.labels.clone(),
+                replacement: request.body.replacement,
+            };
             context
                 .change(&request, id.clone(), move |tx, intent| {
-                    let super_node =
-                        super_node::update(tx, intent, &id, name.as_ref(), labels.as_ref())?;
+                    let super_node = super_node::update(tx, intent, &id, &wish)?;
                     view(tx, super_node)
                 })
                 .await
@@ -130,11 +136,7 @@ fn mount_scale(edge: Edge, context: &Context) -> Edge {
                 up_selection(&request.body)?,
                 deadline(request.body.deadline_seconds)?,
             );
-            let test = if request.body.skip_admission {
-                Test::Skipped
-            } else {
-                Test::AsSet
-            };
+            let test = test(request.body.skip_admission);
             context
                 .change(&request, id.clone(), move |tx, intent| {
                     let operation =
@@ -198,6 +200,56 @@ fn mount_scale(edge: Edge, context: &Context) -> Edge {
             .await
         }
     })
+}
+
+fn mount_replace(edge: Edge, context: &Context) -> Edge {
+    let (replace, plan) = (context.clone(), context.clone());
+    edge.operation::<NodeReplace, _, _>(move |request: Request<NodeReplace>| {
+        let context = replace.clone();
+        async move {
+            let id = request.path.get("super_node").to_owned();
+            let wish = replacement(&request.body)?;
+            context
+                .change(&request, id.clone(), move |tx, intent| {
+                    let operation = node_replace::replace(tx, intent, &id, &wish)?;
+                    operation::view(tx, &operation)
+                })
+                .await
+        }
+    })
+    .operation::<NodeReplacePlan, _, _>(move |request: Request<NodeReplacePlan>| {
+        let context = plan.clone();
+        async move {
+            let id = request.path.get("super_node").to_owned();
+            let wish = replacement(&request.body)?;
+            planned(&context, &request, move |tx, intent| {
+                let plan = node_replace::plan(tx, intent, &id, &wish)?;
+                let joins = [(&plan.joins.node, &plan.joins.because)];
+                Ok(ScalePlan {
+                    nodes: planned_nodes(tx, joins.into_iter())?,
+                    provisioned: 0,
+                    members_before: plan.members,
+                    members_after: plan.members,
+                    affected_jobs: plan.affected_jobs,
+                })
+            })
+            .await
+        }
+    })
+}
+
+fn replacement(body: &NodeReplaceRequest) -> Result<node_replace::Wish, Failure> {
+    Ok(node_replace::Wish {
+        node: body.node.clone(),
+        with: body.with.clone(),
+        mode: body.drain,
+        test: test(body.skip_admission),
+        deadline: deadline(body.deadline_seconds)?,
+    })
+}
+
+fn test(skipped: bool) -> Test {
+    if skipped { Test::Skipped } else { Test::AsSet }
 }
 
 /// What a plan sees: the same checks as the real thing, on a snapshot, without a transaction to write in.

@@ -21,7 +21,7 @@ fn contract_server() -> Server {
         system: SystemShow;
         node: NodeList NodeShow NodePatch NodeCordon NodeUncordon NodeRemove;
         spec: SpecList SpecShow SpecDeclare SpecDelete;
-        super_node: SuperNodeList SuperNodeShow SuperNodeCreate SuperNodeCreatePlan SuperNodePatch SuperNodeDelete ScaleUp ScaleUpPlan ScaleDown ScaleDownPlan;
+        super_node: SuperNodeList SuperNodeShow SuperNodeCreate SuperNodeCreatePlan SuperNodePatch SuperNodeDelete ScaleUp ScaleUpPlan ScaleDown ScaleDownPlan NodeReplace NodeReplacePlan;
         disk: DiskList DiskExpand DiskPlan;
         stress: StressRunStart StressRunList StressRunShow StressEvidenceList NodeHealthShow NodeRelease;
         stress_plan: StressPlanCreate StressPlanList StressPlanShow StressPlanPatch StressPlanDelete;

@@ -307,16 +307,12 @@ fn restart(
                 turns.limit
             ));
         }
-        return match node.policy.clone().drain(operation.id.clone()) {
-            Ok(policy) => {
+        return match planner.drain(operation, node) {
+            Ok(()) => {
                 turns.restarting += 1;
-                planner.actions.push(Action::SetPolicy {
-                    node: node.id.clone(),
-                    policy,
-                });
                 active("it is being drained to restart")
             }
-            Err(refusal) => active(format!("waits to be drained: {refusal}")),
+            Err(waits) => active(waits),
         };
     }
     if !jobs.is_empty() {

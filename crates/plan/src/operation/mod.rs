@@ -9,6 +9,7 @@ mod admission;
 mod disk_expand;
 mod environment_change;
 mod node_remove;
+mod node_replace;
 mod provision;
 mod scale_down;
 mod scale_up;
@@ -43,6 +44,7 @@ pub(crate) fn plan(index: &Index<'_>, limits: &Limits) -> Vec<Action> {
         released: HashSet::new(),
         deleted: HashSet::new(),
         removed: HashSet::new(),
+        drained: HashSet::new(),
         ended_jobs: HashSet::new(),
         departed: HashMap::new(),
         tested: HashSet::new(),
@@ -63,6 +65,9 @@ pub(crate) fn plan(index: &Index<'_>, limits: &Limits) -> Vec<Action> {
                 scale_up::plan(&mut planner, operation, *admission);
             }
             OperationKind::ScaleDown { .. } => scale_down::plan(&mut planner, operation),
+            OperationKind::NodeReplace { admission, .. } => {
+                node_replace::plan(&mut planner, operation, *admission);
+            }
             OperationKind::SuperNodeDelete => super_node_delete::plan(&mut planner, operation),
             OperationKind::EnvironmentChange {
                 revision,
@@ -108,6 +113,8 @@ struct Planner<'a, 'b> {
     released: HashSet<NodeId>,
     deleted: HashSet<&'a SuperNodeId>,
     removed: HashSet<&'a NodeId>,
+    /// Nodes that this plan begins to drain.
+    drained: HashSet<NodeId>,
     ended_jobs: HashSet<&'a JobId>,
     /// Full members that this plan takes out, by super node.
     departed: HashMap<&'a SuperNodeId, usize>,
@@ -211,6 +218,20 @@ impl<'a> Planner<'a, '_> {
             self.put_back(operation, node);
         }
         true
+    }
+
+    /// Begins to drain a node; says what that waits for if something else has it, or takes it in this plan.
+    fn drain(&mut self, operation: &Operation, node: &Node) -> Result<(), String> {
+        let policy = node.policy.clone().drain(operation.id.clone());
+        let policy = policy.map_err(|refusal| format!("waits to be drained: {refusal}"))?;
+        if self.tested.contains(&node.id) || !self.drained.insert(node.id.clone()) {
+            return Err("waits to be drained: something else takes it just now".into());
+        }
+        self.actions.push(Action::SetPolicy {
+            node: node.id.clone(),
+            policy,
+        });
+        Ok(())
     }
 
     /// Ends the drain that `operation` began on a node.

@@ -46,7 +46,8 @@ pub(super) fn plan<'a>(planner: &mut Planner<'a, '_>, operation: &'a Operation) 
     );
 }
 
-fn advance<'a>(
+/// Where a member that leaves stands now.
+pub(super) fn advance<'a>(
     planner: &mut Planner<'a, '_>,
     operation: &'a Operation,
     target: &'a Target,
@@ -96,6 +97,7 @@ fn advance<'a>(
     }
 }
 
-fn drained_by(node: &Node, operation: &Operation) -> bool {
+/// Whether this operation drains the node.
+pub(super) fn drained_by(node: &Node, operation: &Operation) -> bool {
     matches!(&node.policy, NodePolicy::Draining { operation: by, .. } if *by == operation.id)
 }

@@ -22,29 +22,12 @@ pub(super) fn plan<'a>(
     operation: &'a Operation,
     admission: Admission,
 ) {
-    let super_nodes = &planner.index.snapshot.super_nodes;
-    let super_node = operation
-        .super_node
-        .as_ref()
-        .and_then(|id| super_nodes.get(id));
-    let going = super_node.is_none_or(|super_node| super_node.deleting.is_some());
-    let given_up = planner
-        .given_up(operation)
-        .or(going.then_some(GivenUp::SuperNodeGoes));
+    let (super_node, given_up) = prospects(planner, operation);
     let mut states = Vec::with_capacity(operation.targets.len());
     for target in &operation.targets {
-        states.push(match (&target.state, given_up, super_node) {
-            (TargetState::Active { .. }, None, Some(super_node)) => {
-                forward(planner, operation, target, super_node, admission)
-            }
-            (TargetState::Active { .. }, cause, _) => take_back(
-                planner,
-                operation,
-                target,
-                cause.unwrap_or(GivenUp::SuperNodeGoes),
-            ),
-            (ended, ..) => ended.clone(),
-        });
+        states.push(advance(
+            planner, operation, target, super_node, given_up, admission,
+        ));
     }
     planner.record(operation, &states);
     if let Some(waits_for) = planner.waits_for(operation, &states) {
@@ -115,6 +98,43 @@ pub(super) fn plan<'a>(
     );
 }
 
+/// The super node that nodes are added to, and why they are not any more.
+pub(super) fn prospects<'a>(
+    planner: &Planner<'a, '_>,
+    operation: &Operation,
+) -> (Option<&'a SuperNode>, Option<GivenUp>) {
+    let super_nodes = &planner.index.snapshot.super_nodes;
+    let id = operation.super_node.as_ref();
+    let super_node = id.and_then(|id| super_nodes.get(id));
+    let going = super_node.is_none_or(|super_node| super_node.deleting.is_some());
+    let given_up = planner.given_up(operation);
+    (
+        super_node,
+        given_up.or(going.then_some(GivenUp::SuperNodeGoes)),
+    )
+}
+
+/// Where a node that is added stands now.
+pub(super) fn advance<'a>(
+    planner: &mut Planner<'a, '_>,
+    operation: &'a Operation,
+    target: &'a Target,
+    super_node: Option<&SuperNode>,
+    given_up: Option<GivenUp>,
+    admission: Admission,
+) -> TargetState {
+    match (&target.state, given_up, super_node) {
+        (TargetState::Active { .. }, None, Some(super_node)) => {
+            forward(planner, operation, target, super_node, admission)
+        }
+        (TargetState::Active { .. }, cause, _) => {
+            let cause = cause.unwrap_or(GivenUp::SuperNodeGoes);
+            take_back(planner, operation, target, cause)
+        }
+        (ended, ..) => ended.clone(),
+    }
+}
+
 /// Another operation that can still claim a node for the super node.
 fn still_adds<'a>(
     planner: &Planner<'a, '_>,
@@ -128,7 +148,9 @@ fn still_adds<'a>(
             && !other.state.ended()
             && matches!(
                 other.kind,
-                OperationKind::SuperNodeCreate | OperationKind::ScaleUp { .. }
+                OperationKind::SuperNodeCreate
+                    | OperationKind::ScaleUp { .. }
+                    | OperationKind::NodeReplace { .. }
             )
             && planner.given_up(other).is_none()
     });

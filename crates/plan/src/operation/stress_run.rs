@@ -342,10 +342,11 @@ pub(super) fn unusable(planner: &Planner<'_, '_>, node: &Node) -> Option<String>
         (_, NodeCondition::Ready) => {}
         (_, condition) => return Some(format!("is {}", condition.word())),
     }
-    planner
-        .removed
-        .contains(&node.id)
-        .then(|| "is removed".into())
+    if planner.removed.contains(&node.id) {
+        return Some("is removed".into());
+    }
+    let drained = planner.drained.contains(&node.id);
+    drained.then(|| "is being emptied".into())
 }
 
 /// Why a node cannot be tested just now.

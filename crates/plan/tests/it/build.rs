@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use supernode_plan::{Contact, Limits, SpecLimit, choose};
+use supernode_plan::{Action, Contact, Limits, SpecLimit, choose};
 use supernode_types::disk::NodeDisk;
 use supernode_types::job::{Job, JobSpec, JobState, RankEnd, RankState};
 use supernode_types::node::{
@@ -14,7 +14,7 @@ use supernode_types::operation::{
     TargetState,
 };
 use supernode_types::stress::NodeStress;
-use supernode_types::super_node::{DrainMode, SuperNode};
+use supernode_types::super_node::{DrainMode, Replacement, SuperNode};
 use supernode_types::{JobId, Name, NodeId, OperationId, ProvisionId, SpecId, SuperNodeId};
 
 use crate::model::Model;
@@ -33,6 +33,7 @@ pub(crate) fn limits() -> Limits {
         master_ports: (29_500, 29_515),
         queue_depth: 50,
         quarantine_percent: 20,
+        admission: Admission::None,
     }
 }
 
@@ -135,6 +136,7 @@ impl Model {
             environment_revision: 1,
             environment_generation: 1,
             retry_policy: None,
+            replacement: Replacement::Manual,
             deleting: None,
             generation: 0,
             created_at: self.snapshot.now,
@@ -366,6 +368,32 @@ impl Model {
         let id = self.operation(OperationKind::ScaleDown { mode }, Some(super_node), nodes);
         self.drain(&id, nodes);
         id
+    }
+
+    /// A replacement, as `control` accepts it: the spare is claimed at once.
+    pub(crate) fn replace(
+        &mut self,
+        super_node: &SuperNodeId,
+        node: &NodeId,
+        spare: &NodeId,
+        admission: Admission,
+        mode: DrainMode,
+    ) -> OperationId {
+        let kind = OperationKind::NodeReplace { admission, mode };
+        let targets = [spare.clone(), node.clone()];
+        let id = self.operation(kind, Some(super_node), &targets);
+        self.apply(&Action::Claim {
+            node: spare.clone(),
+            super_node: super_node.clone(),
+            operation: id.clone(),
+        });
+        id
+    }
+
+    /// Quarantined members are replaced by themselves from now on.
+    pub(crate) fn replace_automatically(&mut self, super_node: &SuperNodeId) {
+        let found = self.snapshot.super_nodes.get_mut(super_node);
+        found.expect("known").replacement = Replacement::Automatic;
     }
 
     /// A deletion, as `control` accepts it.

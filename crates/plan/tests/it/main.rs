@@ -12,6 +12,7 @@ mod job;
 mod model;
 mod property;
 mod remove;
+mod replacement;
 mod retry_policy;
 mod scale_down;
 mod scale_up;

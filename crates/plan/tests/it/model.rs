@@ -12,6 +12,7 @@ use supernode_types::job::{JobOutcome, JobState, Lease, LeaseHolder, Rank, RankS
 use supernode_types::node::{Membership, NodeCondition, NodePolicy};
 use supernode_types::operation::{OperationKind, OperationState};
 use supernode_types::stress::{StressOutcome, StressPair, StressRun, StressWork};
+use supernode_types::super_node::DrainMode;
 use supernode_types::{
     AttemptId, JobId, NodeId, OperationId, StressPlanId, SuperNodeId, Timestamp,
 };
@@ -173,7 +174,25 @@ impl Model {
                     self.node(node).membership,
                     Membership::Leaving { .. }
                 ));
-                self.node(node).membership = Membership::Spare;
+                let found = self.node(node);
+                found.membership = Membership::Spare;
+                found.stress.replacement = None;
+            }
+            Action::BeginReplacement {
+                super_node,
+                node,
+                spare,
+                admission,
+                ..
+            } => {
+                assert!(!self.node(node).health.schedulable(), "only what is sick");
+                let mode = DrainMode::Wait;
+                self.replace(super_node, node, &spare.node, *admission, mode);
+            }
+            Action::SetReplacement { node, tried } => {
+                let before = &mut self.node(node).stress.replacement;
+                assert_ne!(before.as_ref(), Some(tried), "only what changed is said");
+                *before = Some(tried.clone());
             }
             Action::Remove { node } => {
                 assert_eq!(self.node(node).membership, Membership::Spare);
@@ -352,7 +371,11 @@ impl Model {
             }
             Action::SetHealth { node, health, .. } => {
                 assert_ne!(self.node(node).health, *health, "only what changed is said");
-                self.node(node).health = health.clone();
+                let found = self.node(node);
+                found.health = health.clone();
+                if found.health.schedulable() {
+                    found.stress.replacement = None;
+                }
             }
             Action::SetTarget {
                 operation,
@@ -377,7 +400,12 @@ impl Model {
                     .state = state.clone();
             }
             Action::Tell(event) => assert!(
-                ["node.disk_expanded", "node.quarantine_held"].contains(&event.kind),
+                [
+                    "node.disk_expanded",
+                    "node.quarantine_held",
+                    "super_node.no_spare"
+                ]
+                .contains(&event.kind),
                 "nothing else needs to be told that no other action says: {event:?}"
             ),
         }

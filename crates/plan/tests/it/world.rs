@@ -67,6 +67,13 @@ pub(crate) enum Move {
         count: usize,
         mode: DrainMode,
     },
+    Replace {
+        super_node: usize,
+        member: usize,
+        admission: bool,
+        mode: DrainMode,
+    },
+    ReplaceAutomatically(usize),
     Delete(usize),
     ChangeEnvironment(usize),
     CancelOperation(usize),
@@ -332,6 +339,17 @@ impl World {
                 count,
                 mode,
             } => self.scale_down(*super_node, *count, *mode),
+            Move::Replace {
+                super_node,
+                member,
+                admission,
+                mode,
+            } => self.replace(*super_node, *member, *admission, *mode),
+            Move::ReplaceAutomatically(number) => {
+                if let Some(super_node) = self.super_node(*number) {
+                    self.model.replace_automatically(&super_node);
+                }
+            }
             Move::Delete(number) => self.delete(*number),
             Move::ChangeEnvironment(number) => {
                 if let Some(super_node) = self.super_node(*number) {
@@ -375,6 +393,7 @@ impl World {
     fn health(&mut self, number: usize, health: NodeHealth) {
         if let Some(node) = pick(self.model.snapshot.nodes.values_mut(), number) {
             node.health = health;
+            node.stress.replacement = None;
         }
     }
 
@@ -413,6 +432,43 @@ impl World {
             let nodes: Vec<NodeId> = chosen.into_iter().map(|choice| choice.node).collect();
             self.model.scale_down(&super_node, &nodes, mode);
         }
+    }
+
+    fn replace(&mut self, number: usize, member: usize, tested: bool, mode: DrainMode) {
+        let Some(super_node) = self.super_node(number) else {
+            return;
+        };
+        let snapshot = &self.model.snapshot;
+        let members = snapshot.members(&super_node).filter(|node| {
+            let busy = !snapshot.jobs_on(&node.id).is_empty();
+            let draining = matches!(node.policy, NodePolicy::Draining { .. });
+            let replaced = snapshot.operations.values().any(|operation| {
+                let replaces = matches!(operation.kind, OperationKind::NodeReplace { .. });
+                replaces && operation.targets[1].node.as_ref() == Some(&node.id)
+            });
+            !draining && !replaced && (mode != DrainMode::Refuse || !busy)
+        });
+        let Some(node) = pick(members.map(|node| node.id.clone()), member) else {
+            return;
+        };
+        let nodes = snapshot.nodes.values();
+        let existing: Vec<_> = nodes
+            .filter(|node| node.membership.listed_in(&super_node))
+            .collect();
+        let spec = &snapshot.super_nodes[&super_node].spec;
+        let Ok(spares) = choose::choose_spares(snapshot, spec, Some("h1"), &existing, 1) else {
+            return;
+        };
+        let spare = spares[0].node.clone();
+        let admission = if tested {
+            Admission::Quick {
+                kernel_seconds: None,
+            }
+        } else {
+            Admission::None
+        };
+        self.model
+            .replace(&super_node, &node, &spare, admission, mode);
     }
 
     /// Accepted when no job runs and no node is being drained.
@@ -536,6 +592,7 @@ impl World {
         }
         for node in self.model.snapshot.nodes.values_mut() {
             node.health = NodeHealth::Unproven;
+            node.stress.replacement = None;
             node.policy = node
                 .policy
                 .clone()

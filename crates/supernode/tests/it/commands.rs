@@ -56,6 +56,13 @@ fn a_super_node_is_formed_grown_used_shrunk_and_deleted() {
         "{output}"
     );
 
+    let replace = ["super-node", "replace", "train", "--node", "node-1"];
+    let plan = dev.json(&[&replace[..], &["--plan"]].concat());
+    assert_eq!(plan["nodes"][0]["name"], "node-4", "{plan}");
+    dev.ok(&[&replace[..], &["--wait"]].concat());
+    let node = dev.json(&["node", "show", "node-1"]);
+    assert_eq!(node["membership"]["state"], "spare", "{node}");
+    assert_eq!(dev.json(&["super-node", "show", "train"])["members"], 3);
     dev.ok(&[
         "super-node",
         "scale-down",

@@ -46,8 +46,11 @@ fn flip(kernel: u32) -> Option<()> {
 }
 
 #[test]
-fn a_byte_that_changes_on_the_disk_is_found_and_its_node_kept_out() {
-    let dev = Dev::start(1);
+fn a_byte_that_changes_on_the_disk_is_found_and_a_spare_takes_the_place_of_its_node() {
+    let dev = Dev::start(3);
+    let create = ["super-node", "create", "train", "--node", "node-1,node-2"];
+    dev.ok(&[&create[..], &["--wait"]].concat());
+    dev.ok(&["super-node", "replacement", "train", "automatic"]);
     let shown = tested(&dev, "node-1", "storage", |kernel| {
         // One that has just ended cannot be changed any more.
         let _ = flip(kernel);
@@ -59,6 +62,15 @@ fn a_byte_that_changes_on_the_disk_is_found_and_its_node_kept_out() {
     assert_eq!(node["health"]["state"], "quarantined", "{node}");
     let explained = dev.ok(&["stress", "explain", "node-1"]);
     assert!(explained.contains("plainly wrong"), "{explained}");
+    dev.until("node-3 to be in its place", || {
+        let shown = dev.json(&["super-node", "show", "train"]);
+        let nodes = shown["nodes"].as_array().expect("a list");
+        let names: Vec<_> = nodes.iter().map(|node| node["name"].as_str()).collect();
+        (names == [Some("node-2"), Some("node-3")]).then_some(())
+    });
+    let node = dev.json(&["node", "show", "node-1"]);
+    assert_eq!(node["membership"]["state"], "spare", "{node}");
+    assert_eq!(node["health"]["state"], "quarantined", "{node}");
 }
 
 /// Whether a kernel has come so far that it measures: then it has threads for that.

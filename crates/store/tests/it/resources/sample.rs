@@ -18,7 +18,7 @@ use supernode_types::operation::{Admission, Operation, OperationKind, OperationS
 use supernode_types::retry_policy::{AttemptRetry, RetryLibrary, RetryPolicy};
 use supernode_types::spec::SpecDefinition;
 use supernode_types::stress::NodeStress;
-use supernode_types::super_node::SuperNode;
+use supernode_types::super_node::{Replacement, SuperNode};
 use supernode_types::{
     AttemptId, JobId, JoinTokenId, Name, NodeId, OperationId, SpecId, SuperNodeId, Timestamp,
 };
@@ -105,6 +105,7 @@ pub(super) fn super_node(super_node_name: &str, spec: &SpecId, seed: u64) -> Sup
         environment_revision: 1,
         environment_generation: 1,
         retry_policy: None,
+        replacement: Replacement::Automatic,
         deleting: None,
         generation: 1,
         created_at: NOW,
