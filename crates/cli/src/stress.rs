@@ -103,6 +103,7 @@ pub struct RunArguments {
 pub enum TierName {
     Quick,
     Standard,
+    Deep,
 }
 
 impl From<TierName> for Tier {
@@ -110,6 +111,7 @@ impl From<TierName> for Tier {
         match name {
             TierName::Quick => Self::Quick,
             TierName::Standard => Self::Standard,
+            TierName::Deep => Self::Deep,
         }
     }
 }

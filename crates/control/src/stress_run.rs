@@ -14,8 +14,8 @@ use supernode_types::event::{NewEvent, Severity, Subjects};
 use supernode_types::node::{Membership, Node, NodeHealth};
 use supernode_types::operation::{Operation, OperationKind};
 use supernode_types::stress::{
-    Certainty, FindingKind, Item, NetworkFinding, Share, StepEvidence, StressPlan, StressResult,
-    StressRun, Tier,
+    Certainty, FindingKind, Item, NetworkFinding, ReplacementTry, Share, StepEvidence, StressPlan,
+    StressResult, StressRun, Tier,
 };
 use supernode_types::{Entropy, Name, NodeId, OperationId, SuperNodeId, Timestamp};
 
@@ -332,6 +332,7 @@ pub fn explain(node: &Node, results: &[StressResult], now: Timestamp) -> Vec<Str
             node.name
         ),
     }];
+    chain.extend(node.stress.replacement.as_ref().map(ReplacementTry::words));
     if let Some(work) = &node.stress.work {
         let what = match &work.pair {
             Some(task) => format!("in pair {}", task.number),

@@ -31,16 +31,20 @@ use supernode_types::node::NodePolicy;
 
 /// Everything that should change now. Empty when observed state follows intent as far as it can.
 ///
-/// Changed conditions come alone: nothing may be placed, joined or released on what was true of a node a moment ago.
+/// Changed conditions come alone: nothing may be placed, joined or released on what was true of a node a moment ago. So does a replacement
+/// that begins: nothing else may take its spare.
 pub fn reconcile(snapshot: &Snapshot, limits: &Limits) -> Vec<Action> {
     let conditions = condition::plan(snapshot, limits);
     if !conditions.is_empty() {
         return conditions;
     }
+    let replacements = replacement::plan(snapshot, limits);
+    if !replacements.is_empty() {
+        return replacements;
+    }
     let index = Index::new(snapshot);
     let mut actions = job::plan(&index, limits);
     actions.extend(stress_plan::plan(snapshot));
-    actions.extend(replacement::plan(snapshot, limits));
     actions.extend(operation::plan(&index, limits));
     // Something has just taken nodes that a job could be placed on: that is for the next round, which sees it.
     if !actions.iter().any(takes_a_node) {

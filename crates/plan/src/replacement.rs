@@ -19,7 +19,7 @@ use crate::{Action, Limits, Snapshot};
 /// How long after a try that failed the next one may begin.
 pub(crate) const PAUSE: Duration = Duration::from_hours(1);
 
-/// The first replacement that is due. What it takes is not seen by others in the same plan, so they are for the next one.
+/// The first replacement that is due; others are for the next round, which sees what this one takes.
 pub(crate) fn plan(snapshot: &Snapshot, limits: &Limits) -> Vec<Action> {
     let automatic = snapshot.super_nodes.values().filter(|super_node| {
         super_node.replacement == Replacement::Automatic && super_node.deleting.is_none()

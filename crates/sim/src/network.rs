@@ -255,7 +255,7 @@ impl World {
         }
     }
 
-    /// What waited in front of a cut goes on.
+    /// What waited in front of a cut arrives at once: nothing that is still on its way on the same connection may come before it.
     pub(crate) fn mend(&mut self, machine: usize) {
         let network = &mut self.machines[machine].network;
         (network.to_server, network.to_agent) = (false, false);
@@ -266,9 +266,8 @@ impl World {
                 world.machines[machine].name
             )
         });
-        let at = self.now + self.travel();
         for event in held {
-            self.queue.push(at, event);
+            self.queue.push(self.now, event);
         }
     }
 }

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use supernode_control::scale_up::Selection;
+use supernode_control::node_replace::Wish;
+use supernode_control::scale_up::{Selection, Test};
 use supernode_types::environment::EnvironmentDocument;
 use supernode_types::job::JobSpec;
 use supernode_types::node::{Membership, NodePolicy};
@@ -57,7 +58,8 @@ impl World {
                 selection: self.up_selection(),
                 deadline: self.deadline(),
             }),
-            60..=71 => Some(self.scale_down(&super_node)),
+            60..=68 => Some(self.scale_down(&super_node)),
+            69..=71 => self.replace(&super_node),
             72..=75 => Some(Request::Delete {
                 super_node: name,
                 deadline: self.deadline(),
@@ -140,30 +142,44 @@ impl World {
     }
 
     fn scale_down(&mut self, super_node: &SuperNode) -> Request {
-        let members: Vec<String> = self
-            .check
-            .view
-            .nodes
-            .values()
-            .filter(|node| node.membership.listed_in(&super_node.id))
-            .map(|node| node.name.to_string())
-            .collect();
-        let selection = match self.chance.pick(&members).cloned() {
+        let selection = match self.member(super_node) {
             Some(member) if self.chance.percent(40) => Selection::Named(vec![member]),
             _ => Selection::Count(self.chance.range(1, 2)),
         };
-        let mode = match self.chance.below(3) {
+        Request::ScaleDown {
+            super_node: super_node.name.to_string(),
+            selection,
+            mode: self.drain_mode(),
+            deadline: self.deadline(),
+        }
+    }
+
+    fn replace(&mut self, super_node: &SuperNode) -> Option<Request> {
+        let wish = Wish {
+            node: self.member(super_node)?,
+            with: None,
+            mode: self.drain_mode(),
+            test: Test::AsSet,
+            deadline: self.deadline(),
+        };
+        let super_node = super_node.name.to_string();
+        Some(Request::Replace { super_node, wish })
+    }
+
+    fn member(&mut self, super_node: &SuperNode) -> Option<String> {
+        let nodes = self.check.view.nodes.values();
+        let members = nodes.filter(|node| node.membership.listed_in(&super_node.id));
+        let names: Vec<String> = members.map(|node| node.name.to_string()).collect();
+        self.chance.pick(&names).cloned()
+    }
+
+    fn drain_mode(&mut self) -> DrainMode {
+        match self.chance.below(3) {
             0 => DrainMode::Refuse,
             1 => DrainMode::Wait,
             _ => DrainMode::Evict {
                 grace_seconds: self.chance.range(0, 5),
             },
-        };
-        Request::ScaleDown {
-            super_node: super_node.name.to_string(),
-            selection,
-            mode,
-            deadline: self.deadline(),
         }
     }
 

@@ -8,8 +8,8 @@ use serde_json::Value;
 use supernode_control::scale_up::{Selection, Test};
 use supernode_control::super_node::Create;
 use supernode_control::{
-    ChangeRequest, Control, IdempotencyKey, Intent, Refusal, Tx, environment, job, node, operation,
-    scale_down, scale_up, super_node,
+    ChangeRequest, Control, IdempotencyKey, Intent, Refusal, Tx, environment, job, node,
+    node_replace, operation, scale_down, scale_up, super_node,
 };
 use supernode_types::Name;
 use supernode_types::environment::EnvironmentDocument;
@@ -35,6 +35,10 @@ pub(crate) enum Request {
         selection: Selection,
         mode: DrainMode,
         deadline: Duration,
+    },
+    Replace {
+        super_node: String,
+        wish: node_replace::Wish,
     },
     Delete {
         super_node: String,
@@ -87,6 +91,7 @@ impl Request {
             Self::Create { .. }
             | Self::ScaleUp { .. }
             | Self::ScaleDown { .. }
+            | Self::Replace { .. }
             | Self::Delete { .. }
             | Self::SetEnvironment { .. }
             | Self::Remove { .. } => Makes::Operation,
@@ -155,6 +160,9 @@ impl Request {
             } => value(&scale_down::scale_down(
                 tx, intent, super_node, selection, *mode, *deadline,
             )?),
+            Self::Replace { super_node, wish } => {
+                value(&node_replace::replace(tx, intent, super_node, wish)?)
+            }
             Self::Delete {
                 super_node,
                 deadline,

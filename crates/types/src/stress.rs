@@ -180,6 +180,21 @@ pub enum ReplacementTry {
     },
 }
 
+impl ReplacementTry {
+    /// What it means for the node, in words.
+    pub fn words(&self) -> String {
+        match self {
+            Self::NoSpare => "no spare can take its place".into(),
+            Self::Failed { again_at } => {
+                format!("no spare took its place; the next try may begin at {again_at}")
+            }
+            Self::Joined { operation } => format!(
+                "{operation} put a spare in its place, but it did not leave; scale down with --node when it may"
+            ),
+        }
+    }
+}
+
 impl NodeStress {
     /// Whether there is nothing to say, so that the record of such a node is not longer for it.
     pub fn is_empty(&self) -> bool {

@@ -1,7 +1,6 @@
 //! How super nodes and plans look.
 
 use supernode_api::super_node::{ScalePlan, SuperNodeDetail, SuperNodeView};
-
 use supernode_types::stress::ReplacementTry;
 
 use crate::operation;
@@ -94,7 +93,7 @@ pub(crate) fn show(detail: &SuperNodeDetail, look: &Look) -> String {
         let mut notes: Vec<String> = node.condition.detail().into_iter().collect();
         notes.extend(node.environment_problems.iter().cloned());
         let tried = node.stress.replacement.as_ref();
-        notes.extend(tried.map(|tried| replacement(tried, look)));
+        notes.extend(tried.map(ReplacementTry::words));
         table.row([
             cell(&node.name),
             state(node.membership.word()),
@@ -113,20 +112,6 @@ pub(crate) fn show(detail: &SuperNodeDetail, look: &Look) -> String {
         );
     }
     text
-}
-
-/// What became of the last try to replace a member.
-fn replacement(tried: &ReplacementTry, look: &Look) -> String {
-    match tried {
-        ReplacementTry::NoSpare => "no spare can take its place".into(),
-        ReplacementTry::Failed { again_at } => format!(
-            "no spare took its place; the next try is after {}",
-            look.moment(*again_at)
-        ),
-        ReplacementTry::Joined { operation } => format!(
-            "{operation} put a spare in its place, but it did not leave; scale down with --node when it may"
-        ),
-    }
 }
 
 pub(crate) fn show_plan(plan: &ScalePlan, verb: &str, look: &Look) -> String {

@@ -2,6 +2,7 @@
 
 use supernode_control::node_replace::{Wish, plan, replace};
 use supernode_control::scale_up::Test;
+use supernode_control::stress_run::explain;
 use supernode_control::{Refusal, query, super_node};
 use supernode_types::operation::{Operation, OperationState};
 use supernode_types::super_node::{DrainMode, Replacement};
@@ -143,6 +144,11 @@ fn without_a_spare_people_are_told_and_the_next_one_is_taken(engine: Engine) {
     world.settle();
     assert_eq!(world.members("train"), ["n1", "n2"]);
     assert_eq!(world.event_count("super_node.no_spare"), 1);
+    let lines = explain(&world.node("n1"), &[], world.now());
+    assert!(
+        lines.contains(&"no spare can take its place".to_owned()),
+        "{lines:?}"
+    );
     world.enrol("n3");
     world.settle();
     assert_eq!(world.members("train"), ["n2", "n3"]);

@@ -52,6 +52,7 @@ impl Promises {
             Request::Create { .. }
             | Request::ScaleUp { .. }
             | Request::ScaleDown { .. }
+            | Request::Replace { .. }
             | Request::Delete { .. }
             | Request::SetEnvironment { .. }
             | Request::Submit { .. }

@@ -142,7 +142,9 @@ fn leases(view: &View) -> Option<String> {
 fn adds(kind: &OperationKind) -> bool {
     matches!(
         kind,
-        OperationKind::SuperNodeCreate | OperationKind::ScaleUp { .. }
+        OperationKind::SuperNodeCreate
+            | OperationKind::ScaleUp { .. }
+            | OperationKind::NodeReplace { .. }
     )
 }
 

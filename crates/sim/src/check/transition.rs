@@ -123,12 +123,7 @@ fn starts(before: &View, after: &View) -> Option<String> {
             ..
         } = &job.state
             && let Some(found) = after.operations.get(operation)
-            && !matches!(
-                found.kind,
-                OperationKind::ScaleDown {
-                    mode: DrainMode::Evict { .. }
-                }
-            )
+            && found.kind.eviction_grace_seconds().is_none()
         {
             return Some(format!(
                 "{} is evicted by {operation}, which must not evict",

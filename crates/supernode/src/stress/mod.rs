@@ -50,6 +50,7 @@ pub(crate) struct LocalArguments {
 enum TierName {
     Quick,
     Standard,
+    Deep,
 }
 
 /// One host has no partner to test the network with.
@@ -113,6 +114,7 @@ fn test(arguments: &LocalArguments, told: &Arc<AtomicBool>) -> anyhow::Result<Re
     let tier = match arguments.tier {
         TierName::Quick => Tier::Quick,
         TierName::Standard => Tier::Standard,
+        TierName::Deep => Tier::Deep,
     };
     let root = Path::new("/");
     let begun = SystemClock.now();

@@ -71,6 +71,8 @@ pub enum Tier {
     Quick,
     /// Twenty minutes at most: weekly.
     Standard,
+    /// Hours: heat, and errors that are rare.
+    Deep,
 }
 
 impl Tier {
@@ -79,6 +81,7 @@ impl Tier {
         match self {
             Self::Quick => "quick",
             Self::Standard => "standard",
+            Self::Deep => "deep",
         }
     }
 
@@ -87,6 +90,7 @@ impl Tier {
         match self {
             Self::Quick => 5,
             Self::Standard => 20,
+            Self::Deep => 60,
         }
     }
 
@@ -95,6 +99,7 @@ impl Tier {
         match self {
             Self::Quick => Duration::from_mins(5),
             Self::Standard => Duration::from_mins(40),
+            Self::Deep => Duration::from_hours(8),
         }
     }
 }

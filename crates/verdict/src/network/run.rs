@@ -52,6 +52,7 @@ impl Rounds {
         match tier {
             Tier::Quick => Self { first: 2, most: 4 },
             Tier::Standard => Self { first: 4, most: 8 },
+            Tier::Deep => Self { first: 8, most: 16 },
         }
     }
 }

@@ -50,7 +50,8 @@ impl VendorTest {
             VendorWork::AscendComputing => devices.saturating_mul(2),
             VendorWork::AscendLinks => devices.saturating_mul(3),
             VendorWork::AscendDiagnosis => 120,
-            VendorWork::NvidiaDiagnosis(level) => 20 * level,
+            VendorWork::NvidiaDiagnosis(level @ ..=2) => 20 * level,
+            VendorWork::NvidiaDiagnosis(_) => 1800,
         }
     }
 
