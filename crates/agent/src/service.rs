@@ -114,7 +114,7 @@ pub async fn run(
 ) -> Result<(), AgentError> {
     check(&options)?;
     let options = Arc::new(options);
-    let (directory, _lock) = claim(&options.data_directory)?;
+    let (directory, _claim) = claim(&options.data_directory)?;
     let opened = {
         let (options, clock) = (Arc::clone(&options), Arc::clone(&clock));
         tokio::task::spawn_blocking(move || Executor::open(options, clock)).await
@@ -230,8 +230,18 @@ fn check(options: &AgentOptions) -> Result<(), AgentError> {
     Ok(())
 }
 
-/// Makes sure that there is one agent for one data directory; the lock goes with the process.
-fn claim(path: &Path) -> Result<(Directory, std::os::fd::OwnedFd), AgentError> {
+/// The right to a data directory; goes with the process, or when it is dropped.
+struct Claim(std::os::fd::OwnedFd);
+
+impl Drop for Claim {
+    /// Closing is not enough: a child that another thread has just forked has the file open until it becomes another program.
+    fn drop(&mut self) {
+        let _ = rustix::fs::flock(&self.0, FlockOperation::Unlock);
+    }
+}
+
+/// Makes sure that there is one agent for one data directory.
+fn claim(path: &Path) -> Result<(Directory, Claim), AgentError> {
     let directory = Directory::open_or_create(path, 0o711)?;
     let failed = |errno: rustix::io::Errno| FileError::System {
         path: path.join(LOCK_FILE),
@@ -242,7 +252,7 @@ fn claim(path: &Path) -> Result<(Directory, std::os::fd::OwnedFd), AgentError> {
     let lock = rustix::fs::openat(&directory, LOCK_FILE, flags, Mode::from_raw_mode(0o600))
         .map_err(failed)?;
     match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok((directory, lock)),
+        Ok(()) => Ok((directory, Claim(lock))),
         Err(rustix::io::Errno::AGAIN) => Err(AgentError::AlreadyRuns {
             path: path.to_owned(),
         }),

@@ -85,7 +85,7 @@ pub fn replace(
 }
 
 /// Says who replaces quarantined members from now on.
-pub fn set_replacement(
+pub(crate) fn set_replacement(
     tx: &mut Tx<'_>,
     intent: &Intent,
     super_node: &mut SuperNode,

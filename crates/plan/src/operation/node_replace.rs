@@ -6,6 +6,7 @@
 //! ```
 //! The super node is never smaller than before. When the member cannot leave in time both stay, and people are told.
 
+use supernode_types::node::NodeHealth;
 use supernode_types::operation::{Admission, Operation, OperationState, Target, TargetState};
 use supernode_types::stress::ReplacementTry;
 
@@ -83,17 +84,19 @@ fn leave<'a>(
     }
 }
 
-/// Writes down that the member is still there.
+/// Writes down that a member that has to leave is still there.
 fn note(
     planner: &mut Planner<'_, '_>,
     operation: &Operation,
     leaver: &Target,
     spare: &TargetState,
 ) {
-    let Some(node) = planner.node(leaver) else {
+    let sick = planner
+        .node(leaver)
+        .filter(|node| matches!(node.health, NodeHealth::Quarantined { .. }));
+    let Some(node) = sick.map(|node| node.id.clone()) else {
         return;
     };
-    let node = node.id.clone();
     let tried = match spare {
         TargetState::Done => ReplacementTry::Joined {
             operation: operation.id.clone(),
