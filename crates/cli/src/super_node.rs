@@ -4,13 +4,14 @@ mod view;
 
 use std::time::Duration;
 
+use supernode_api::operation::OperationView;
 use supernode_api::super_node::{
     NodeReplace, NodeReplacePlan, NodeReplaceRequest, ScaleDown, ScaleDownPlan, ScaleDownRequest,
-    ScaleUp, ScaleUpPlan, ScaleUpRequest, SuperNodeCreate, SuperNodeCreatePlan,
+    ScalePlan, ScaleUp, ScaleUpPlan, ScaleUpRequest, SuperNodeCreate, SuperNodeCreatePlan,
     SuperNodeCreateRequest, SuperNodeDelete, SuperNodeList, SuperNodePatch, SuperNodeShow,
     SuperNodeUpdate, SuperNodeView,
 };
-use supernode_api::{Nothing, Watch};
+use supernode_api::{Nothing, Operation, Watch};
 use supernode_client::{CallOptions, Client};
 use supernode_types::super_node::{DrainMode, Replacement};
 
@@ -323,17 +324,8 @@ async fn create(session: &Session<'_>, arguments: CreateArguments) -> Result<(),
         labels: label.into_iter().collect(),
         deadline_seconds: scale.deadline.seconds(),
     };
-    let client = session.client()?;
-    if scale.plan {
-        let plan = client
-            .call::<SuperNodeCreatePlan>(&[], &Nothing {}, &request, &scale.key.call())
-            .await?;
-        return session.print(&plan, |look| view::show_plan(&plan, "joins", look));
-    }
-    let started = client
-        .call::<SuperNodeCreate>(&[], &Nothing {}, &request, &scale.key.call())
-        .await?;
-    operation::finish(session, &client, started, scale.wait.wait).await
+    plan_or_start::<SuperNodeCreatePlan, SuperNodeCreate>(session, &[], &request, "joins", &scale)
+        .await
 }
 
 async fn scale_up(session: &Session<'_>, arguments: ScaleUpArguments) -> Result<(), Failure> {
@@ -352,17 +344,7 @@ async fn scale_up(session: &Session<'_>, arguments: ScaleUpArguments) -> Result<
         skip_admission,
         deadline_seconds: scale.deadline.seconds(),
     };
-    let client = session.client()?;
-    if scale.plan {
-        let plan = client
-            .call::<ScaleUpPlan>(&[&super_node], &Nothing {}, &request, &scale.key.call())
-            .await?;
-        return session.print(&plan, |look| view::show_plan(&plan, "joins", look));
-    }
-    let started = client
-        .call::<ScaleUp>(&[&super_node], &Nothing {}, &request, &scale.key.call())
-        .await?;
-    operation::finish(session, &client, started, scale.wait.wait).await
+    plan_or_start::<ScaleUpPlan, ScaleUp>(session, &[&super_node], &request, "joins", &scale).await
 }
 
 async fn scale_down(session: &Session<'_>, arguments: ScaleDownArguments) -> Result<(), Failure> {
@@ -381,17 +363,8 @@ async fn scale_down(session: &Session<'_>, arguments: ScaleDownArguments) -> Res
         drain,
         deadline_seconds: scale.deadline.seconds(),
     };
-    let client = session.client()?;
-    if scale.plan {
-        let plan = client
-            .call::<ScaleDownPlan>(&[&super_node], &Nothing {}, &request, &scale.key.call())
-            .await?;
-        return session.print(&plan, |look| view::show_plan(&plan, "leaves", look));
-    }
-    let started = client
-        .call::<ScaleDown>(&[&super_node], &Nothing {}, &request, &scale.key.call())
-        .await?;
-    operation::finish(session, &client, started, scale.wait.wait).await
+    plan_or_start::<ScaleDownPlan, ScaleDown>(session, &[&super_node], &request, "leaves", &scale)
+        .await
 }
 
 async fn replace(session: &Session<'_>, arguments: ReplaceArguments) -> Result<(), Failure> {
@@ -411,16 +384,35 @@ async fn replace(session: &Session<'_>, arguments: ReplaceArguments) -> Result<(
         skip_admission,
         deadline_seconds: scale.deadline.seconds(),
     };
+    plan_or_start::<NodeReplacePlan, NodeReplace>(
+        session,
+        &[&super_node],
+        &request,
+        "joins",
+        &scale,
+    )
+    .await
+}
+
+/// Shows what would happen, or starts it and waits for it where that is asked for. `verb` says what the nodes of the plan do.
+async fn plan_or_start<P, S>(
+    session: &Session<'_>,
+    path: &[&str],
+    request: &S::Request,
+    verb: &str,
+    scale: &ScaleOptions,
+) -> Result<(), Failure>
+where
+    P: Operation<Query = Nothing, Request = S::Request, Response = ScalePlan>,
+    S: Operation<Query = Nothing, Response = OperationView>,
+{
     let client = session.client()?;
+    let key = scale.key.call();
     if scale.plan {
-        let plan = client
-            .call::<NodeReplacePlan>(&[&super_node], &Nothing {}, &request, &scale.key.call())
-            .await?;
-        return session.print(&plan, |look| view::show_plan(&plan, "joins", look));
+        let plan = client.call::<P>(path, &Nothing {}, request, &key).await?;
+        return session.print(&plan, |look| view::show_plan(&plan, verb, look));
     }
-    let started = client
-        .call::<NodeReplace>(&[&super_node], &Nothing {}, &request, &scale.key.call())
-        .await?;
+    let started = client.call::<S>(path, &Nothing {}, request, &key).await?;
     operation::finish(session, &client, started, scale.wait.wait).await
 }
 

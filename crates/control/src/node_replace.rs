@@ -14,7 +14,7 @@ use supernode_types::super_node::{DrainMode, Replacement, SuperNode};
 use supernode_types::{Entropy, JobId, NodeId, SuperNodeId, Timestamp};
 
 use crate::round::Round;
-use crate::scale_down::refuse_busy;
+use crate::scale_down::{find_member, refuse_busy};
 use crate::scale_up::{Test, find_node, not_enough, tell_untested};
 use crate::super_node::find_for_change;
 use crate::{Intent, Refusal, operation};
@@ -148,13 +148,7 @@ pub(crate) fn begin(
 }
 
 fn choose(snapshot: &Snapshot, super_node: &SuperNode, wish: &Wish) -> Result<Plan, Refusal> {
-    let leaver = find_node(snapshot, &wish.node)?;
-    if !leaver.membership.member_of(&super_node.id) {
-        return Err(Refusal::Conflict(format!(
-            "node {} is not a member of super node {}",
-            leaver.name, super_node.name
-        )));
-    }
+    let leaver = find_member(snapshot, super_node, &wish.node)?;
     if let NodePolicy::Draining { operation, .. } = &leaver.policy {
         return Err(Refusal::Conflict(format!(
             "node {} is being drained by {operation}; wait for it or cancel it first",
@@ -195,10 +189,8 @@ fn choose(snapshot: &Snapshot, super_node: &SuperNode, wish: &Wish) -> Result<Pl
 fn replaces<'a>(snapshot: &'a Snapshot, node: &NodeId) -> Option<&'a Operation> {
     let open = &mut snapshot.operations.values();
     open.find(|operation| {
-        let replaced = operation.targets.iter().skip(1);
+        let mut leaving = operation.targets.iter().skip(1);
         matches!(operation.kind, OperationKind::NodeReplace { .. })
-            && replaced
-                .into_iter()
-                .any(|target| target.node.as_ref() == Some(node))
+            && leaving.any(|target| target.node.as_ref() == Some(node))
     })
 }

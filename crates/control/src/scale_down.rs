@@ -141,6 +141,22 @@ pub(crate) fn refuse_busy(
     })
 }
 
+/// The full member of a super node with this name or id.
+pub(crate) fn find_member<'a>(
+    snapshot: &'a Snapshot,
+    super_node: &SuperNode,
+    id_or_name: &str,
+) -> Result<&'a Node, Refusal> {
+    let node = find_node(snapshot, id_or_name)?;
+    if node.membership.member_of(&super_node.id) {
+        return Ok(node);
+    }
+    Err(Refusal::Conflict(format!(
+        "node {} is not a member of super node {}",
+        node.name, super_node.name
+    )))
+}
+
 fn choose_named(
     snapshot: &Snapshot,
     super_node: &SuperNode,
@@ -154,13 +170,7 @@ fn choose_named(
     }
     let mut chosen: Vec<Choice> = Vec::new();
     for name in names {
-        let node = find_node(snapshot, name)?;
-        if !node.membership.member_of(&super_node.id) {
-            return Err(Refusal::Conflict(format!(
-                "node {} is not a member of super node {}",
-                node.name, super_node.name
-            )));
-        }
+        let node = find_member(snapshot, super_node, name)?;
         if chosen.iter().any(|choice| choice.node == node.id) {
             return Err(Refusal::Invalid(format!(
                 "node {} is named twice",

@@ -16,13 +16,13 @@ use supernode_types::disk::{
     DeviceGrowth, DiskReportState, DiskWork, StepReport, StepState, size_words,
 };
 use supernode_types::event::{NewEvent, Severity, Subjects};
-use supernode_types::node::{Node, NodePolicy};
+use supernode_types::node::Node;
 use supernode_types::operation::{
     DiskExpansion, Operation, OperationState, RestartConsent, Target, TargetState,
 };
 use supernode_types::super_node::DrainMode;
 
-use super::{GivenUp, Planner, active, failed};
+use super::{GivenUp, Planner, active, drained_by, failed};
 use crate::{Action, words};
 
 pub(super) fn plan<'a>(
@@ -96,10 +96,6 @@ impl Turns {
 fn work_of<'a>(node: &'a Node, operation: &Operation) -> Option<&'a DiskWork> {
     let work = node.disk.work.as_ref();
     work.filter(|work| work.operation == operation.id)
-}
-
-fn drained_by(node: &Node, operation: &Operation) -> bool {
-    matches!(&node.policy, NodePolicy::Draining { operation: by, .. } if *by == operation.id)
 }
 
 fn advance<'a>(

@@ -236,8 +236,7 @@ impl<'a> Planner<'a, '_> {
 
     /// Ends the drain that `operation` began on a node.
     fn put_back(&mut self, operation: &Operation, node: &Node) {
-        if matches!(&node.policy, NodePolicy::Draining { operation: by, .. } if *by == operation.id)
-        {
+        if drained_by(node, operation) {
             self.actions.push(Action::SetPolicy {
                 node: node.id.clone(),
                 policy: node.policy.clone().drained(),
@@ -343,6 +342,11 @@ impl<'a> Planner<'a, '_> {
 /// Whether a node leaves on behalf of `operation`.
 fn leaves_by(node: &Node, operation: &Operation) -> bool {
     matches!(&node.membership, Membership::Leaving { operation: by, .. } if *by == operation.id)
+}
+
+/// Whether `operation` drains a node.
+fn drained_by(node: &Node, operation: &Operation) -> bool {
+    matches!(&node.policy, NodePolicy::Draining { operation: by, .. } if *by == operation.id)
 }
 
 fn active(step: impl Into<String>) -> TargetState {

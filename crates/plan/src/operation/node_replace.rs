@@ -10,7 +10,7 @@ use supernode_types::node::NodeHealth;
 use supernode_types::operation::{Admission, Operation, OperationState, Target, TargetState};
 use supernode_types::stress::ReplacementTry;
 
-use super::{GivenUp, Planner, active, failed, scale_down, scale_up};
+use super::{GivenUp, Planner, active, drained_by, failed, scale_down, scale_up};
 use crate::Action;
 use crate::replacement::PAUSE;
 
@@ -73,7 +73,7 @@ fn leave<'a>(
     let super_node = operation.super_node.as_ref();
     let waiting = planner.node(target).filter(|node| {
         let member = super_node.is_some_and(|super_node| node.membership.member_of(super_node));
-        member && !scale_down::drained_by(node, operation)
+        member && !drained_by(node, operation)
     });
     let (Some(node), None) = (waiting, given_up) else {
         return scale_down::advance(planner, operation, target, given_up);

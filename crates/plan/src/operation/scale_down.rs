@@ -7,10 +7,10 @@
 //! Completion is judged on what was observed: a node leaves when no lease is left on it and is released when its agent says that it
 //! is clean. What has begun to leave leaves. The last full member stays, whatever was accepted when.
 
-use supernode_types::node::{Membership, Node, NodePolicy};
+use supernode_types::node::Membership;
 use supernode_types::operation::{Operation, OperationState, Target, TargetState};
 
-use super::{GivenUp, Planner, active, failed, leaves_by};
+use super::{GivenUp, Planner, active, drained_by, failed, leaves_by};
 use crate::words;
 
 pub(super) fn plan<'a>(planner: &mut Planner<'a, '_>, operation: &'a Operation) {
@@ -95,9 +95,4 @@ pub(super) fn advance<'a>(
             }
         }
     }
-}
-
-/// Whether this operation drains the node.
-pub(super) fn drained_by(node: &Node, operation: &Operation) -> bool {
-    matches!(&node.policy, NodePolicy::Draining { operation: by, .. } if *by == operation.id)
 }
