@@ -8,7 +8,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::{Child, Command, ExitCode, Output, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
@@ -22,6 +22,8 @@ const FILE_BYTES: u64 = 512 << 20;
 
 struct Options {
     pairs: usize,
+    /// Patterns whose names begin with these words.
+    only: Vec<String>,
     /// Measured instead of a fresh release build.
     kernel: Option<PathBuf>,
     directory: PathBuf,
@@ -47,13 +49,13 @@ const PATTERNS: [Pattern; 8] = [
         name: "gemm f32 (OpenBLAS)",
         goal: 0.95,
         ours: |bench| bench.compute("f32"),
-        theirs: |bench| bench.openblas("f32", "2304"),
+        theirs: |bench| bench.openblas("f32"),
     },
     Pattern {
         name: "gemm f64 (OpenBLAS)",
         goal: 0.95,
         ours: |bench| bench.compute("f64"),
-        theirs: |bench| bench.openblas("f64", "2304"),
+        theirs: |bench| bench.openblas("f64"),
     },
     Pattern {
         name: "triad (STREAM in C)",
@@ -71,25 +73,26 @@ const PATTERNS: [Pattern; 8] = [
         name: "sequential write (fio)",
         goal: 0.97,
         ours: |bench| bench.storage("sequential_write"),
-        theirs: |bench| bench.fio("write", "1M", 4),
+        // Once, as the kernel does: what is written again has its place already.
+        theirs: |bench| bench.fio("write", "1M", 4, &[]),
     },
     Pattern {
         name: "sequential read (fio)",
         goal: 0.97,
         ours: |bench| bench.storage("sequential_read"),
-        theirs: |bench| bench.fio("read", "1M", 4),
+        theirs: |bench| bench.fio("read", "1M", 4, &["--time_based"]),
     },
     Pattern {
         name: "random read (fio)",
         goal: 0.97,
         ours: |bench| bench.storage("random_read"),
-        theirs: |bench| bench.fio("randread", "4k", 16),
+        theirs: |bench| bench.fio("randread", "4k", 16, &["--time_based"]),
     },
     Pattern {
         name: "random write (fio)",
         goal: 0.97,
         ours: |bench| bench.storage("random_write"),
-        theirs: |bench| bench.fio("randwrite", "4k", 16),
+        theirs: |bench| bench.fio("randwrite", "4k", 16, &["--time_based"]),
     },
 ];
 
@@ -109,7 +112,11 @@ pub(super) fn main(arguments: &[String]) -> Result<ExitCode> {
         "{:<24} {:>10} {:>10} {:>7} {:>15} {:>12}",
         "pattern", "this", "reference", "ratio", "ratios between", "goal"
     );
-    for pattern in &PATTERNS {
+    let wanted = |pattern: &&Pattern| {
+        let names = &options.only;
+        names.is_empty() || names.iter().any(|name| pattern.name.starts_with(name))
+    };
+    for pattern in PATTERNS.iter().filter(wanted) {
         match measure(&bench, pattern, options.pairs) {
             Ok(line) => println!("{line}"),
             Err(error) => println!("{:<24} not measured: {error:#}", pattern.name),
@@ -121,6 +128,7 @@ pub(super) fn main(arguments: &[String]) -> Result<ExitCode> {
 fn parse(arguments: &[String]) -> Result<Options> {
     let mut options = Options {
         pairs: 5,
+        only: Vec::new(),
         kernel: None,
         directory: workspace::target_directory(),
     };
@@ -131,6 +139,7 @@ fn parse(arguments: &[String]) -> Result<Options> {
             .with_context(|| format!("{word} needs a value"))?;
         match word.as_str() {
             "--pairs" => options.pairs = value.parse().context("--pairs")?,
+            "--only" => options.only.push(value.clone()),
             "--kernel" => options.kernel = Some(value.into()),
             "--directory" => options.directory = value.into(),
             other => bail!("unknown argument `{other}`"),
@@ -269,14 +278,30 @@ impl Bench {
         rate
     }
 
-    fn openblas(&self, precision: &str, size: &str) -> Result<f64> {
+    /// A process for each core, as the kernel has a thread for each: its own threads wait for each other, which a shared machine
+    /// makes long.
+    fn openblas(&self, precision: &str) -> Result<f64> {
         let program = self.compiled("gemm", include_str!("stress/gemm.c"), &["-lopenblas"])?;
-        figures(Command::new(program).args([precision, size, &SECONDS.to_string()]))
+        let cores = std::thread::available_parallelism()?.get();
+        let children = (0..cores)
+            .map(|core| {
+                Command::new(&program)
+                    .args([precision, "1152", &SECONDS.to_string(), &core.to_string()])
+                    .env("OPENBLAS_NUM_THREADS", "1")
+                    .stdout(Stdio::piped())
+                    .spawn()
+            })
+            .collect::<std::io::Result<Vec<_>>>()?;
+        children
+            .into_iter()
+            .map(|child| figures(&child.wait_with_output()?))
+            .sum()
     }
 
     fn triad_in_c(&self) -> Result<f64> {
         let program = self.compiled("triad", include_str!("stress/triad.c"), &["-fopenmp"])?;
-        figures(Command::new(program).args([ARRAY_BYTES.to_string(), SECONDS.to_string()]))
+        let sizes = [ARRAY_BYTES.to_string(), SECONDS.to_string()];
+        figures(&Command::new(program).args(sizes).output()?)
     }
 
     /// Compiles a reference once.
@@ -329,7 +354,7 @@ impl Bench {
             .with_context(|| format!("iperf3: {}", said["error"]))
     }
 
-    fn fio(&self, pattern: &str, block: &str, depth: u32) -> Result<f64> {
+    fn fio(&self, pattern: &str, block: &str, depth: u32, more: &[&str]) -> Result<f64> {
         let file = self.directory.join("fio-reference");
         let output = Command::new("fio")
             .args([
@@ -337,8 +362,8 @@ impl Bench {
                 "--ioengine=io_uring",
                 "--direct=1",
                 "--output-format=json",
-                "--time_based",
             ])
+            .args(more)
             .arg(format!("--filename={}", file.display()))
             .arg(format!("--size={FILE_BYTES}"))
             .arg(format!("--rw={pattern}"))
@@ -369,11 +394,10 @@ impl Bench {
     }
 }
 
-/// The median of the numbers that a program prints.
-fn figures(command: &mut Command) -> Result<f64> {
-    let output = command.output()?;
+/// The median of the numbers that a program printed.
+fn figures(output: &Output) -> Result<f64> {
     ensure!(output.status.success(), "the reference failed");
-    let text = String::from_utf8(output.stdout)?;
+    let text = std::str::from_utf8(&output.stdout)?;
     let mut values: Vec<f64> = text.lines().filter_map(|line| line.parse().ok()).collect();
     median(&mut values)
 }

@@ -1,6 +1,8 @@
-/* The reference for matrix multiplication: OpenBLAS on all cores, one line of GFLOP/s for each multiplication.
-   gemm f32|f64 SIZE SECONDS */
+/* The reference for matrix multiplication: OpenBLAS on one core, one line of GFLOP/s for each multiplication.
+   gemm f32|f64 SIZE SECONDS CORE */
+#define _GNU_SOURCE
 #include <cblas.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,7 +15,11 @@ static double now(void) {
 }
 
 int main(int argc, char **argv) {
-    if (argc != 4) return 2;
+    if (argc != 5) return 2;
+    cpu_set_t core;
+    CPU_ZERO(&core);
+    CPU_SET(atoi(argv[4]), &core);
+    if (sched_setaffinity(0, sizeof core, &core)) return 1;
     int single = strcmp(argv[1], "f32") == 0;
     int n = atoi(argv[2]);
     double seconds = atof(argv[3]), flops = 2.0 * n * n * n;

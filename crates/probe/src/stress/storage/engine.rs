@@ -103,13 +103,13 @@ struct Slot {
 }
 
 fn ring(context: &Context<'_>, job: &mut Job<'_>) -> io::Result<()> {
-    let mut ring = IoUring::new(job.depth.next_power_of_two())?;
     let mut slots: Vec<Slot> = (0..job.depth)
         .map(|_| Slot {
             buffer: Buffer::new(job.length),
             operation: None,
         })
         .collect();
+    let mut queue = Queue::new(job.file, &mut slots)?;
     let mut free: Vec<usize> = (0..slots.len()).collect();
     let mut failure = None;
     let mut exhausted = false;
@@ -125,16 +125,17 @@ fn ring(context: &Context<'_>, job: &mut Job<'_>) -> io::Result<()> {
             if let Operation::Write(_) = operation {
                 (job.prepare)(operation, slot.buffer.bytes());
             }
-            let entry = entry(job, operation, slot.buffer.bytes()).user_data(position as u64);
+            let entry = queue.entry(operation, position, slot.buffer.bytes());
             slot.operation = Some((operation, context.moment()));
             // SAFETY: the buffer belongs to the slot, which is neither touched nor freed before its completion was taken: this
             // function does not return while a slot has an operation. The file outlives the job.
-            unsafe { ring.submission().push(&entry) }.expect("the queue has a place for each slot");
+            unsafe { queue.ring.submission().push(&entry) }
+                .expect("the queue has a place for each slot");
         }
         if free.len() == slots.len() {
             return failure.map_or(Ok(()), Err);
         }
-        match ring.submit_and_wait(1) {
+        match queue.ring.submit_and_wait(1) {
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             // The kernel has the buffers; nothing else is sound but to keep them for ever.
@@ -143,36 +144,86 @@ fn ring(context: &Context<'_>, job: &mut Job<'_>) -> io::Result<()> {
                 return Err(error);
             }
         }
-        let completed: Vec<(usize, i32)> = ring
-            .completion()
-            .map(|entry| {
-                let position = usize::try_from(entry.user_data()).expect("the number of a slot");
-                (position, entry.result())
-            })
-            .collect();
-        for (position, result) in completed {
-            let slot = &mut slots[position];
-            let (operation, started) = slot.operation.take().expect("it was under way");
-            let taken = context.moment().saturating_sub(started);
-            free.push(position);
-            match finished(result, job.length) {
-                Ok(()) => (job.done)(operation, slot.buffer.bytes(), taken),
-                Err(error) => failure = failure.or(Some(error)),
-            }
+        // One at a time: a whole batch that is looked at together leaves the disk idle, and is under way together ever after.
+        let Some(entry) = queue.ring.completion().next() else {
+            continue;
+        };
+        let position = usize::try_from(entry.user_data()).expect("the number of a slot");
+        let slot = &mut slots[position];
+        let (operation, started) = slot.operation.take().expect("it was under way");
+        let taken = context.moment().saturating_sub(started);
+        free.push(position);
+        match finished(entry.result(), job.length) {
+            Ok(()) => (job.done)(operation, slot.buffer.bytes(), taken),
+            Err(error) => failure = failure.or(Some(error)),
         }
     }
 }
 
-fn entry(job: &Job<'_>, operation: Operation, buffer: &mut [u8]) -> io_uring::squeue::Entry {
-    let file = types::Fd(job.file.as_raw_fd());
-    let length = u32::try_from(job.length).expect("operations are a few MiB at most");
-    match operation {
-        Operation::Read(offset) => opcode::Read::new(file, buffer.as_mut_ptr(), length)
-            .offset(offset)
-            .build(),
-        Operation::Write(offset) => opcode::Write::new(file, buffer.as_ptr(), length)
-            .offset(offset)
-            .build(),
+/// The kernel's queue for one file. What it does for each operation costs as much as the operation where a disk is fast, so it is told
+/// once what it can be told once.
+struct Queue {
+    ring: IoUring,
+    /// Whether the kernel keeps the pages of the buffers; it may be allowed too little memory for that.
+    keeps_buffers: bool,
+}
+
+impl Queue {
+    fn new(file: &File, slots: &mut [Slot]) -> io::Result<Self> {
+        let entries = u32::try_from(slots.len().next_power_of_two()).expect("a few hundred slots");
+        let ring = IoUring::builder()
+            // Completions are worked off when this thread asks for them, where the kernel knows that (Linux 6.1).
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .build(entries)
+            .or_else(|_| IoUring::new(entries))?;
+        ring.submitter().register_files(&[file.as_raw_fd()])?;
+        let buffers: Vec<libc::iovec> = slots
+            .iter_mut()
+            .map(|slot| slot.buffer.bytes())
+            .map(|bytes| libc::iovec {
+                iov_base: bytes.as_mut_ptr().cast(),
+                iov_len: bytes.len(),
+            })
+            .collect();
+        // SAFETY: the kernel holds the pages themselves until the ring is closed, and moves bytes only for an entry.
+        let keeps_buffers = unsafe { ring.submitter().register_buffers(&buffers) }.is_ok();
+        Ok(Self {
+            ring,
+            keeps_buffers,
+        })
+    }
+
+    /// The entry for an operation with the buffer of the slot at this position.
+    fn entry(
+        &self,
+        operation: Operation,
+        position: usize,
+        buffer: &mut [u8],
+    ) -> io_uring::squeue::Entry {
+        let file = types::Fixed(0);
+        let length = u32::try_from(buffer.len()).expect("operations are a few MiB at most");
+        let index = u16::try_from(position).expect("a few hundred slots");
+        let address = buffer.as_mut_ptr();
+        match (operation, self.keeps_buffers) {
+            (Operation::Read(offset), true) => {
+                opcode::ReadFixed::new(file, address, length, index)
+                    .offset(offset)
+                    .build()
+            }
+            (Operation::Write(offset), true) => {
+                opcode::WriteFixed::new(file, address, length, index)
+                    .offset(offset)
+                    .build()
+            }
+            (Operation::Read(offset), false) => opcode::Read::new(file, address, length)
+                .offset(offset)
+                .build(),
+            (Operation::Write(offset), false) => opcode::Write::new(file, address, length)
+                .offset(offset)
+                .build(),
+        }
+        .user_data(position as u64)
     }
 }
 

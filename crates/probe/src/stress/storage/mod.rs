@@ -16,7 +16,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use rustix::fs::OFlags;
+use rustix::fs::{FallocateFlags, OFlags};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use self::content::{BLOCK, Depth};
@@ -62,7 +63,7 @@ const MOST_DEPTH: u32 = 256;
 
 pub(crate) fn run(context: &Context<'_>, settings: &Storage) -> Result<(), Refusal> {
     let extents = extents(&settings.directory, settings.bytes)?;
-    let file = open(&settings.directory)?;
+    let file = open(&settings.directory, extents * EXTENT as u64)?;
     let engine = settings.engine.unwrap_or_else(|| {
         let (engine, why) = Engine::best();
         if let Some(why) = why {
@@ -119,24 +120,24 @@ fn allowed_extents(size: u64, free: u64, wanted: u64) -> Result<u64, String> {
     Ok(extents)
 }
 
-/// A file without a name, past the page cache.
-fn open(directory: &Path) -> Result<File, Refusal> {
+/// A file without a name, past the page cache, with its place on the disk: where a file grows, file systems write one piece after another.
+fn open(directory: &Path, bytes: u64) -> Result<File, Refusal> {
+    let refusal = |what: &str, error| {
+        Refusal::because(&format!("{}: {what}", directory.display()), error)
+    };
     let flags = OFlags::DIRECT | OFlags::TMPFILE;
-    File::options()
+    let file = File::options()
         .read(true)
         .write(true)
         .custom_flags(i32::try_from(flags.bits()).expect("open flags are small"))
         .mode(0o600)
         .open(directory)
-        .map_err(|error| {
-            Refusal::because(
-                &format!(
-                    "{}: no unnamed file with direct access can be made here",
-                    directory.display()
-                ),
-                error,
-            )
-        })
+        .map_err(|error| refusal("no unnamed file with direct access can be made here", error))?;
+    match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, bytes) {
+        // Some file systems give no place in advance.
+        Ok(()) | Err(Errno::OPNOTSUPP) => Ok(file),
+        Err(error) => Err(refusal("the test file gets no place", error.into())),
+    }
 }
 
 struct Test<'a> {
