@@ -6,6 +6,7 @@
 //!
 //! Kernels run as child processes ([`child`], [`kernel`]), stop when told, and need no software on the host.
 
+mod aligned;
 pub mod child;
 pub mod compute;
 pub mod context;

@@ -67,7 +67,7 @@ fn core_loop<T: Element>(
     metric: Metric,
 ) -> Result<(), Refusal> {
     let instructions = Instructions::best();
-    let mut work = Work::<T>::new(T::SIZE, SEED);
+    let mut work = Work::<T>::new(T::SIZE, SEED, instructions);
     let operations = real(work.operations());
     let mut wrong = 0;
     let mut check = |work: &Work<T>, round: u64| {
@@ -83,14 +83,14 @@ fn core_loop<T: Element>(
         }
     };
     // The first one pays for fresh pages; its result counts, its time does not.
-    if !work.multiply(instructions, stop) {
+    if !work.multiply(stop) {
         return Err(Refusal::Stopped);
     }
     check(&work, 0);
     let start = context.moment();
     for round in 1.. {
         let (moment, before) = (context.moment(), processor::thread_time());
-        if !work.multiply(instructions, stop) {
+        if !work.multiply(stop) {
             return Err(Refusal::Stopped);
         }
         let seconds = context.seconds_since(moment).max(1e-9);

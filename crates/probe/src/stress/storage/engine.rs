@@ -11,11 +11,9 @@ use std::time::Duration;
 use io_uring::{IoUring, opcode, types};
 use serde::{Deserialize, Serialize};
 
+use crate::stress::aligned::Aligned;
 use crate::stress::context::Context;
 use crate::stress::processor::counting_waits;
-
-/// Direct access needs memory at such addresses.
-const ALIGNMENT: usize = 4096;
 
 /// What moves the bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,30 +59,6 @@ pub(super) struct Job<'a> {
     pub(super) done: &'a (dyn Fn(Operation, &[u8], Duration) + Sync),
 }
 
-/// Memory at an address that direct access takes.
-#[derive(Debug)]
-struct Buffer {
-    bytes: Vec<u8>,
-    offset: usize,
-    length: usize,
-}
-
-impl Buffer {
-    fn new(length: usize) -> Self {
-        let bytes = vec![0; length + ALIGNMENT];
-        let offset = bytes.as_ptr().align_offset(ALIGNMENT);
-        Self {
-            bytes,
-            offset,
-            length,
-        }
-    }
-
-    fn bytes(&mut self) -> &mut [u8] {
-        &mut self.bytes[self.offset..self.offset + self.length]
-    }
-}
-
 impl Engine {
     /// Runs a job to its end, and says how much its threads had to wait for a processor. Whatever happens, nothing is under way any more
     /// when it returns.
@@ -98,14 +72,14 @@ impl Engine {
 
 /// An operation under way, in the slot that owns its buffer.
 struct Slot {
-    buffer: Buffer,
+    buffer: Aligned<u8>,
     operation: Option<(Operation, Duration)>,
 }
 
 fn ring(context: &Context<'_>, job: &mut Job<'_>) -> io::Result<()> {
     let mut slots: Vec<Slot> = (0..job.depth)
         .map(|_| Slot {
-            buffer: Buffer::new(job.length),
+            buffer: Aligned::new(job.length),
             operation: None,
         })
         .collect();
@@ -123,9 +97,9 @@ fn ring(context: &Context<'_>, job: &mut Job<'_>) -> io::Result<()> {
             };
             let slot = &mut slots[position];
             if let Operation::Write(_) = operation {
-                (job.prepare)(operation, slot.buffer.bytes());
+                (job.prepare)(operation, &mut slot.buffer);
             }
-            let entry = queue.entry(operation, position, slot.buffer.bytes());
+            let entry = queue.entry(operation, position, &mut slot.buffer);
             slot.operation = Some((operation, context.moment()));
             // SAFETY: the buffer belongs to the slot, which is neither touched nor freed before its completion was taken: this
             // function does not return while a slot has an operation. The file outlives the job.
@@ -154,7 +128,7 @@ fn ring(context: &Context<'_>, job: &mut Job<'_>) -> io::Result<()> {
         let taken = context.moment().saturating_sub(started);
         free.push(position);
         match finished(entry.result(), job.length) {
-            Ok(()) => (job.done)(operation, slot.buffer.bytes(), taken),
+            Ok(()) => (job.done)(operation, &mut slot.buffer, taken),
             Err(error) => failure = failure.or(Some(error)),
         }
     }
@@ -180,7 +154,7 @@ impl Queue {
         ring.submitter().register_files(&[file.as_raw_fd()])?;
         let buffers: Vec<libc::iovec> = slots
             .iter_mut()
-            .map(|slot| slot.buffer.bytes())
+            .map(|slot| &mut slot.buffer)
             .map(|bytes| libc::iovec {
                 iov_base: bytes.as_mut_ptr().cast(),
                 iov_len: bytes.len(),
@@ -206,11 +180,9 @@ impl Queue {
         let index = u16::try_from(position).expect("a few hundred slots");
         let address = buffer.as_mut_ptr();
         match (operation, self.keeps_buffers) {
-            (Operation::Read(offset), true) => {
-                opcode::ReadFixed::new(file, address, length, index)
-                    .offset(offset)
-                    .build()
-            }
+            (Operation::Read(offset), true) => opcode::ReadFixed::new(file, address, length, index)
+                .offset(offset)
+                .build(),
             (Operation::Write(offset), true) => {
                 opcode::WriteFixed::new(file, address, length, index)
                     .offset(offset)
@@ -243,21 +215,21 @@ fn threads(context: &Context<'_>, job: &mut Job<'_>) -> io::Result<()> {
     let (file, length) = (job.file, job.length);
     let (prepare, done) = (job.prepare, job.done);
     let work = || {
-        let mut buffer = Buffer::new(length);
+        let mut buffer = Aligned::new(length);
         while !context.stopped() && failure.lock().expect("nobody panics with it").is_none() {
             let operation = next.lock().expect("nobody panics with it")();
             let Some(operation) = operation else { return };
             if let Operation::Write(_) = operation {
-                prepare(operation, buffer.bytes());
+                prepare(operation, &mut buffer);
             }
             let started = context.moment();
             let moved = match operation {
-                Operation::Read(offset) => file.read_exact_at(buffer.bytes(), offset),
-                Operation::Write(offset) => file.write_all_at(buffer.bytes(), offset),
+                Operation::Read(offset) => file.read_exact_at(&mut buffer, offset),
+                Operation::Write(offset) => file.write_all_at(&buffer, offset),
             };
             let taken = context.moment().saturating_sub(started);
             match moved {
-                Ok(()) => done(operation, buffer.bytes(), taken),
+                Ok(()) => done(operation, &mut buffer, taken),
                 Err(error) => {
                     failure
                         .lock()

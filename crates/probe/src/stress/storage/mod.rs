@@ -122,9 +122,8 @@ fn allowed_extents(size: u64, free: u64, wanted: u64) -> Result<u64, String> {
 
 /// A file without a name, past the page cache, with its place on the disk: where a file grows, file systems write one piece after another.
 fn open(directory: &Path, bytes: u64) -> Result<File, Refusal> {
-    let refusal = |what: &str, error| {
-        Refusal::because(&format!("{}: {what}", directory.display()), error)
-    };
+    let refusal =
+        |what: &str, error| Refusal::because(&format!("{}: {what}", directory.display()), error);
     let flags = OFlags::DIRECT | OFlags::TMPFILE;
     let file = File::options()
         .read(true)
