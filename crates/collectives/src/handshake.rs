@@ -31,7 +31,7 @@ const MAC: usize = 32;
 const HELLO_PLAIN: usize = 68;
 const CHALLENGE_PLAIN: usize = 32;
 const MAGIC: [u8; 8] = *b"snodecol";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 
 /// A random number that is used once.
 pub type Nonce = [u8; 16];

@@ -8,7 +8,7 @@ use crate::element::{DataType, Reduction};
 use crate::operator::{Kind, Operator, Rank};
 
 /// Bytes of a header.
-pub(crate) const LEN: usize = 40;
+pub(crate) const LEN: usize = 48;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"SNop");
 const NONE: u32 = u32::MAX;
@@ -26,6 +26,8 @@ pub(crate) struct Header {
     root: u32,
     /// Elements by the operator's own count; 0 where ranks may differ.
     count: u64,
+    /// Elements of a segment; 0 where nothing is cut.
+    segment: u64,
     /// Bytes that follow on this edge.
     payload: u64,
 }
@@ -34,6 +36,7 @@ impl Header {
     pub(crate) fn new(operator: &Operator, world: usize, sequence: u64, payload: usize) -> Self {
         let small = |rank: Rank| u32::try_from(rank).expect("ranks are counted in 32 bits");
         let is_uneven = matches!(operator.kind, Kind::AllToAll { .. });
+        let is_cut = operator.slice(world) < operator.count;
         Self {
             world: small(world),
             sequence,
@@ -43,6 +46,7 @@ impl Header {
             algorithm: operator.algorithm.code(),
             root: operator.kind.root().map_or(NONE, small),
             count: if is_uneven { 0 } else { operator.count as u64 },
+            segment: if is_cut { operator.segment as u64 } else { 0 },
             payload: payload as u64,
         }
     }
@@ -55,7 +59,8 @@ impl Header {
         bytes[16..20].copy_from_slice(&[self.kind, self.data_type, self.reduction, self.algorithm]);
         bytes[20..24].copy_from_slice(&self.root.to_le_bytes());
         bytes[24..32].copy_from_slice(&self.count.to_le_bytes());
-        bytes[32..40].copy_from_slice(&self.payload.to_le_bytes());
+        bytes[32..40].copy_from_slice(&self.segment.to_le_bytes());
+        bytes[40..48].copy_from_slice(&self.payload.to_le_bytes());
         bytes
     }
 
@@ -74,7 +79,8 @@ impl Header {
             algorithm: bytes[19],
             root: word(20),
             count: long(24),
-            payload: long(32),
+            segment: long(32),
+            payload: long(40),
         })
     }
 }
@@ -94,6 +100,9 @@ impl fmt::Display for Header {
         }
         if self.root != NONE {
             write!(formatter, ", root {}", self.root)?;
+        }
+        if self.segment != 0 {
+            write!(formatter, ", in segments of {}", self.segment)?;
         }
         write!(
             formatter,
@@ -116,6 +125,13 @@ mod tests {
         assert_eq!(
             header.to_string(),
             "reduce 9 of 70 bf16, avg, root 2, 140 bytes here, 4 ranks"
+        );
+        let cut = Operator::new(Kind::AllReduce { reduction }, DataType::U8, 70).in_segments_of(8);
+        let header = Header::new(&cut, 4, 9, 140);
+        assert_eq!(Header::decode(&header.encode()), Some(header));
+        assert_eq!(
+            header.to_string(),
+            "all-reduce 9 of 70 u8, avg, in segments of 8, 140 bytes here, 4 ranks"
         );
         assert_eq!(Header::decode(&[7; LEN]), None);
     }

@@ -189,18 +189,43 @@ pub struct Operator {
     pub count: usize,
     /// How the bytes travel.
     pub algorithm: Algorithm,
+    /// Elements of a slice for each rank. An all-reduce around the ring goes slice by slice, which decides the order of its additions.
+    pub segment: usize,
 }
+
+/// Bytes of a segment. Two slices, one that is reduced and one that is gathered, fit into the cache of a core.
+const SEGMENT: usize = 256 * 1024;
+/// Bytes that fit there anyway and are not cut.
+const UNCUT: usize = 2 * 1024 * 1024;
 
 impl Operator {
     /// An operator with the usual algorithm for its size.
     pub fn new(kind: Kind, data_type: DataType, count: usize) -> Self {
-        let algorithm = Algorithm::choose(&kind, count.saturating_mul(data_type.size()));
+        let bytes = count.saturating_mul(data_type.size());
+        let algorithm = Algorithm::choose(&kind, bytes);
         Self {
             kind,
             data_type,
             count,
             algorithm,
+            segment: if bytes > UNCUT {
+                SEGMENT / data_type.size()
+            } else {
+                count
+            },
         }
+    }
+
+    /// The same in slices of another size.
+    #[must_use]
+    pub const fn in_segments_of(mut self, elements: usize) -> Self {
+        self.segment = elements;
+        self
+    }
+
+    /// Elements of one slice, at least one.
+    pub(crate) fn slice(&self, world: usize) -> usize {
+        self.segment.saturating_mul(world).max(1)
     }
 
     /// The same by another algorithm.

@@ -16,11 +16,9 @@ use super::shared::{Inbox, Outbox};
 use super::tcp::{Moved, Socket};
 use crate::engine::{Ending, OperatorId};
 use crate::failure::Failure;
-use crate::node::{Action, ConnectionId, End, Node};
+use crate::node::{AT_ONCE, Action, ConnectionId, End, Node};
 use crate::operator::Rank;
 
-/// Bytes of one system call. Larger ones fall out of the cache between kernel and process.
-const AT_ONCE: usize = 128 * 1024;
 /// Pieces of one system call: headers and payloads of frames.
 const PIECES: usize = 16;
 /// Between two looks at the paths.
@@ -161,7 +159,8 @@ impl Driver {
         }
         let broken = EventFlags::ERR | EventFlags::HUP;
         if flags.intersects(EventFlags::IN | broken) && self.node.wants_bytes(id) {
-            match socket.read(&mut self.buffer) {
+            let len = self.node.readable(id);
+            match socket.read(&mut self.buffer[..len]) {
                 Moved::Bytes(len) => self.node.bytes(id, &self.buffer[..len]),
                 Moved::Later => {}
                 Moved::Over => self.node.closed(id, End::Broken),

@@ -18,8 +18,11 @@ use crc32fast::Hasher;
 pub(super) const HEADER: usize = 12;
 /// Bytes of the longest payload: they wait for each other in a cache.
 const LONGEST: usize = 32 * 1024;
-/// Bytes that are put into frames before they are written: what a driver writes at once.
-const AHEAD: usize = 128 * 1024;
+/// Bytes that are put into frames before they are written.
+const AHEAD: usize = 4 * LONGEST;
+/// Bytes that a driver reads or writes at once: whole frames, so that none is read in two parts while there are enough. More would fall
+/// out of the cache between kernel and process.
+pub(crate) const AT_ONCE: usize = 4 * (HEADER + LONGEST);
 
 /// The checksum of all frames and records.
 pub(super) fn checksum(bytes: &[u8]) -> u32 {

@@ -3,7 +3,7 @@
 use std::mem;
 
 use super::connection::{Connection, ConnectionId, LONGEST_TEXT, Phase, RECORD, Record, Side};
-use super::frame::{self, Front, HEADER};
+use super::frame::{self, AT_ONCE, Front, HEADER};
 use super::negotiation::checked;
 use super::{ACKNOWLEDGE_BYTES, Accepting, End, Node};
 use crate::failure::Failure;
@@ -58,6 +58,14 @@ impl Node {
             }
         }
         self.settle();
+    }
+
+    /// How many bytes to read at once, so that they end with a frame.
+    pub fn readable(&self, id: ConnectionId) -> usize {
+        let begun = self.connections.get(&id).map_or(0, |connection| {
+            connection.inbound.len().saturating_sub(connection.verified)
+        });
+        AT_ONCE - begun.min(AT_ONCE / 2)
     }
 
     /// Gives frames to the engine, the usual way straight from the driver's buffer. What it does not take yet, or is no whole frame, stays.

@@ -21,6 +21,7 @@ use std::fmt;
 use std::time::Duration;
 
 pub use connection::ConnectionId;
+pub(crate) use frame::AT_ONCE;
 
 use crate::engine::{Ending, Engine, Limits, OperatorId};
 use crate::failure::Failure;

@@ -497,6 +497,29 @@ mod tests {
     }
 
     #[test]
+    fn slices_of_any_size_are_right_apart_and_in_place() {
+        let reduction = Reduction::Avg;
+        for world in 1..=9 {
+            for (segment, count) in [(1, 2 * world + 3), (1, 4 * world), (2, 5 * world - 1)] {
+                let ring = Kind::AllReduce { reduction };
+                let operators: Vec<Operator> = everywhere(&ring, count, Algorithm::Ring, world)
+                    .into_iter()
+                    .map(|operator| operator.in_segments_of(segment))
+                    .collect();
+                assert!(operators[0].slice(world) < count, "there are slices");
+                for placement in [Placement::Apart, Placement::InPlace] {
+                    let verdict = verdict(&operators, placement, |_, _| ());
+                    assert_eq!(
+                        verdict,
+                        Ok(()),
+                        "{count} on {world} in segments of {segment}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
     fn what_may_be_done_in_place_is_right_in_place() {
         for world in 1..=9 {
             for kind in kinds(world) {

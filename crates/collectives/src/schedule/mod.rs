@@ -159,7 +159,9 @@ impl Program {
 pub fn program(operator: &Operator, rank: Rank, world: usize) -> Program {
     let count = operator.count;
     match (&operator.kind, operator.algorithm) {
-        (Kind::AllReduce { .. }, Algorithm::Ring) => ring::all_reduce(rank, world, count),
+        (Kind::AllReduce { .. }, Algorithm::Ring) => {
+            ring::all_reduce(rank, world, count, operator.slice(world))
+        }
         (Kind::AllReduce { .. }, _) => doubling::all_reduce(rank, world, count),
         (Kind::ReduceScatter { .. }, _) => ring::reduce_scatter(rank, world, count),
         (Kind::AllGather, Algorithm::Ring) => ring::all_gather(rank, world, count),

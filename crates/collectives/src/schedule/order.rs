@@ -1,7 +1,7 @@
 //! The order in which contributions are combined: the definition that schedules are checked against and that the oracle computes.
 //!
-//! Floating-point results depend on the order, so it is part of what an operator means. It follows from kind, algorithm and number of
-//! ranks alone. A broken connection, a slow rank or another lane cannot change it.
+//! Floating-point results depend on the order, so it is part of what an operator means. It follows from the operator and the
+//! number of ranks alone. A broken connection, a slow rank or another lane cannot change it.
 
 use crate::operator::{Algorithm, Kind, Operator, Rank};
 
@@ -47,17 +47,21 @@ pub fn origins(operators: &[Operator], rank: Rank) -> Vec<Origin> {
         }]
     };
     match &operator.kind {
-        Kind::AllReduce { .. } if operator.algorithm == Algorithm::Ring => (0..world)
-            .map(|index| {
-                let segment = super::segment(super::Space::Output, count, world, index);
+        Kind::AllReduce { .. } if operator.algorithm == Algorithm::Ring => {
+            let slices = super::ring::slices(count, operator.slice(world));
+            let part = |slice, index| {
+                let part = super::ring::part_of(slice, world, index);
                 Origin {
-                    output: segment.start,
-                    input: segment.start,
-                    len: segment.len,
+                    output: part.start,
+                    input: part.start,
+                    len: part.len,
                     fold: around(index, world),
                 }
-            })
-            .collect(),
+            };
+            slices
+                .flat_map(|slice| (0..world).map(move |index| part(slice, index)))
+                .collect()
+        }
         Kind::AllReduce { .. } => whole(pairwise(world)),
         Kind::ReduceScatter { .. } => vec![Origin {
             output: 0,

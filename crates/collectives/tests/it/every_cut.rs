@@ -111,19 +111,22 @@ fn cut_everywhere(works: &[Work], edges: &[(usize, usize)]) -> u64 {
     cuts
 }
 
-fn all_reduce(algorithm: Algorithm, count: usize) -> Work {
+fn all_reduce(algorithm: Algorithm, count: usize, segment: usize) -> Work {
     let kind = Kind::AllReduce {
         reduction: Reduction::Avg,
     };
-    let operator = Operator::new(kind, DataType::F32, count).by(algorithm);
+    let operator = Operator::new(kind, DataType::F32, count)
+        .by(algorithm)
+        .in_segments_of(segment);
     Work::everywhere(&operator, WORLD, &mut Random::new(5))
 }
 
 #[test]
 fn a_ring_survives_a_cut_at_every_byte() {
     let works = [
-        all_reduce(Algorithm::Ring, 61),
-        all_reduce(Algorithm::Ring, 3),
+        // Three slices, and one.
+        all_reduce(Algorithm::Ring, 61, 7),
+        all_reduce(Algorithm::Ring, 3, 3),
     ];
     let edges = [(0, 1), (1, 2), (2, 3), (3, 0)];
     let cuts = cut_everywhere(&works, &edges);
@@ -135,8 +138,8 @@ fn a_ring_survives_a_cut_at_every_byte() {
 #[test]
 fn partners_survive_a_cut_at_every_byte() {
     let works = [
-        all_reduce(Algorithm::Doubling, 17),
-        all_reduce(Algorithm::Doubling, 17),
+        all_reduce(Algorithm::Doubling, 17, 17),
+        all_reduce(Algorithm::Doubling, 17, 17),
     ];
     let cuts = cut_everywhere(&works, &[(0, 1), (1, 0), (2, 0)]);
     println!("{cuts} cuts between partners");

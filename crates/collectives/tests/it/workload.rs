@@ -94,7 +94,10 @@ impl Work {
             _ => Kind::Barrier,
         };
         let algorithm = *random.pick(Algorithm::of(&kind));
-        let operator = Operator::new(kind, data_type, count).by(algorithm);
+        let mut operator = Operator::new(kind, data_type, count).by(algorithm);
+        if random.once_in(2) {
+            operator = operator.in_segments_of(1 + random.below(count / world + 1));
+        }
         Self::everywhere(&operator, world, random)
     }
 
