@@ -35,6 +35,7 @@ const SIZES: [u64; 8] = [
 /// One contender, all sizes.
 const PATIENCE: Duration = Duration::from_mins(5);
 const IPERF_SECONDS: &str = "3";
+const CUTS: &str = "100";
 
 struct Options {
     rounds: usize,
@@ -77,6 +78,7 @@ pub(super) fn main(arguments: &[String]) -> Result<ExitCode> {
         for transport in [Transport::Tcp, Transport::SharedMemory] {
             bench.compare(*ranks, transport, options.rounds)?;
         }
+        bench.recover(*ranks)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -187,6 +189,25 @@ impl Bench {
                 cell(share, 2)
             );
         }
+        Ok(())
+    }
+
+    /// Connections that are cut in the middle of an operator: the longest time from a break until the stream goes on.
+    fn recover(&self, ranks: u64) -> Result<()> {
+        let mut command = Command::new(&self.binary);
+        command
+            .args(["collective", "drill", "--output", "json"])
+            .args(["--ranks", &ranks.to_string(), "--cuts", CUTS]);
+        let found: Vec<Value> = serde_json::from_str(&text_within(&mut command, PATIENCE)?)?;
+        let longest = found
+            .iter()
+            .filter_map(|one| one["longest_recovery_microseconds"].as_f64())
+            .reduce(f64::max)
+            .context("`collective drill` has another form than before")?;
+        println!(
+            "{CUTS} cuts in the middle of an all-reduce of 16 MiB: the longest recovery took {:.1} ms",
+            longest / 1e3
+        );
         Ok(())
     }
 

@@ -435,6 +435,10 @@ impl Shared {
             Duration::ZERO
         };
         drop(driver);
+        if !may_sleep && !is_busy {
+            // Whoever it waits for may wait for this processor.
+            std::thread::yield_now();
+        }
         let mut events = Vec::with_capacity(32);
         let timeout = Timespec {
             tv_sec: i64::try_from(patience.as_secs())
