@@ -6,13 +6,14 @@ use std::sync::atomic::Ordering;
 
 use supernode_store::attempt::lease_list;
 use supernode_store::job::job_count;
+use supernode_store::message::{MessageCount, message_count};
 use supernode_store::node::node_list;
 use supernode_store::operation::operation_list_running;
 use supernode_store::retry_evidence::{retry_evidence_count, retry_evidence_count_links};
-use supernode_types::NodeId;
 use supernode_types::disk::DiskUsage;
 use supernode_types::node::Node;
 use supernode_types::retry_policy::RetryOutcome;
+use supernode_types::{NodeId, Timestamp};
 
 use crate::service::LoopMetrics;
 use crate::{Control, Refusal};
@@ -26,7 +27,7 @@ type Figure = fn(DiskUsage) -> u64;
 /// All metrics of this server.
 pub async fn render(control: &Control, loop_metrics: &LoopMetrics) -> Result<String, Refusal> {
     let now = control.clock().now();
-    let (nodes, jobs, operations, leases, retries, links) = control
+    let (nodes, jobs, operations, leases, retries, links, messages) = control
         .read("metrics", |tx| {
             Ok((
                 node_list(tx)?,
@@ -35,6 +36,7 @@ pub async fn render(control: &Control, loop_metrics: &LoopMetrics) -> Result<Str
                 lease_list(tx)?.len(),
                 retry_evidence_count(tx)?,
                 retry_evidence_count_links(tx, MAXIMUM_LINKS)?,
+                message_count(tx)?,
             ))
         })
         .await?;
@@ -139,6 +141,7 @@ pub async fn render(control: &Control, loop_metrics: &LoopMetrics) -> Result<Str
         );
     }
     text.retries(&nodes, &retries, &links);
+    text.messages(&messages, now);
     text.family(
         "supernode_agents_connected",
         "gauge",
@@ -255,6 +258,30 @@ impl Text {
                 let labels = format!("node=\"{name}\",link=\"{link}\",outcome=\"{outcome}\"");
                 self.sample(by_link, &labels, count);
             }
+        }
+    }
+
+    /// What channels were told and were not.
+    fn messages(&mut self, messages: &[MessageCount], now: Timestamp) {
+        let total = "supernode_messages";
+        self.family(
+            total,
+            "gauge",
+            "Messages that are kept, by channel and state.",
+        );
+        for one in messages {
+            let labels = format!("channel=\"{}\",state=\"{}\"", one.channel, one.state);
+            self.sample(total, &labels, one.count);
+        }
+        let age = "supernode_message_age_seconds";
+        self.family(
+            age,
+            "gauge",
+            "Age of the oldest message that a channel still has to be told.",
+        );
+        for one in messages.iter().filter(|one| one.state == "pending") {
+            let labels = format!("channel=\"{}\"", one.channel);
+            self.sample(age, &labels, now.since(one.oldest).as_secs());
         }
     }
 

@@ -116,6 +116,38 @@ pub fn message_count_pending(tx: &mut Tx<'_>, channel: &ChannelId) -> Result<u32
     .get("count")
 }
 
+/// Messages of one channel in one state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MessageCount {
+    /// The name of the channel.
+    pub channel: String,
+    /// The word of the state.
+    pub state: String,
+    /// How many.
+    pub count: u64,
+    /// When the oldest was begun.
+    pub oldest: Timestamp,
+}
+
+/// How many messages there are, by channel and state.
+pub fn message_count(tx: &mut Tx<'_>) -> Result<Vec<MessageCount>, StoreError> {
+    tx.query(
+        "SELECT channel.name AS name, message.state AS state, COUNT(*) AS count, MIN(message.created_at) AS oldest
+         FROM message JOIN channel ON channel.id = message.channel GROUP BY channel.name, message.state ORDER BY 1, 2",
+        params![],
+    )?
+    .iter()
+    .map(|row| {
+        Ok(MessageCount {
+            channel: row.get("name")?,
+            state: row.get("state")?,
+            count: row.get("count")?,
+            oldest: Timestamp(row.get("oldest")?),
+        })
+    })
+    .collect()
+}
+
 /// Forgets messages from before `before` that were delivered or given up.
 pub fn message_prune(tx: &mut Tx<'_>, before: Timestamp) -> Result<(), StoreError> {
     tx.execute(

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 use supernode_control::channel::{self, ChannelRecord};
 use supernode_control::delivery::{claim, finish, release_claims};
+use supernode_control::metrics::render;
 use supernode_control::stress_run::{Wish, release, stress_run};
 use supernode_control::{ChangeRequest, Refusal, service};
 use supernode_types::channel::{ChannelTerms, Delivered, Delivery, Target};
@@ -357,8 +358,19 @@ fn a_dead_channel_holds_up_nobody_and_is_given_up_after_a_day(engine: Engine) {
     world.wait(10);
     let mut attempts = 0;
     let mut arrived = false;
+    let metrics = |world: &World| {
+        world
+            .block_on(render(&world.control, &world.metrics))
+            .expect("readable")
+    };
     // Two days, as fast as it goes.
-    for _ in 0..400 {
+    for round in 0..400 {
+        if round == 10 {
+            let text = metrics(&world);
+            assert!(text.contains("supernode_messages{channel=\"dead\",state=\"pending\"} 1\n"));
+            assert!(text.contains("supernode_message_age_seconds{channel=\"dead\"} 43"));
+            assert!(!text.contains("supernode_message_age_seconds{channel=\"ops\"}"));
+        }
         for delivery in claimed(&world) {
             if delivery.channel.name == name("dead") {
                 attempts += 1;
@@ -380,6 +392,10 @@ fn a_dead_channel_holds_up_nobody_and_is_given_up_after_a_day(engine: Engine) {
         panic!("{told:?}");
     };
     assert!(reason.contains("connection refused"), "{reason}");
+    let text = metrics(&world);
+    for count in ["dead\",state=\"failed", "ops\",state=\"delivered"] {
+        assert!(text.contains(&format!("supernode_messages{{channel=\"{count}\"}} 1\n")));
+    }
     let events = world.events();
     let failed: Vec<_> = events
         .iter()
