@@ -71,8 +71,7 @@ pub fn set(
         environment_generation: changed.environment_generation,
     };
     let mut operation = operation::begin(intent, kind, Some(super_node.id.clone()), deadline);
-    let all = round.snapshot.nodes.values();
-    for node in all.filter(|node| node.membership.listed_in(&super_node.id)) {
+    for node in round.snapshot.listed(&super_node.id) {
         let node = Some(node.id.clone());
         operation::add_target(&mut operation, node, None, "member of the super node");
     }

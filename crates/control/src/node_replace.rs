@@ -161,10 +161,7 @@ fn choose(snapshot: &Snapshot, super_node: &SuperNode, wish: &Wish) -> Result<Pl
             leaver.name, other.id
         )));
     }
-    let nodes = snapshot.nodes.values();
-    let existing: Vec<&Node> = nodes
-        .filter(|node| node.membership.listed_in(&super_node.id))
-        .collect();
+    let existing: Vec<&Node> = snapshot.listed(&super_node.id).collect();
     let hyperplane = super_node.hyperplane.as_deref();
     let joins = match &wish.with {
         Some(name) => {

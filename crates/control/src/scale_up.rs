@@ -156,13 +156,7 @@ pub(crate) fn choose(
     selection: &Selection,
 ) -> Result<Plan, Refusal> {
     let existing: Vec<&Node> = super_node
-        .map(|id| {
-            snapshot
-                .nodes
-                .values()
-                .filter(|node| node.membership.listed_in(id))
-                .collect()
-        })
+        .map(|id| snapshot.listed(id).collect())
         .unwrap_or_default();
     let pending = super_node.map_or(0, |id| pending_provisions(snapshot, id));
     let before = u32::try_from(existing.len()).unwrap_or(u32::MAX) + pending;

@@ -83,10 +83,7 @@ fn is_target(snapshot: &Snapshot, node: &NodeId) -> bool {
 
 /// A spare that nothing is held against.
 fn choose(snapshot: &Snapshot, super_node: &SuperNode) -> Result<Choice, String> {
-    let nodes = snapshot.nodes.values();
-    let existing: Vec<&Node> = nodes
-        .filter(|node| node.membership.listed_in(&super_node.id))
-        .collect();
+    let existing: Vec<&Node> = snapshot.listed(&super_node.id).collect();
     let hyperplane = super_node.hyperplane.as_deref();
     let chosen = choose_spares(snapshot, &super_node.spec, hyperplane, &existing, 1);
     let chosen = chosen.map_err(|shortage| shortage.to_string())?;

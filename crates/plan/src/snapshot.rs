@@ -99,6 +99,13 @@ impl Snapshot {
             .filter(move |node| node.membership.member_of(super_node))
     }
 
+    /// Nodes of `super_node`, those that join or leave it among them, by id.
+    pub fn listed<'a>(&'a self, super_node: &'a SuperNodeId) -> impl Iterator<Item = &'a Node> {
+        self.nodes
+            .values()
+            .filter(move |node| node.membership.listed_in(super_node))
+    }
+
     /// The jobs that hold a lease on `node`, without repetition.
     pub fn jobs_on(&self, node: &NodeId) -> Vec<JobId> {
         let mut jobs: Vec<JobId> = self
