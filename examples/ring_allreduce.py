@@ -685,8 +685,8 @@ def work(settings):
 
 
 def main(arguments):
-    signal.signal(signal.SIGTERM, on_sigterm)
     try:
+        signal.signal(signal.SIGTERM, on_sigterm)
         settings = parse_settings(arguments)
         return work(settings)
     except UsageError as error:

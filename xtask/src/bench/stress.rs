@@ -278,9 +278,8 @@ impl Bench {
         rate
     }
 
-    /// A process for each core, as the kernel has a thread for each: its own threads wait for each other, which a shared machine
-    /// makes long.
-    /// Its operands have to be brought into order for each product, the kernel's lie in order.
+    /// A process for each core, as the kernel has a thread for each: its own threads would wait for each other, long on a shared
+    /// machine. It brings its operands into order for each product; the kernel's lie in order.
     fn openblas(&self, precision: &str) -> Result<f64> {
         let program = self.compiled("gemm", include_str!("stress/gemm.c"), &["-lopenblas"])?;
         let cores = std::thread::available_parallelism()?.get();

@@ -60,7 +60,7 @@ impl Node {
         self.settle();
     }
 
-    /// How many bytes to read at once, so that they end with a frame.
+    /// How many bytes to read at once: up to the end of a frame, and at least half of [`AT_ONCE`].
     pub fn readable(&self, id: ConnectionId) -> usize {
         let begun = self.connections.get(&id).map_or(0, |connection| {
             connection.inbound.len().saturating_sub(connection.verified)

@@ -10,30 +10,29 @@ use crate::operator::Rank;
 /// In slices, so that what was combined is passed on while it is still in the cache. While one slice is reduced, the one before it is
 /// gathered, hop by hop in turn: whichever waits for its neighbour leaves the ring to the other.
 pub(super) fn all_reduce(rank: Rank, world: usize, count: usize, slice: usize) -> Program {
-    let mut program = Program::default();
-    program.copy_first(span(Space::Input, 0, count), span(Space::Output, 0, count));
+    let mut ring = Ring::new(rank, world);
+    ring.program
+        .copy_first(span(Space::Input, 0, count), span(Space::Output, 0, count));
     let mut before = None;
     for slice in slices(count, slice).map(Some).chain([None]) {
         let mut received = None;
         for hop in 1..world {
             if let Some(slice) = slice {
-                let part = |index| part_of(slice, world, index);
-                received = Some(reduce(&mut program, rank, world, part, hop, received));
+                received = Some(ring.reduce(|index| part_of(slice, world, index), hop, received));
             }
             if let Some((slice, ready)) = &mut before {
-                let part = |index| part_of(*slice, world, index);
-                *ready = Some(gather(&mut program, rank, world, part, hop, *ready));
+                *ready = Some(ring.gather(|index| part_of(*slice, world, index), hop, *ready));
             }
         }
         before = slice.map(|slice| (slice, received));
     }
-    program
+    ring.program
 }
 
-/// Elements `start .. end` of the output of a long all-reduce, each of which is reduced and gathered by itself.
+/// Elements `start .. end` of the output of an all-reduce, each of which is reduced and gathered by itself.
 pub(super) fn slices(count: usize, slice: usize) -> impl Iterator<Item = (usize, usize)> {
     let starts = (0..count.max(1)).step_by(slice);
-    starts.map(move |start| (start, (start + slice).min(count)))
+    starts.map(move |start| (start, count.min(start.saturating_add(slice))))
 }
 
 /// The segment of a slice that is complete at rank `index` first.
@@ -44,74 +43,81 @@ pub(super) const fn part_of((start, end): (usize, usize), world: usize, index: u
 }
 
 pub(super) fn reduce_scatter(rank: Rank, world: usize, count: usize) -> Program {
-    let mut program = Program {
-        scratch: count * world,
-        ..Program::default()
-    };
-    program.copy_first(
+    let mut ring = Ring::new(rank, world);
+    let part = |index| span(Space::Scratch, index * count, count);
+    ring.program.scratch = count * world;
+    ring.program.copy_first(
         span(Space::Input, 0, count * world),
         span(Space::Scratch, 0, count * world),
     );
-    let part = |index| span(Space::Scratch, index * count, count);
     let mut received = None;
     for hop in 1..world {
-        received = Some(reduce(&mut program, rank, world, part, hop, received));
+        received = Some(ring.reduce(part, hop, received));
     }
-    program.epilogue.push(super::Move {
+    ring.program.epilogue.push(super::Move {
         from: part(rank),
         to: span(Space::Output, 0, count),
     });
-    program
+    ring.program
 }
 
 pub(super) fn all_gather(rank: Rank, world: usize, count: usize) -> Program {
-    let mut program = Program::default();
+    let mut ring = Ring::new(rank, world);
     let part = |index| span(Space::Output, index * count, count);
-    program.copy_first(span(Space::Input, 0, count), part(rank));
+    ring.program
+        .copy_first(span(Space::Input, 0, count), part(rank));
     let mut ready = None;
     for hop in 1..world {
-        ready = Some(gather(&mut program, rank, world, part, hop, ready));
+        ready = Some(ring.gather(part, hop, ready));
     }
-    program
+    ring.program
 }
 
-/// One hop of a reduction, the number of the step that has to be waited for by the next one. After the last, segment `rank` is complete.
-fn reduce(
-    program: &mut Program,
+/// The program of one rank, hop by hop. A hop gives the step that the next one has to wait for.
+struct Ring {
+    program: Program,
     rank: Rank,
     world: usize,
-    part: impl Fn(usize) -> Span,
-    hop: usize,
-    received: Option<usize>,
-) -> usize {
-    let (before, next) = neighbours(rank, world);
-    let sent = part((rank + world - hop) % world);
-    program.send(next, sent, Keep::InPlace, received);
-    let arrival = if hop == world - 1 {
-        Arrival::CombineLast
-    } else {
-        Arrival::Combine
-    };
-    let index = (rank + 2 * world - hop - 1) % world;
-    program.receive(before, part(index), arrival, None)
+    before: Rank,
+    next: Rank,
 }
 
-/// One hop of a gathering, which begins with segment `rank`, and the number of the step that has to be waited for by the next one.
-fn gather(
-    program: &mut Program,
-    rank: Rank,
-    world: usize,
-    part: impl Fn(usize) -> Span,
-    hop: usize,
-    ready: Option<usize>,
-) -> usize {
-    let (before, next) = neighbours(rank, world);
-    let sent = part((rank + world + 1 - hop) % world);
-    program.send(next, sent, Keep::InPlace, ready);
-    let index = (rank + 2 * world - hop) % world;
-    program.receive(before, part(index), Arrival::Store, None)
-}
+impl Ring {
+    fn new(rank: Rank, world: usize) -> Self {
+        Self {
+            program: Program::default(),
+            rank,
+            world,
+            before: (rank + world - 1) % world,
+            next: (rank + 1) % world,
+        }
+    }
 
-const fn neighbours(rank: Rank, world: usize) -> (Rank, Rank) {
-    ((rank + world - 1) % world, (rank + 1) % world)
+    /// After the last hop, segment `rank` is complete.
+    fn reduce(
+        &mut self,
+        part: impl Fn(usize) -> Span,
+        hop: usize,
+        received: Option<usize>,
+    ) -> usize {
+        let sent = part((self.rank + self.world - hop) % self.world);
+        self.program.send(self.next, sent, Keep::InPlace, received);
+        let arrival = if hop == self.world - 1 {
+            Arrival::CombineLast
+        } else {
+            Arrival::Combine
+        };
+        let index = (self.rank + 2 * self.world - hop - 1) % self.world;
+        self.program
+            .receive(self.before, part(index), arrival, None)
+    }
+
+    /// The first hop sends segment `rank`, and the others pass on what came.
+    fn gather(&mut self, part: impl Fn(usize) -> Span, hop: usize, ready: Option<usize>) -> usize {
+        let sent = part((self.rank + self.world + 1 - hop) % self.world);
+        self.program.send(self.next, sent, Keep::InPlace, ready);
+        let index = (self.rank + 2 * self.world - hop) % self.world;
+        self.program
+            .receive(self.before, part(index), Arrival::Store, None)
+    }
 }

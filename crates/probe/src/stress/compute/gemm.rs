@@ -1,10 +1,10 @@
 //! Matrix multiplication that is fast and has the same bits on every processor.
 //!
 //! The usual scheme (panels, a register tile of `ROWS` x `COLUMNS`) as plain loops, compiled once for each instruction set and chosen
-//! at run time. The operands lie in the order in which the loops read them, so that nothing is copied and the processor computes. Every element is the sum of its products in ascending order, each step one fused multiply-add, rounded
-//! once, and cut into blocks of a fixed depth; tile and vector sizes do not enter. So one digest is right for AVX2, AVX-512, NEON
-//! and the portable loop, and the speed test is a test of correctness at the same time. A library would be as fast, but promises
-//! no order of its sums.
+//! at run time. The operands lie in the order in which the loops read them, so that nothing is copied and the processor computes.
+//! Every element is the sum of its products in ascending order, each step one fused multiply-add, rounded once, and cut into blocks
+//! of a fixed depth; tile and vector sizes do not enter. So one digest is right for AVX2, AVX-512, NEON and the portable loop, and the
+//! speed test is a test of correctness at the same time. A library would be as fast, but promises no order of its sums.
 
 #![expect(
     clippy::inline_always,
