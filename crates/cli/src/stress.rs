@@ -77,7 +77,7 @@ pub struct RunArguments {
     /// Components to test: compute, memory, links, network, storage [default: all]
     #[arg(long, value_name = "ITEM,…", value_delimiter = ',')]
     items: Vec<Item>,
-    /// How much: quick takes up to two minutes for each node, standard up to twenty
+    /// How much: quick takes up to two minutes for each node, standard up to twenty, deep hours
     #[arg(long, value_enum, default_value_t = TierName::Quick)]
     tier: TierName,
     /// How many nodes are tested at a time, as a number or a share, for example 10% [default: all]

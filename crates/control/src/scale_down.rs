@@ -69,11 +69,8 @@ fn choose(
     selection: &Selection,
     mode: DrainMode,
 ) -> Result<Plan, Refusal> {
-    let staying = |node: &&Node| {
-        node.membership.listed_in(&super_node.id)
-            && !matches!(node.policy, NodePolicy::Draining { .. })
-    };
-    let before = snapshot.nodes.values().filter(staying).count();
+    let staying = |node: &&Node| !matches!(node.policy, NodePolicy::Draining { .. });
+    let before = snapshot.listed(&super_node.id).filter(staying).count();
     let nodes = match selection {
         Selection::To(_) => {
             return Err(Refusal::Invalid(

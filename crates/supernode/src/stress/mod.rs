@@ -38,7 +38,7 @@ pub(crate) struct LocalArguments {
     /// Components to test: compute, memory, links, storage
     #[arg(long, value_name = "ITEM,…", value_delimiter = ',', default_values = ["compute", "memory", "links", "storage"], value_parser = own_item)]
     items: Vec<Item>,
-    /// How much: quick takes up to two minutes, standard up to twenty
+    /// How much: quick takes up to two minutes, standard up to twenty, deep hours
     #[arg(long, value_enum, default_value_t = TierName::Quick)]
     tier: TierName,
     /// A directory on each disk to test; at most a hundredth of its free space is used for a while

@@ -154,10 +154,9 @@ impl Queue {
         ring.submitter().register_files(&[file.as_raw_fd()])?;
         let buffers: Vec<libc::iovec> = slots
             .iter_mut()
-            .map(|slot| &mut slot.buffer)
-            .map(|bytes| libc::iovec {
-                iov_base: bytes.as_mut_ptr().cast(),
-                iov_len: bytes.len(),
+            .map(|Slot { buffer, .. }| libc::iovec {
+                iov_base: buffer.as_mut_ptr().cast(),
+                iov_len: buffer.len(),
             })
             .collect();
         // SAFETY: the kernel holds the pages themselves until the ring is closed, and moves bytes only for an entry.
